@@ -1,0 +1,176 @@
+"""Typed, frozen settings, checked on construction; ``--set key=value`` overrides; did-you-mean."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Self
+
+import pydantic
+import yaml
+
+from distmeta.errors import ConfigError
+
+
+class Config(pydantic.BaseModel):
+    """Base of all settings: keyword-only, frozen, unknown keys refused.
+
+    Raises:
+        ConfigError: a key is unknown, a value has the wrong type or is out of range.
+
+    Example:
+        >>> class Inner(Config):
+        ...     inner_lr: pydantic.PositiveFloat = 0.4
+        >>> Inner(inner_lr=0.1)
+        Inner(inner_lr=0.1)
+        >>> Inner(iner_lr=0.1)
+        Traceback (most recent call last):
+        ...
+        distmeta.errors.ConfigError: Inner has no setting 'iner_lr'. Did you mean 'inner_lr'? Settings: inner_lr.
+    """
+
+    model_config = pydantic.ConfigDict(
+        frozen=True, extra="forbid", arbitrary_types_allowed=True, validate_default=True, allow_inf_nan=False
+    )
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except pydantic.ValidationError as error:
+            raise ConfigError(_describe(type(self), error)) from None
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some settings changed, checked again."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        return type(self)(**{**values, **changes})
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values, by setting name."""
+        return self.model_dump(mode="json")
+
+
+class Configurable:
+    """A component (a learner, a task distribution) that is built from keyword settings.
+
+    A subclass declares its settings in a nested ``Config``; an instance holds them as ``self.config``.
+
+    Example:
+        >>> class Scale(Configurable):
+        ...     class Config(Config):
+        ...         factor: float = 2.0
+        >>> Scale(factor=3).config.factor
+        3.0
+    """
+
+    Config: ClassVar[type[Config]] = Config
+    config: Any
+
+    def __init__(self, **settings: Any) -> None:
+        try:
+            self.config = self.Config(**settings)
+        except ConfigError as error:
+            raise ConfigError(error.message.replace(self.Config.__name__ + " ", type(self).__name__ + " ", 1)) from None
+
+    def with_config(self, **changes: Any) -> Self:
+        """A copy of this component with some settings changed, checked again."""
+        clone = copy.copy(self)
+        clone.config = self.config.replace(**changes)
+        return clone
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.config)})"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A sentence that names the nearest known word, or an empty string.
+
+    Example:
+        >>> did_you_mean("shot", ["ways", "shots"])
+        " Did you mean 'shots'?"
+    """
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
+    """``["tasks.ways=20", "seed=7"]`` as ``{"tasks.ways": 20, "seed": 7}``; values are read as YAML scalars or lists.
+
+    Raises:
+        ConfigError: an assignment has no ``=`` or names a key twice.
+
+    Example:
+        >>> parse_overrides(["tasks.ways=20", "outer.lr=1e-3", "learner.adapt=head"])
+        {'tasks.ways': 20, 'outer.lr': 0.001, 'learner.adapt': 'head'}
+    """
+    overrides: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise ConfigError(f"--set {assignment!r} has no '='; expected key=value, for example --set tasks.ways=20.")
+        if key in overrides:
+            raise ConfigError(f"--set names {key!r} twice; give it once.")
+        overrides[key] = _scalar(text)
+    return overrides
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one level with dotted keys.
+
+    Example:
+        >>> flatten({"outer": {"lr": 0.1}, "seed": 0})
+        {'outer.lr': 0.1, 'seed': 0}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def digest(values: Any) -> str:
+    """sha256 over the canonical JSON of ``values``, as 64 hex digits."""
+    return hashlib.sha256(canonical_json(values).encode()).hexdigest()
+
+
+def canonical_json(values: Any) -> str:
+    """One text for equal values: sorted keys, no spaces."""
+    return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _scalar(text: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    if isinstance(value, str):
+        # YAML 1.1 reads 1e-3 as a string; people mean a number.
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _describe(kind: type[Config], error: pydantic.ValidationError) -> str:
+    """pydantic's findings in the project's own form, one sentence each."""
+    sentences = []
+    for finding in error.errors():
+        key = ".".join(str(part) for part in finding["loc"])
+        if finding["type"] == "extra_forbidden":
+            known = list(kind.model_fields)
+            sentences.append(
+                f"{kind.__name__} has no setting {key!r}.{did_you_mean(key, known)} Settings: {', '.join(known)}."
+            )
+        elif finding["type"] == "missing":
+            sentences.append(f"{kind.__name__} needs the setting {key!r}; give it a value.")
+        else:
+            expected = finding["msg"].removeprefix("Value error, ")
+            where = f"{kind.__name__} setting {key!r} is {finding['input']!r}: " if key else f"{kind.__name__}: "
+            sentences.append(f"{where}{expected[0].lower()}{expected[1:]}." if expected else where)
+    return " ".join(sentences)

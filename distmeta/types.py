@@ -1,0 +1,171 @@
+"""The records that travel between the parts, all frozen.
+
+Shape legend, used in every docstring of the package::
+
+    T  tasks in a chunk          N  ways (classes per task)      K  shots (support examples per class)
+    Q  queries per class         P  meta-parameters (scalars)    C, H, W  channels, height, width
+
+Splits of classes are named ``meta_train``, ``meta_validation`` and ``meta_test``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+Split = Literal["meta_train", "meta_validation", "meta_test"]
+SPLITS: tuple[Split, ...] = ("meta_train", "meta_validation", "meta_test")
+
+Params = dict[str, torch.Tensor]
+"""Named meta-parameters, in the order of ``model.named_parameters()``."""
+
+FloatArray = npt.NDArray[np.floating]
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class TaskRef:
+    """The name of one task: small enough to send, enough to rebuild the task anywhere.
+
+    Together with the dataset's fingerprint and the run's seed it determines every number of the task.
+
+    Args:
+        split: the class split the task is drawn from.
+        step: the outer step it belongs to; 0 for evaluation tasks.
+        index: its place in the meta-batch (training) or in the evaluation list.
+
+    Example:
+        >>> TaskRef("meta_train", step=12, index=3)
+        TaskRef(split='meta_train', step=12, index=3)
+    """
+
+    split: Split
+    step: int
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The unit of dispatch: tasks ``start`` to ``stop - 1`` of one meta-batch, adapted in one vectorised call.
+
+    Example:
+        >>> [ref.index for ref in Chunk(id=1, split="meta_train", step=0, start=8, stop=10).refs]
+        [8, 9]
+    """
+
+    id: int
+    split: Split
+    step: int
+    start: int
+    stop: int
+
+    @property
+    def size(self) -> int:
+        """Number of tasks T."""
+        return self.stop - self.start
+
+    @property
+    def refs(self) -> tuple[TaskRef, ...]:
+        """One :class:`TaskRef` per task, in order."""
+        return tuple(TaskRef(self.split, self.step, index) for index in range(self.start, self.stop))
+
+
+@dataclass(frozen=True)
+class Episode:
+    """The data of one task, or of T tasks stacked along a leading axis.
+
+    Args:
+        support_x: ``[N*K, ...]`` inputs to adapt on (``[T, N*K, ...]`` when stacked), floating point.
+        support_y: ``[N*K]`` int64 class positions 0..N-1, or ``[N*K, D]`` floats for regression.
+        query_x: ``[N*Q, ...]`` inputs the adapted model is judged on.
+        query_y: ``[N*Q]`` int64 or ``[N*Q, D]`` floats.
+    """
+
+    support_x: torch.Tensor
+    support_y: torch.Tensor
+    query_x: torch.Tensor
+    query_y: torch.Tensor
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return iter((self.support_x, self.support_y, self.query_x, self.query_y))
+
+    @staticmethod
+    def stack(episodes: list[Episode]) -> Episode:
+        """T episodes of equal shapes as one, ``[T, ...]``."""
+        return Episode(*(torch.stack(parts) for parts in zip(*episodes, strict=True)))
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Episode:
+        """The same episode on ``device``, floating point tensors as ``dtype``; labels keep their type."""
+        return Episode(*(t.to(device, dtype if t.is_floating_point() else t.dtype) for t in self))
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """What every task of a distribution has in common: enough to build a model for it.
+
+    Args:
+        input_shape: shape of one input, for example ``(1, 28, 28)``.
+        outputs: numbers the model must return per input: N for N-way classification, D for regression.
+        kind: ``"classification"`` (integer labels) or ``"regression"`` (float targets).
+        support: examples in the support set, N*K.
+        queries: examples in the query set, N*Q.
+    """
+
+    input_shape: tuple[int, ...]
+    outputs: int
+    kind: Literal["classification", "regression"]
+    support: int
+    queries: int
+
+
+@dataclass(frozen=True)
+class MetaGradient:
+    """What a learner returns for a chunk: the *sum* over its T tasks, so that chunks of any size add up.
+
+    Args:
+        gradient: the sum over tasks of d(loss)/d(meta_params), one tensor per meta-parameter.
+        tasks: T, the weight of this sum.
+        metrics: per-task numbers, each ``[T]``; ``loss`` is always there.
+    """
+
+    gradient: Params
+    tasks: int
+    metrics: Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class ChunkResult:
+    """The small header that a worker sends to the driver; the gradient vector travels apart, to the server.
+
+    Args:
+        chunk: what was computed.
+        version: version of the meta-parameters it was computed from.
+        worker: name of the worker.
+        metrics: per-task numbers, each ``[T]``.
+        seconds: wall time in the worker.
+    """
+
+    chunk: Chunk
+    version: int
+    worker: str
+    metrics: Mapping[str, FloatArray]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ParamVersion:
+    """The header of a published version of the meta-parameters; the flat vector ``[P]`` travels apart.
+
+    Args:
+        version: outer steps applied so far.
+        grad_norm: Euclidean norm of the mean meta-gradient of the last step, before clipping.
+        lr: learning rate of the last step.
+    """
+
+    version: int
+    grad_norm: float
+    lr: float
