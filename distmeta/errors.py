@@ -19,6 +19,7 @@
     └── RuntimeFailure               the machinery, not the mathematics
         ├── WorkerLost               a process or a node died
         ├── WorkerTimeout            a chunk took longer than it may
+        ├── ServerLost               the parameter server's process or node died
         ├── ClusterTooSmall          the cluster cannot hold the workers asked for
         └── FailureBudgetExceeded    too many losses in too short a time
 
@@ -128,6 +129,10 @@ class WorkerLost(RuntimeFailure):
 
 class WorkerTimeout(RuntimeFailure):
     """A worker did not answer in the time it has."""
+
+
+class ServerLost(RuntimeFailure):
+    """The parameter server's process or node died."""
 
 
 class ClusterTooSmall(RuntimeFailure):

@@ -1,0 +1,1 @@
+"""Floor 3: plain ``nn.Module`` networks; they know nothing of meta-learning."""

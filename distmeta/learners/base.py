@@ -1,0 +1,364 @@
+"""The contract of every algorithm, at three depths, and the engine that vectorises one task's mathematics over a chunk.
+
+A new algorithm is a subclass of :class:`MetaLearner` in one file. Most write :meth:`~MetaLearner.query_logits` for ONE
+task and stop; the engine maps it over the tasks of a chunk with ``torch.func.vmap``, or in a plain loop for models that
+``vmap`` cannot take.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.func import vmap
+
+from distmeta import config
+from distmeta.errors import LearnerContractError
+from distmeta.learners.functional import trainable, vectorised
+from distmeta.seeding import torch_seed
+from distmeta.types import Episode, MetaGradient, Params, TaskSpec
+
+Metrics = dict[str, torch.Tensor]
+ModelFactory = Callable[[TaskSpec], nn.Module]
+
+
+class MetaLearner(config.Configurable, ABC):
+    """A meta-learning algorithm: one task's mathematics around a plain ``nn.Module``.
+
+    Args:
+        model: the network, or a factory ``TaskSpec -> nn.Module`` such as :func:`distmeta.conv4`. An instance keeps the
+            weights that it has (a pretrained encoder, say); a factory is built from the seed of the run.
+        settings: the fields of the nested ``Config``, by keyword.
+
+    Raises:
+        ConfigError: a setting is unknown or out of range.
+
+    Example:
+        A whole algorithm: class means of the support set, nearest mean for the queries.
+
+        >>> class NearestMean(MetaLearner):
+        ...     def query_logits(self, params, episode):
+        ...         support = self.forward(params, episode.support_x)
+        ...         query = self.forward(params, episode.query_x)
+        ...         one_hot = F.one_hot(episode.support_y, 5).to(support)
+        ...         means = one_hot.T @ support / one_hot.sum(0)[:, None]
+        ...         return -torch.cdist(query, means)
+        >>> NearestMean(nn.Flatten()).config.vectorise
+        'auto'
+    """
+
+    class Config(config.Config):
+        """Settings that every learner has.
+
+        Args:
+            batch_norm: whose statistics batch normalisation uses. ``"batch"``: of the batch at hand, in training and in
+                evaluation, as in the papers (query accuracies are then transductive; evaluation reports the
+                non-transductive ones beside them). Running averages are refused: they leak between tasks.
+            vectorise: ``"vmap"``, ``"loop"`` or ``"auto"`` (probed once before the first worker starts).
+        """
+
+        batch_norm: Literal["batch"] = "batch"
+        vectorise: Literal["auto", "vmap", "loop"] = "auto"
+
+    config: Config
+
+    def __init__(self, model: nn.Module | ModelFactory, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._model = model
+        if isinstance(model, MetaModule):
+            model.attach(self)
+
+    # -- what an algorithm writes ---------------------------------------------------------------------------------
+
+    @abstractmethod
+    def query_logits(self, params: Params, episode: Episode) -> torch.Tensor:
+        """Predictions for the queries of ONE task after learning from its support set.
+
+        Args:
+            params: the meta-parameters theta, by name.
+            episode: one task, not stacked.
+
+        Returns:
+            ``[N*Q, N]`` logits (or log-probabilities) for classification, ``[N*Q, D]`` values for regression.
+        """
+
+    def meta_loss(self, params: Params, episode: Episode) -> tuple[torch.Tensor, Metrics]:
+        """The loss of ONE task whose gradient trains the meta-parameters; override for another loss.
+
+        Returns:
+            A scalar, and scalars worth recording.
+        """
+        prediction = self.query_logits(params, episode)
+        return prediction_loss(prediction, episode.query_y), prediction_metrics(prediction, episode.query_y)
+
+    def init_meta_params(self, rng: np.random.Generator) -> Params:
+        """The first meta-parameters; override when the algorithm has parameters of its own."""
+        return trainable(self.model)
+
+    def for_evaluation(self) -> Self:
+        """The learner as it is used on validation and test tasks (more inner steps, say)."""
+        return self
+
+    @property
+    def exact_gradient(self) -> bool:
+        """Whether ``meta_gradient`` is the derivative of the mean ``meta_loss`` (FOMAML and Reptile are not)."""
+        return True
+
+    # -- what the runtime calls -----------------------------------------------------------------------------------
+
+    @property
+    def model(self) -> nn.Module:
+        """The network.
+
+        Raises:
+            LearnerContractError: a factory was given and no task distribution has been seen yet.
+        """
+        if not isinstance(self._model, nn.Module):
+            raise LearnerContractError(
+                f"{type(self).__name__} was given a model factory and has not seen its tasks yet. "
+                "Call train(tasks) or bind(tasks.spec) first, or give an nn.Module."
+            )
+        return self._model
+
+    def bind(self, spec: TaskSpec, seed: int = 0) -> Self:
+        """This learner with its model built for ``spec``; a module instance is kept as it is.
+
+        Args:
+            spec: shapes of the tasks.
+            seed: the run's seed; the factory's random initialisation depends on it alone.
+        """
+        if isinstance(self._model, nn.Module):
+            return self
+        bound = copy.copy(self)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(torch_seed(seed, "model"))
+            bound._model = self._model(spec)
+        if isinstance(bound._model, MetaModule):
+            bound._model.attach(bound)
+        return bound
+
+    def forward(self, params: Params, x: torch.Tensor) -> torch.Tensor:
+        """``model(x)`` with ``params`` in place of the model's own parameters."""
+        output: torch.Tensor = torch.func.functional_call(self.model, params, (x,))
+        return output
+
+    def meta_gradient(self, params: Params, episodes: Episode) -> MetaGradient:
+        """The sum over the tasks of a chunk of d meta_loss / d meta_params.
+
+        Args:
+            params: theta, by name.
+            episodes: T stacked tasks, ``[T, ...]``.
+
+        Returns:
+            The summed gradient, T and per-task metrics ``[T]``.
+        """
+        self.model.train()
+        theta = {name: p.detach().requires_grad_() for name, p in params.items()}
+        if self.config.vectorise == "loop":
+            total: Params = {name: torch.zeros_like(p) for name, p in theta.items()}
+            rows = []
+            for episode in unstack(episodes):
+                with vectorised(False):
+                    loss, metrics = self.meta_loss(theta, episode)
+                self._accumulate(total, loss, theta)
+                rows.append({"loss": loss.detach()} | {k: v.detach() for k, v in metrics.items()})
+            columns = {key: torch.stack([row[key] for row in rows]) for key in rows[0]}
+        else:
+            with vectorised(True):
+                losses, metrics = self._vmap(self.meta_loss, theta, episodes)
+                total = {name: torch.zeros_like(p) for name, p in theta.items()}
+                self._accumulate(total, losses.sum(), theta)
+            columns = {"loss": losses.detach()} | {k: v.detach() for k, v in metrics.items()}
+        return MetaGradient(total, tasks=len(episodes.query_x), metrics=columns)
+
+    def evaluate(self, params: Params, episodes: Episode) -> Metrics:
+        """Per-task metrics ``[T]`` of a chunk, with no graph kept.
+
+        Classification: ``loss``, ``accuracy`` (all queries of a task in one batch; transductive where the model has
+        batch statistics) and ``accuracy_non_transductive`` (each query alone with the support set). Regression:
+        ``loss``, the mean squared error.
+        """
+        self.model.eval()
+        with torch.no_grad():
+            if self.config.vectorise == "loop":
+                with vectorised(False):
+                    rows = [self._evaluate_task(params, episode) for episode in unstack(episodes)]
+                return {key: torch.stack([row[key] for row in rows]) for key in rows[0]}
+            with vectorised(True):
+                return self._vmap(self._evaluate_task, params, episodes)  # type: ignore[no-any-return]
+
+    def query_logits_alone(self, params: Params, episode: Episode) -> torch.Tensor:
+        """Like :meth:`query_logits`, each query predicted with no other query in its batch: the non-transductive figure.
+
+        Each query joins the support set in the forward pass (Nichol et al. 2018, section 6.1), so that batch statistics
+        have something to average over and no test query sees another.
+        """
+
+        def alone(query: torch.Tensor) -> torch.Tensor:
+            batch = torch.cat([episode.support_x, query[None]])
+            return self.query_logits(params, Episode(episode.support_x, episode.support_y, batch, episode.query_y))[-1]
+
+        return self.map_queries(alone, episode.query_x)
+
+    def map_queries(self, function: Callable[[torch.Tensor], torch.Tensor], query_x: torch.Tensor) -> torch.Tensor:
+        """``function`` of each query apart, stacked; vectorised where the engine is."""
+        if self.config.vectorise == "loop":
+            return torch.stack([function(query) for query in query_x])
+        mapped: torch.Tensor = vmap(function, randomness="different")(query_x)
+        return mapped
+
+    def _vmap(self, function: Callable[..., Any], params: Params, episodes: Episode) -> Any:
+        def one(*parts: torch.Tensor) -> Any:
+            return function(params, Episode(*parts))
+
+        return vmap(one, randomness="different")(*episodes)
+
+    def _evaluate_task(self, params: Params, episode: Episode) -> Metrics:
+        prediction = self.query_logits(params, episode)
+        metrics = {"loss": prediction_loss(prediction, episode.query_y)}
+        metrics |= prediction_metrics(prediction, episode.query_y)
+        if "accuracy" in metrics:
+            alone = self.query_logits_alone(params, episode)
+            metrics["accuracy_non_transductive"] = prediction_metrics(alone, episode.query_y)["accuracy"]
+        return metrics
+
+    @staticmethod
+    def _accumulate(total: Params, loss: torch.Tensor, theta: Params) -> None:
+        parts = torch.autograd.grad(loss, list(theta.values()), allow_unused=True)
+        for name, part in zip(theta, parts, strict=True):
+            if part is not None:
+                total[name] += part
+
+    # -- what users call ------------------------------------------------------------------------------------------
+
+    def train(self, tasks: Any, **settings: Any) -> Any:
+        """Meta-train on a task distribution; the model then holds the meta-learned parameters.
+
+        Args:
+            tasks: a :class:`distmeta.TaskDistribution`.
+            settings: those of :func:`distmeta.meta_train`, for example ``iterations=2000`` or ``run_dir="runs/a"``.
+
+        Returns:
+            The :class:`distmeta.RunResult`.
+        """
+        return _TRAINER[0](self, tasks, **settings)
+
+    def adapt(self, support_x: torch.Tensor, support_y: torch.Tensor) -> FastModel:
+        """Learn one new task from its support set, from the parameters that the model holds now.
+
+        Args:
+            support_x: ``[N*K, ...]`` inputs.
+            support_y: ``[N*K]`` int64 class positions, or ``[N*K, D]`` floats.
+        """
+        return FastModel(self.for_evaluation(), trainable(self.model), support_x, support_y)
+
+
+class FastModel:
+    """A model adapted to one task.
+
+    Example:
+        >>> import distmeta
+        >>> fast = distmeta.MAML(nn.Linear(2, 3)).adapt(torch.rand(3, 2), torch.arange(3))
+        >>> fast.predict(torch.rand(4, 2)).shape
+        torch.Size([4, 3])
+    """
+
+    def __init__(
+        self, learner: MetaLearner, params: Params, support_x: torch.Tensor, support_y: torch.Tensor
+    ) -> None:
+        # One task: a plain loop takes any model, so nothing needs to be probed here.
+        self._learner = learner.with_config(vectorise="loop")
+        self._params, self._support_x, self._support_y = params, support_x, support_y
+
+    def predict(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits ``[B, N]`` (or values ``[B, D]``) for inputs ``[B, ...]``, all in one batch; no graph is kept."""
+        self._learner.model.eval()
+        with torch.no_grad(), vectorised(False):
+            return self._learner.query_logits(
+                self._params, Episode(self._support_x, self._support_y, x, self._support_y[:0])
+            )
+
+    def evaluate(self, x: torch.Tensor, y: torch.Tensor) -> float:
+        """Mean loss on labelled examples: cross-entropy in nats for int64 labels, mean squared error for floats."""
+        return float(prediction_loss(self.predict(x), y))
+
+    def accuracy(self, x: torch.Tensor, y: torch.Tensor) -> float:
+        """Share of ``x`` whose most likely class is ``y``, 0 to 1."""
+        return float(prediction_metrics(self.predict(x), y)["accuracy"])
+
+
+class MetaModule:
+    """A mix-in that lets any ``nn.Module`` adapt and evaluate itself once a learner holds it.
+
+    Example:
+        >>> import distmeta
+        >>> class MyModel(distmeta.MetaModule, nn.Linear): pass
+        >>> model = MyModel(2, 3)
+        >>> meta_learner = distmeta.MAML(model, inner_lr=0.1)
+        >>> _ = model.adapt(torch.rand(3, 2), torch.arange(3))
+        >>> model.evaluate(torch.rand(3, 2), torch.arange(3)) > 0
+        True
+    """
+
+    _meta_learner: MetaLearner | None = None
+    _fast_model: FastModel | None = None
+
+    def attach(self, learner: MetaLearner) -> None:
+        """Called by the learner that takes this model."""
+        self._meta_learner, self._fast_model = learner, None
+
+    def adapt(self, x: torch.Tensor, y: torch.Tensor) -> FastModel:
+        """Learn one task from labelled examples ``x`` and ``y``; :meth:`evaluate` and :meth:`predict` then use it."""
+        if self._meta_learner is None:
+            raise LearnerContractError(
+                "adapt() was called on a model that no meta-learner holds. Make one first: MAML(model)."
+            )
+        self._fast_model = self._meta_learner.adapt(x, y)
+        return self._fast_model
+
+    def predict(self, x: torch.Tensor) -> torch.Tensor:
+        """Predictions of the adapted model, see :meth:`FastModel.predict`."""
+        return self._adapted().predict(x)
+
+    def evaluate(self, x: torch.Tensor, y: torch.Tensor) -> float:
+        """Loss of the adapted model, see :meth:`FastModel.evaluate`."""
+        return self._adapted().evaluate(x, y)
+
+    def _adapted(self) -> FastModel:
+        if self._fast_model is None:
+            raise LearnerContractError("The model has not been adapted yet. Call adapt(x, y) first.")
+        return self._fast_model
+
+
+def prediction_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy for integer targets, mean squared error for float targets; a scalar."""
+    if target.is_floating_point():
+        return F.mse_loss(prediction, target)
+    return F.cross_entropy(prediction, target)
+
+
+def prediction_metrics(prediction: torch.Tensor, target: torch.Tensor) -> Metrics:
+    """``accuracy`` for integer targets, nothing for float targets."""
+    if target.is_floating_point():
+        return {}
+    return {"accuracy": (prediction.argmax(-1) == target).to(prediction.dtype).mean()}
+
+
+def unstack(episodes: Episode) -> list[Episode]:
+    """The T tasks of a stacked episode."""
+    return [Episode(*parts) for parts in zip(*episodes, strict=True)]
+
+
+# The public interface (a higher floor) puts its training function here: floors import only downwards.
+_TRAINER: list[Callable[..., Any]] = []
+
+
+def metric_means(metrics: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    """Means over tasks as plain floats."""
+    return {key: float(values.double().mean()) for key, values in metrics.items()}

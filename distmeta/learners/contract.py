@@ -1,0 +1,184 @@
+"""What can be checked of a model and a learner before any worker starts, and the choice of the engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from distmeta.errors import DistmetaError, ModelContractError, NonFiniteGradientError
+from distmeta.learners.base import MetaLearner
+from distmeta.learners.functional import ParamLayout, trainable, vectorised
+from distmeta.types import Episode, Params, TaskSpec
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a probe found.
+
+    Args:
+        learner: the learner with its engine chosen, ``vectorise`` is ``"vmap"`` or ``"loop"``.
+        message: why a slower engine was chosen, if so.
+    """
+
+    learner: Any
+    message: str | None
+
+
+def probe(learner: MetaLearner, spec: TaskSpec, episodes: Episode) -> Probe:
+    """Check a bound learner on a few tasks and choose how it is vectorised.
+
+    Args:
+        learner: with its model built.
+        spec: what the tasks promise.
+        episodes: two or more stacked tasks.
+
+    Raises:
+        ModelContractError: the model keeps running statistics, returns the wrong shape, changes its buffers or leaves a
+            parameter unused.
+
+    Example:
+        >>> from distmeta.learners.maml import MAML
+        >>> spec = TaskSpec(input_shape=(4,), outputs=5, kind="classification", support=5, queries=5)
+        >>> x, y = torch.rand(2, 5, 4), torch.arange(5).expand(2, 5)
+        >>> probe(MAML(nn.Linear(4, 5)), spec, Episode(x, y, x, y)).learner.config.vectorise
+        'vmap'
+    """
+    refuse_running_statistics(learner.model)
+    params = trainable(learner.model)
+    layout = ParamLayout.of(params)
+    episodes = episodes.to(next(iter(params.values())).device, layout.torch_dtype)
+    loop = learner.with_config(vectorise="loop")
+    _check_one_task(loop, spec, params, Episode(*(part[0] for part in episodes)))
+    if learner.config.vectorise == "loop":
+        return Probe(loop, None)
+    return _choose_engine(learner, loop, params, layout, episodes)
+
+
+def refuse_running_statistics(model: nn.Module) -> None:
+    """Raise if a norm layer keeps running averages: they would carry one task's statistics into the next.
+
+    Raises:
+        ModelContractError: names the layers and the fix.
+    """
+    keeping = [name for name, layer in model.named_modules() if getattr(layer, "track_running_stats", False)]
+    if keeping:
+        raise ModelContractError(
+            f"{', '.join(keeping)}: the norm layer keeps running statistics, which leak from one task to the next; "
+            "expected statistics of the batch. Build it with track_running_stats=False, or call "
+            "distmeta.use_batch_statistics(model), or use GroupNorm."
+        )
+
+
+def use_batch_statistics(model: nn.Module) -> nn.Module:
+    """Switch every norm layer of ``model`` to the statistics of the batch, in place; its weights stay.
+
+    Returns:
+        The same model.
+
+    Example:
+        >>> norm = nn.BatchNorm2d(3)
+        >>> use_batch_statistics(norm).running_mean is None
+        True
+    """
+    for layer in model.modules():
+        if getattr(layer, "track_running_stats", False):
+            # The module's attributes are typed as modules or tensors; these three may be None or bool.
+            setattr(layer, "track_running_stats", False)  # noqa: B010
+            for name in ("running_mean", "running_var", "num_batches_tracked"):
+                layer.register_buffer(name, None)
+    return model
+
+
+def unused_parameters(learner: MetaLearner, params: Params, episode: Episode) -> list[str]:
+    """Names of the meta-parameters that the loss of a task does not depend on."""
+    theta = {name: p.detach().requires_grad_() for name, p in params.items()}
+    with vectorised(False):
+        loss, _ = learner.with_config(vectorise="loop").meta_loss(theta, episode)
+    if not loss.requires_grad:
+        return list(theta)
+    gradient = torch.autograd.grad(loss, list(theta.values()), allow_unused=True)
+    return [name for name, part in zip(theta, gradient, strict=True) if part is None]
+
+
+def _check_one_task(learner: MetaLearner, spec: TaskSpec, params: Params, episode: Episode) -> None:
+    name = type(learner).__name__
+    # Copies, not references: a module that writes to a buffer in place would change both.
+    before = {key: buffer.clone() for key, buffer in learner.model.named_buffers()}
+    learner.model.train()
+    try:
+        with torch.no_grad():
+            output = learner.forward(params, episode.support_x)
+            _check_shape(name, spec, len(episode.support_x), output)
+            with vectorised(False):
+                prediction = learner.query_logits(params, episode)
+            _check_shape(name, spec, len(episode.query_x), prediction)
+    except DistmetaError:
+        raise
+    except Exception as error:
+        raise ModelContractError(
+            f"{name} could not run the model on inputs of shape {[spec.support, *spec.input_shape]}: "
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}. Make the model take a batch of "
+            f"{list(spec.input_shape)} inputs; `distmeta inspect` or tasks.spec shows what tasks look like."
+        ) from error
+    changed = [key for key, buffer in learner.model.named_buffers() if not torch.equal(buffer, before[key])]
+    if changed:
+        raise ModelContractError(
+            f"The model changes its own buffer {', '.join(changed)} in forward; expected a pure function of its inputs, or "
+            "a task would depend on the tasks before it. Keep such state out of meta-training."
+        )
+    if not bool(torch.isfinite(prediction).all()):
+        raise NonFiniteGradientError(
+            f"The model's predictions for the first task are NaN or infinite after adaptation; expected finite numbers. "
+            "Lower learner.inner_lr, or look at the model's initial weights."
+        )
+    unused = unused_parameters(learner, params, episode)
+    if unused:
+        raise ModelContractError(
+            f"The loss does not depend on the parameter {', '.join(unused)}: it would never be trained. Use it in "
+            "forward(), remove it, or set requires_grad=False to freeze it."
+        )
+
+
+def _check_shape(name: str, spec: TaskSpec, batch: int, output: object) -> None:
+    if not isinstance(output, torch.Tensor):
+        raise ModelContractError(f"{name} needs a model that returns one tensor; it returned {type(output).__name__}.")
+    expected = [batch, spec.outputs]
+    if list(output.shape) != expected:
+        task = f"{spec.outputs}-way episode" if spec.kind == "classification" else "regression task"
+        role = "classifier" if spec.kind == "classification" else "regressor"
+        raise ModelContractError(
+            f"{name} needs a {role}: the model returned {list(output.shape)} for a {task}, expected {expected}. "
+            f"Give the last layer {spec.outputs} outputs, or give a factory such as conv4() that reads the number from "
+            "the tasks."
+        )
+
+
+def _choose_engine(
+    learner: MetaLearner, loop: MetaLearner, params: Params, layout: ParamLayout, episodes: Episode
+) -> Probe:
+    def gradient(of: MetaLearner) -> torch.Tensor:
+        return torch.from_numpy(layout.flatten(of.meta_gradient(params, episodes).gradient))
+
+    reference = gradient(loop)
+    vmapped = learner.with_config(vectorise="vmap")
+    try:
+        fast = gradient(vmapped)
+        vmapped.for_evaluation().evaluate(params, episodes)
+        reason = None
+    except Exception as error:  # noqa: BLE001 (a user's module may raise anything under vmap)
+        fast, reason = reference, f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+    noisy = not torch.equal(reference, gradient(loop))  # dropout: two passes differ by themselves
+    scale = float(reference.norm())
+    if reason is None and not noisy and float((fast - reference).norm()) > 1e-2 * scale + 1e-6:
+        reason = f"its gradient differs from a plain loop's by {float((fast - reference).norm()) / scale:.1%}"
+    if reason is None:
+        return Probe(vmapped, None)
+    if learner.config.vectorise == "vmap":
+        raise ModelContractError(
+            f"learner.vectorise=vmap but torch.func.vmap cannot take this model ({reason}). Set learner.vectorise=loop, "
+            "or auto."
+        )
+    return Probe(loop, f"torch.func.vmap cannot take this model ({reason}); looping over tasks: slower, same numbers.")

@@ -1,0 +1,80 @@
+"""Inner-loop adaptation: gradient steps on one task's support set, written for one task."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Iterable
+
+import torch
+
+from distmeta.config import did_you_mean
+from distmeta.errors import ConfigError
+from distmeta.learners.functional import task_gradient
+from distmeta.types import Params
+
+
+def gradient_descent(
+    loss: Callable[[Params], torch.Tensor],
+    params: Params,
+    *,
+    lr: float | Params,
+    steps: int,
+    adapted: Iterable[str] | None = None,
+    first_order: bool = False,
+) -> Params:
+    """``phi_0 = theta; phi_{i+1} = phi_i - lr * d loss(phi_i) / d phi_i`` (Finn et al. 2017, equation 1).
+
+    Args:
+        loss: support loss as a function of all parameters, a scalar.
+        params: theta, tensors by name.
+        lr: the inner learning rate, one number or one tensor per adapted name.
+        steps: number of gradient steps.
+        adapted: names that move; ``None`` moves all.
+        first_order: treat the inner gradient as a constant (FOMAML).
+
+    Returns:
+        phi, under the same names; names that do not move are passed through.
+
+    Example:
+        >>> phi = gradient_descent(lambda p: (p["w"] ** 2).sum(), {"w": torch.tensor([1.0])}, lr=0.25, steps=1)
+        >>> phi["w"].tolist()
+        [0.5]
+    """
+    names = list(params) if adapted is None else list(adapted)
+    fixed = {name: p for name, p in params.items() if name not in set(names)}
+    fast = {name: params[name] for name in names}
+    for _ in range(steps):
+        gradient, _value = task_gradient(lambda moving: loss({**fixed, **moving}), fast, create_graph=not first_order)
+        fast = {name: fast[name] - (lr if isinstance(lr, float | int) else lr[name]) * gradient[name] for name in names}
+    return {name: fast.get(name, params[name]) for name in params}
+
+
+def select(pattern: str, names: Iterable[str]) -> tuple[str, ...]:
+    """The parameter names that ``adapt=pattern`` moves in the inner loop.
+
+    Args:
+        pattern: ``"all"``; ``"head"``: the parameters of the last module (ANIL, Raghu et al. 2020); or shell patterns
+            of parameter names, comma separated, such as ``"features.3.*,head.*"``.
+        names: all meta-parameter names, in the model's order.
+
+    Raises:
+        ConfigError: the pattern matches no parameter.
+
+    Example:
+        >>> select("head", ["features.0.weight", "features.0.bias", "head.weight", "head.bias"])
+        ('head.weight', 'head.bias')
+    """
+    known = tuple(names)
+    if pattern == "all":
+        return known
+    if pattern == "head":
+        last, _, _ = known[-1].rpartition(".")
+        return tuple(name for name in known if name.rpartition(".")[0] == last)
+    parts = [part.strip() for part in pattern.split(",")]
+    chosen = tuple(name for name in known if any(fnmatch.fnmatchcase(name, part) for part in parts))
+    if not chosen:
+        raise ConfigError(
+            f"adapt={pattern!r} matches no parameter.{did_you_mean(pattern, known)} "
+            f"Give 'all', 'head' or a pattern of these names: {', '.join(known)}."
+        )
+    return chosen

@@ -1,0 +1,91 @@
+"""MAML: Model-Agnostic Meta-Learning (Finn, Abbeel, Levine 2017, algorithm 2).
+
+For each task i with support set D_i and query set D'_i::
+
+    phi_i  = theta - alpha * grad_theta L(theta, D_i)         inner loop, repeated inner_steps times
+    theta <- theta - beta * grad_theta sum_i L(phi_i, D'_i)   outer loop, through the inner one (second order)
+
+``first_order=True`` is FOMAML (section 5.2): ``grad_theta`` of the outer loss is taken at phi_i as if phi_i did not
+depend on theta. ``adapt="head"`` is ANIL (Raghu et al. 2020): only the last layer moves in the inner loop.
+"""
+
+from __future__ import annotations
+
+from typing import Self
+
+import torch
+from pydantic import NonNegativeInt, PositiveFloat
+
+from distmeta.learners.base import MetaLearner, prediction_loss
+from distmeta.learners.inner_loop import gradient_descent, select
+from distmeta.types import Episode, Params
+
+
+class MAML(MetaLearner):
+    """Learn an initialisation from which a few gradient steps solve a new task.
+
+    Args:
+        model: a network with one output per class (or per regression target), or a factory of one.
+        inner_lr: alpha, the learning rate of the inner loop.
+        inner_steps: gradient steps on the support set in meta-training.
+        test_inner_steps: gradient steps in evaluation; as in training when left out.
+        first_order: FOMAML: ignore second derivatives.
+        adapt: which parameters move in the inner loop: ``"all"``, ``"head"`` (ANIL) or patterns of parameter names.
+
+    Example:
+        >>> from torch import nn
+        >>> learner = MAML(nn.Linear(4, 5), inner_lr=0.4, test_inner_steps=3)
+        >>> theta = {name: p.detach() for name, p in learner.model.named_parameters()}
+        >>> x, y = torch.rand(2, 5, 4), torch.arange(5).expand(2, 5)
+        >>> gradient = learner.meta_gradient(theta, Episode(x, y, x, y))
+        >>> gradient.tasks, gradient.gradient["weight"].shape
+        (2, torch.Size([5, 4]))
+    """
+
+    class Config(MetaLearner.Config):
+        """The settings of :class:`MAML`."""
+
+        inner_lr: PositiveFloat = 0.4
+        inner_steps: NonNegativeInt = 1
+        test_inner_steps: NonNegativeInt | None = None
+        first_order: bool = False
+        adapt: str = "all"
+
+    config: Config
+
+    def fast_params(self, params: Params, support_x: torch.Tensor, support_y: torch.Tensor) -> Params:
+        """phi: ``params`` after the inner loop on the support set of one task."""
+
+        def support_loss(point: Params) -> torch.Tensor:
+            return prediction_loss(self.forward(point, support_x), support_y)
+
+        return gradient_descent(
+            support_loss,
+            params,
+            lr=self.config.inner_lr,
+            steps=self.config.inner_steps,
+            adapted=select(self.config.adapt, params),
+            first_order=self.config.first_order,
+        )
+
+    def query_logits(self, params: Params, episode: Episode) -> torch.Tensor:
+        """f(query_x; phi)."""
+        fast = self.fast_params(params, episode.support_x, episode.support_y)
+        return self.forward(fast, episode.query_x)
+
+    def query_logits_alone(self, params: Params, episode: Episode) -> torch.Tensor:
+        """As the parent's, with the inner loop run once for all queries."""
+        fast = self.fast_params(params, episode.support_x, episode.support_y)
+        return self.map_queries(
+            lambda query: self.forward(fast, torch.cat([episode.support_x, query[None]]))[-1], episode.query_x
+        )
+
+    def for_evaluation(self) -> Self:
+        """With ``test_inner_steps``; evaluation needs no second derivatives."""
+        steps = self.config.test_inner_steps
+        return self.with_config(first_order=True, inner_steps=self.config.inner_steps if steps is None else steps)
+
+    @property
+    def exact_gradient(self) -> bool:
+        """False for FOMAML, whose gradient leaves out the second derivatives."""
+        return not self.config.first_order

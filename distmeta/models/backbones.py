@@ -1,0 +1,115 @@
+"""The networks of the few-shot papers, as factories that build a plain ``nn.Module`` for a task distribution.
+
+Every factory returns a function ``TaskSpec -> nn.Module``, so that one job file serves any number of ways and any image
+size. Batch normalisation uses the statistics of the batch and keeps no running averages, as in Finn et al. (2017).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import nn
+
+from distmeta.errors import ModelContractError
+from distmeta.types import TaskSpec
+
+ModelFactory = Callable[[TaskSpec], nn.Module]
+Norm = Literal["batch", "group", "layer", "none"]
+
+
+def conv4(width: int = 64, *, pool: Literal["stride", "max"] = "stride", norm: Norm = "batch") -> ModelFactory:
+    """Four 3x3 convolution blocks and a linear head: the Omniglot network of MAML.
+
+    ``pool="stride"`` halves the image by stride-2 convolutions (Finn et al. 2017, section 5.2, Omniglot);
+    ``pool="max"`` by 2x2 max-pooling (Vinyals et al. 2016; MAML on MiniImagenet).
+
+    Args:
+        width: filters per block.
+        pool: how a block halves the image.
+        norm: the norm layer after each convolution.
+
+    Returns:
+        A factory; the built model maps ``[B, C, H, W]`` to ``[B, outputs]``.
+
+    Example:
+        >>> spec = TaskSpec(input_shape=(1, 28, 28), outputs=5, kind="classification", support=5, queries=5)
+        >>> conv4()(spec)(torch.zeros(5, 1, 28, 28)).shape
+        torch.Size([5, 5])
+    """
+
+    def build(spec: TaskSpec) -> nn.Module:
+        if len(spec.input_shape) != 3:
+            raise ModelContractError(
+                f"conv4 takes images [C, H, W]; the tasks have inputs of shape {list(spec.input_shape)}. Use mlp()."
+            )
+        channels, height, width_px = spec.input_shape
+        blocks: list[nn.Module] = []
+        for _ in range(4):
+            stride = 2 if pool == "stride" else 1
+            # A bias in front of batch statistics is cancelled by them: leaving it out changes nothing.
+            layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=norm != "batch")]
+            layers += [_norm(norm, width), nn.ReLU()]
+            if pool == "max":
+                layers.append(nn.MaxPool2d(2))
+                height, width_px = height // 2, width_px // 2
+            else:
+                height, width_px = (height + 1) // 2, (width_px + 1) // 2
+            blocks.append(nn.Sequential(*layers))
+            channels = width
+        if not height * width_px:
+            raise ModelContractError(
+                f"conv4 with pool='max' halves the image four times; {list(spec.input_shape)} is too small. "
+                "Use images of at least 16x16, or pool='stride'."
+            )
+        model = nn.Sequential()
+        model.add_module("features", nn.Sequential(*blocks, nn.Flatten()))
+        model.add_module("head", nn.Linear(width * height * width_px, spec.outputs))
+        return model
+
+    return build
+
+
+def mlp(hidden: Sequence[int] = (256, 128, 64, 64), *, norm: Norm = "none") -> ModelFactory:
+    """A multi-layer perceptron with ReLU.
+
+    The defaults are MAML's non-convolutional Omniglot network; ``mlp((40, 40))`` is its sinusoid regressor
+    (Finn et al. 2017, sections 5.1 and 5.2).
+
+    Args:
+        hidden: units per hidden layer.
+        norm: the norm layer after each hidden linear layer.
+
+    Returns:
+        A factory; the built model maps ``[B, ...]`` to ``[B, outputs]``.
+
+    Example:
+        >>> spec = TaskSpec(input_shape=(1,), outputs=1, kind="regression", support=10, queries=10)
+        >>> mlp((40, 40))(spec)(torch.zeros(3, 1)).shape
+        torch.Size([3, 1])
+    """
+
+    def build(spec: TaskSpec) -> nn.Module:
+        sizes = [int(torch.Size(spec.input_shape).numel()), *hidden]
+        layers: list[nn.Module] = [nn.Flatten()]
+        for inputs, outputs in itertools.pairwise(sizes):
+            layers += [nn.Linear(inputs, outputs, bias=norm != "batch"), _norm(norm, outputs, flat=True), nn.ReLU()]
+        model = nn.Sequential()
+        model.add_module("features", nn.Sequential(*(layer for layer in layers if not isinstance(layer, nn.Identity))))
+        model.add_module("head", nn.Linear(sizes[-1], spec.outputs))
+        return model
+
+    return build
+
+
+def _norm(norm: Norm, width: int, *, flat: bool = False) -> nn.Module:
+    if norm == "batch":
+        kind = nn.BatchNorm1d if flat else nn.BatchNorm2d
+        return kind(width, track_running_stats=False)
+    if norm == "group":
+        return nn.GroupNorm(num_groups=next(g for g in (8, 4, 2, 1) if width % g == 0), num_channels=width)
+    if norm == "layer":
+        return nn.LayerNorm(width) if flat else nn.GroupNorm(1, width)
+    return nn.Identity()

@@ -1,0 +1,152 @@
+"""Checkpoints: safetensors and JSON in a folder that appears by one atomic rename, or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from distmeta.errors import CheckpointError, CheckpointNotFound
+from distmeta.learners.functional import ParamLayout
+from distmeta.types import FloatArray
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of a run after ``step`` outer steps.
+
+    Args:
+        step: outer steps applied; the task cursor too, since tasks are a function of the step.
+        vector: meta-parameters ``[P]``.
+        layout: names and shapes of the parameters.
+        optimizer: optimizer arrays by name.
+        record: JSON-ready facts: identity of the experiment, dataset fingerprint, kernel, best validation, run id.
+    """
+
+    step: int
+    vector: FloatArray
+    layout: ParamLayout
+    optimizer: Mapping[str, FloatArray]
+    record: Mapping[str, Any]
+
+    @property
+    def params_sha256(self) -> str:
+        """Digest of the meta-parameters in canonical order."""
+        return self.layout.sha256(self.vector)
+
+
+class CheckpointStore:
+    """The checkpoints of one run, ``DIR/step-00000100`` and so on.
+
+    Args:
+        directory: ``RUN_DIR/checkpoints``.
+        keep: how many of the last are kept, beside the best.
+    """
+
+    def __init__(self, directory: Path, keep: int = 2) -> None:
+        self._directory, self._keep = directory, keep
+
+    def save(self, checkpoint: Checkpoint) -> Path:
+        """Write, then show by rename, then forget old ones; a crash at any moment leaves the last one whole.
+
+        Raises:
+            CheckpointError: the disk refuses.
+        """
+        final = self._path(checkpoint.step)
+        if final.exists():
+            return final  # the same step of the same experiment has the same bits
+        partial = self._directory / f".partial-{os.getpid()}-{checkpoint.step}"
+        try:
+            partial.mkdir(parents=True)
+            params = checkpoint.layout.unflatten(checkpoint.vector)
+            save_file({name: p.contiguous().numpy() for name, p in params.items()}, partial / "params.safetensors")
+            arrays = {name: np.asarray(value, order="C") for name, value in checkpoint.optimizer.items()}
+            save_file(arrays, partial / "optimizer.safetensors")
+            state = {"format": FORMAT, "step": checkpoint.step, "names": list(checkpoint.layout.names), **checkpoint.record}
+            (partial / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+            for name in os.listdir(partial):
+                _sync(partial / name)
+            partial.rename(final)
+            _sync(self._directory)
+        except OSError as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise CheckpointError(
+                f"Could not write the checkpoint of step {checkpoint.step} to {final}: {error}. Free the disk or fix its "
+                "permissions, then `distmeta resume RUN_DIR`."
+            ) from None
+        self._prune(best=(checkpoint.record.get("best") or {}).get("step"))
+        return final
+
+    def steps(self) -> list[int]:
+        """Steps that have a checkpoint, ascending."""
+        if not self._directory.is_dir():
+            return []
+        return sorted(int(p.name.removeprefix("step-")) for p in self._directory.iterdir() if p.name.startswith("step-"))
+
+    def load(self, step: int | None = None) -> Checkpoint:
+        """The checkpoint of ``step``, or the last one.
+
+        Raises:
+            CheckpointNotFound: there is none.
+            CheckpointError: it is damaged.
+        """
+        steps = self.steps()
+        if not steps or (step is not None and step not in steps):
+            have = f"it has the steps {steps}" if steps else "it has none"
+            raise CheckpointNotFound(
+                f"{self._directory} has no checkpoint{'' if step is None else f' of step {step}'}; {have}. "
+                "Start the run again with `distmeta train`."
+            )
+        path = self._path(steps[-1] if step is None else step)
+        try:
+            state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+            params, optimizer = load_file(path / "params.safetensors"), load_file(path / "optimizer.safetensors")
+            names = tuple(state.pop("names"))
+            arrays = [params[name] for name in names]
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise CheckpointError(
+                f"The checkpoint {path} is damaged: {error}. Delete this folder; the run then goes on from the one before."
+            ) from None
+        layout = ParamLayout(names, tuple(a.shape for a in arrays), arrays[0].dtype.name)
+        vector = np.concatenate([a.reshape(-1) for a in arrays])
+        if state.pop("format") != FORMAT:
+            raise CheckpointError(f"The checkpoint {path} is of another format; expected {FORMAT}. Use its distmeta.")
+        return Checkpoint(state.pop("step"), vector, layout, optimizer, state)
+
+    def path(self, step: int) -> Path:
+        """Folder of the checkpoint of ``step``."""
+        return self._path(step)
+
+    def _path(self, step: int) -> Path:
+        return self._directory / f"step-{step:08d}"
+
+    def _prune(self, best: int | None) -> None:
+        for step in self.steps()[: -self._keep]:
+            if step != best:
+                shutil.rmtree(self._path(step), ignore_errors=True)
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write ``values`` so that a reader sees the old file or the new one, never half of one."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(values, indent=1), encoding="utf-8")
+    _sync(partial)
+    partial.rename(path)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

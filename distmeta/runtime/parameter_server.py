@@ -1,0 +1,138 @@
+"""The parameter server: sums meta-gradients, steps the outer optimizer, publishes the next version.
+
+A plain class; the backend decides where it lives. Every call is idempotent by step and chunk id, so a call that is
+repeated after a failure changes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from distmeta.errors import NonFiniteGradientError
+from distmeta.runtime.chunks import TreeSum
+from distmeta.runtime.settings import Outer
+from distmeta.types import FloatArray, ParamVersion
+
+
+class ParameterServer:
+    """Owner of the meta-parameters, one flat vector ``[P]``.
+
+    Args:
+        outer: settings of the outer loop.
+        vector: the meta-parameters ``[P]``, float32 or float64.
+        version: outer steps that are already in ``vector``.
+        optimizer: state arrays from :meth:`state`, to resume.
+
+    Example:
+        >>> server = ParameterServer(Outer(optimizer="sgd", lr=0.5), np.zeros(2, np.float32))
+        >>> server.accumulate(step=0, chunk=0, chunks=1, tasks=4, gradient=np.array([4.0, 8.0], np.float32))
+        >>> header, vector = server.apply(step=0)
+        >>> header.version, vector.tolist()
+        (1, [-0.5, -1.0])
+    """
+
+    def __init__(
+        self,
+        outer: Outer,
+        vector: FloatArray,
+        *,
+        version: int = 0,
+        optimizer: Mapping[str, FloatArray] | None = None,
+    ) -> None:
+        self._outer = outer
+        self._parameter = torch.nn.Parameter(torch.from_numpy(np.array(vector, copy=True)))
+        self._optimizer = _make_optimizer(outer, self._parameter)
+        self._published = ParamVersion(version=version, grad_norm=math.nan, lr=math.nan)
+        self._sum: TreeSum | None = None
+        self._tasks: dict[int, int] = {}
+        if optimizer:
+            state = {name: torch.from_numpy(np.array(value, copy=True)) for name, value in optimizer.items()}
+            self._optimizer.state[self._parameter] = state
+
+    def accumulate(self, step: int, chunk: int, chunks: int, tasks: int, gradient: FloatArray) -> None:
+        """Take the summed gradient of one chunk of ``step``; a chunk that came before is ignored.
+
+        Args:
+            step: the outer step, equal to the version it was computed from.
+            chunk: id of the chunk, 0 to ``chunks - 1``.
+            chunks: number of chunks of the step.
+            tasks: tasks in the chunk.
+            gradient: ``[P]``, the sum over its tasks.
+        """
+        if step < self._published.version:
+            return  # a late duplicate of a step that is done
+        assert step == self._published.version, f"gradient of step {step} at version {self._published.version}"
+        if self._sum is None:
+            self._sum, self._tasks = TreeSum(chunks), {}
+        self._sum.add(chunk, gradient)
+        self._tasks[chunk] = tasks
+
+    def apply(self, step: int) -> tuple[ParamVersion, FloatArray]:
+        """One outer step with the mean gradient of all chunks; again for the same step returns what it returned.
+
+        Returns:
+            The header of version ``step + 1`` and the flat vector ``[P]``.
+
+        Raises:
+            NonFiniteGradientError: the mean gradient is NaN or infinite; the parameters are as before.
+        """
+        if step < self._published.version:
+            return self._published, self.vector()
+        assert self._sum is not None, f"no gradient for step {step}"
+        mean = torch.from_numpy(self._sum.total / np.asarray(sum(self._tasks.values()), self._sum.total.dtype))
+        norm = float(torch.linalg.vector_norm(mean))
+        if not math.isfinite(norm):
+            raise NonFiniteGradientError(
+                f"The mean meta-gradient of step {step} has norm {norm}; expected a finite number. Nothing was applied. "
+                "Lower learner.inner_lr or outer.lr, or set outer.clip_norm=10."
+            )
+        if self._outer.clip_value is not None:
+            mean = mean.clamp(-self._outer.clip_value, self._outer.clip_value)
+        if self._outer.clip_norm is not None:
+            mean = mean * min(1.0, self._outer.clip_norm / max(float(torch.linalg.vector_norm(mean)), 1e-12))
+        lr = learning_rate(self._outer, step)
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        self._parameter.grad = mean
+        self._optimizer.step()
+        self._sum = None
+        self._published = ParamVersion(version=step + 1, grad_norm=norm, lr=lr)
+        return self._published, self.vector()
+
+    def vector(self) -> FloatArray:
+        """A copy of the meta-parameters ``[P]``."""
+        array: FloatArray = self._parameter.detach().numpy().copy()
+        return array
+
+    def state(self) -> tuple[int, FloatArray, dict[str, FloatArray]]:
+        """Version, vector and optimizer arrays: all that a checkpoint needs."""
+        state: dict[str, Any] = self._optimizer.state.get(self._parameter, {})
+        arrays = {name: value.detach().cpu().numpy().copy() for name, value in state.items() if value is not None}
+        return self._published.version, self.vector(), arrays
+
+
+def learning_rate(outer: Outer, step: int) -> float:
+    """Learning rate of ``step``: a pure function, so that resuming needs no scheduler state.
+
+    Example:
+        >>> learning_rate(Outer(lr=0.1, schedule="linear", iterations=10), step=5)
+        0.05
+    """
+    done = min(step / outer.iterations, 1.0)
+    if outer.schedule == "linear":
+        return outer.lr * (1.0 - done)
+    if outer.schedule == "cosine":
+        return outer.final_lr + (outer.lr - outer.final_lr) * 0.5 * (1.0 + math.cos(math.pi * done))
+    return outer.lr
+
+
+def _make_optimizer(outer: Outer, parameter: torch.nn.Parameter) -> torch.optim.Optimizer:
+    if outer.optimizer == "sgd":
+        return torch.optim.SGD([parameter], lr=outer.lr, momentum=outer.momentum, weight_decay=outer.weight_decay)
+    kind = torch.optim.AdamW if outer.optimizer == "adamw" else torch.optim.Adam
+    return kind([parameter], lr=outer.lr, weight_decay=outer.weight_decay)

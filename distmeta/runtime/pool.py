@@ -1,0 +1,284 @@
+"""The worker pool: leases chunks, survives losses, duplicates stragglers. Results never depend on who did what."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from distmeta.errors import (
+    ConfigError,
+    DistmetaError,
+    FailureBudgetExceeded,
+    RuntimeFailure,
+    WorkerLost,
+    WorkerTimeout,
+)
+from distmeta.runtime.backend import Backend, Resources
+from distmeta.runtime.failure_policy import Decision, decide, should_speculate
+from distmeta.runtime.settings import Runtime
+from distmeta.runtime.worker import Worker, WorkerInfo, WorkerSetup
+from distmeta.types import Chunk, ChunkResult
+
+Submit = Callable[[Any, Chunk], tuple[Any, Any]]
+"""(worker, chunk) -> (reference to the header, reference to a payload or None)."""
+
+Deliver = Callable[[ChunkResult, Any], Any]
+"""(header, payload reference) -> a reference that becomes ready when the payload has arrived, or None."""
+
+
+@dataclass(eq=False)
+class _Member:
+    name: str
+    actor: Any
+    info: Any  # reference to WorkerInfo until it has joined
+    started: float
+    kernel: str | None = None
+    leases: set[int] = field(default_factory=set)
+
+
+@dataclass(eq=False)
+class _Lease:
+    chunk: Chunk
+    member: _Member
+    started: float
+    header: ChunkResult | None = None
+    payload: Any = None
+
+
+@dataclass
+class PoolCounters:
+    """What went wrong and was mended, since the pool was started."""
+
+    losses: int = 0
+    duplicates: int = 0
+    retries: int = 0
+
+
+class WorkerPool:
+    """A fixed number of workers; the lost ones are replaced.
+
+    Args:
+        backend: where they run.
+        setup: what each is given.
+        runtime: numbers of workers, leases, losses and seconds.
+
+    Raises:
+        ConfigError: more GPUs asked for than there are.
+    """
+
+    def __init__(self, backend: Backend, setup: WorkerSetup, runtime: Runtime) -> None:
+        self._backend, self._setup, self._runtime = backend, setup, runtime
+        self.size = runtime.workers or backend.default_workers(runtime.threads)
+        gpus = runtime.gpus_per_worker
+        if gpus is None:
+            # Several workers may share a GPU; a GPU is not split for fewer workers than there are GPUs.
+            gpus = min(1.0, backend.gpus() / self.size)
+        elif gpus and not backend.gpus():
+            raise ConfigError(f"runtime.gpus_per_worker={gpus:g} but there is no GPU; set it to 0.")
+        self._resources = Resources(cpus=runtime.threads, gpus=gpus, timeout=runtime.startup_timeout)
+        self.counters = PoolCounters()
+        self.kernel: str | None = None
+        self._loss_times: list[float] = []
+        self._seconds: deque[float] = deque(maxlen=101)
+        self._named = 0
+        self._members = [self._start() for _ in range(self.size)]
+
+    def join(self) -> tuple[WorkerInfo, ...]:
+        """Wait until every worker has started.
+
+        Raises:
+            RuntimeFailure: none started in ``startup_timeout`` seconds, or their kernels differ.
+        """
+        infos = []
+        for member in self._members:
+            if not self._backend.wait([member.info], timeout=self._runtime.startup_timeout):
+                raise WorkerTimeout(
+                    f"{member.name} did not start in {self._runtime.startup_timeout:g} s. Ask for fewer workers "
+                    "(--workers), or give them longer (--set runtime.startup_timeout=600)."
+                )
+            infos.append(self._admit(member))
+        return tuple(infos)
+
+    def run(self, chunks: Sequence[Chunk], submit: Submit, deliver: Deliver) -> list[ChunkResult]:
+        """Compute every chunk once, whatever happens to the workers on the way.
+
+        Args:
+            chunks: what to compute.
+            submit: starts a chunk on a worker.
+            deliver: passes a payload on; a chunk is done when that has happened.
+
+        Returns:
+            The headers, in the order of ``chunks``.
+
+        Raises:
+            FailureBudgetExceeded: workers were lost too often.
+            DistmetaError: what a worker raised, with the task that reproduces it.
+        """
+        batch = _Batch(self, chunks, submit, deliver)
+        while not batch.done:
+            batch.step()
+        return batch.results
+
+    def close(self) -> None:
+        """End the workers."""
+        for member in self._members:
+            self._backend.kill(member.actor)
+
+    # -- members --------------------------------------------------------------------------------------------------
+
+    def _start(self) -> _Member:
+        name = f"worker-{self._named}"
+        self._named += 1
+        gpu = self._resources.gpus > 0
+        actor = self._backend.spawn(Worker, name, self._resources, name, self._setup, gpu=gpu)
+        return _Member(name, actor, self._backend.call(actor, "info"), time.monotonic())
+
+    def _admit(self, member: _Member) -> WorkerInfo:
+        info: WorkerInfo = self._backend.fetch(member.info)
+        member.kernel = info.kernel
+        self.kernel = self.kernel or info.kernel
+        if info.kernel != self.kernel:
+            raise RuntimeFailure(
+                f"{member.name} on {info.host} computes with [{info.kernel}], the others with [{self.kernel}]; expected "
+                "one kind, or results would depend on who computed what. Use nodes of one kind (--workers N, or a label "
+                "selector of the cluster)."
+            )
+        return info
+
+    def _lose(self, member: _Member, error: DistmetaError) -> None:
+        now = time.monotonic()
+        self._loss_times.append(now)
+        self.counters.losses += 1
+        limits = {"max_losses": self._runtime.max_losses, "window": self._runtime.loss_window}
+        if decide(error, attempts=0, losses=self._loss_times, now=now, **limits) is Decision.GIVE_UP:  # type: ignore[arg-type]
+            raise FailureBudgetExceeded(
+                f"{self.counters.losses} workers were lost, the last with: {error.message} Expected at most "
+                f"{self._runtime.max_losses} in {self._runtime.loss_window:g} s. Nothing is lost: `distmeta resume "
+                "RUN_DIR` goes on from the last checkpoint. If workers die of memory, lower runtime.chunk_size."
+            )
+        self._backend.kill(member.actor)
+        self._members[self._members.index(member)] = self._start()
+
+
+class _Batch:
+    """One pass of a pool over some chunks."""
+
+    def __init__(self, pool: WorkerPool, chunks: Sequence[Chunk], submit: Submit, deliver: Deliver) -> None:
+        self._pool, self._submit, self._deliver = pool, submit, deliver
+        self._backend, self._runtime = pool._backend, pool._runtime
+        self._chunks = {chunk.id: chunk for chunk in chunks}
+        self._pending = deque(chunks)
+        self._running: dict[Any, _Lease] = {}
+        self._headers: dict[int, ChunkResult] = {}
+        self._attempts: dict[int, int] = dict.fromkeys(self._chunks, 0)
+
+    @property
+    def done(self) -> bool:
+        return len(self._headers) == len(self._chunks)
+
+    @property
+    def results(self) -> list[ChunkResult]:
+        return [self._headers[chunk_id] for chunk_id in self._chunks]
+
+    def step(self) -> None:
+        """Lease what can be leased, wait for one answer, act on all that are there."""
+        self._lease()
+        waiting = list(self._running) + [m.info for m in self._pool._members if m.kernel is None]
+        for ref in self._backend.wait(waiting, timeout=1.0):
+            if ref in self._running:
+                self._advance(ref, self._running.pop(ref))
+        for member in list(self._pool._members):
+            if member.kernel is None and self._backend.wait([member.info], timeout=0):
+                self._guard(member, lambda m=member: self._pool._admit(m))  # type: ignore[misc]
+        self._expire()
+
+    def _lease(self) -> None:
+        free = [m for m in self._pool._members if m.kernel is not None]
+        for _ in range(self._runtime.leases_per_worker):
+            # One round gives every worker one more chunk, so that a small batch spreads over all of them.
+            for member in sorted(free, key=lambda m: len(m.leases)):
+                if self._pending and len(member.leases) < self._runtime.leases_per_worker:
+                    self._start(self._pending.popleft(), member)
+        if not self._pending:
+            self._speculate([m for m in free if not m.leases])
+
+    def _speculate(self, idle: list[_Member]) -> None:
+        median = statistics.median(self._pool._seconds) if self._pool._seconds else None
+        now = time.monotonic()
+        slow = [
+            lease
+            for lease in self._running.values()
+            if should_speculate(now - lease.started, median=median, floor=self._runtime.speculate_after)
+            and sum(other.chunk.id == lease.chunk.id for other in self._running.values()) == 1
+        ]
+        for member, lease in zip(idle, slow, strict=False):
+            self._pool.counters.duplicates += 1
+            self._start(lease.chunk, member)
+
+    def _start(self, chunk: Chunk, member: _Member) -> None:
+        header, payload = self._submit(member.actor, chunk)
+        member.leases.add(id(lease := _Lease(chunk, member, time.monotonic(), payload=payload)))
+        self._running[header] = lease
+
+    def _advance(self, ref: Any, lease: _Lease) -> None:
+        """A header or the arrival of a payload is there."""
+        chunk_id = lease.chunk.id
+
+        def act() -> None:
+            value = self._backend.fetch(ref)
+            if lease.header is None:
+                lease.header = value
+                lease.member.leases.discard(id(lease))
+                self._pool._seconds.append(value.seconds)
+                arrival = None if chunk_id in self._headers else self._deliver(value, lease.payload)
+                if arrival is not None:
+                    self._running[arrival] = lease
+                    return
+            self._headers.setdefault(chunk_id, lease.header)
+
+        self._guard(lease.member, act, lease)
+
+    def _guard(self, member: _Member, act: Callable[[], Any], lease: _Lease | None = None) -> None:
+        try:
+            act()
+        except (WorkerLost, WorkerTimeout) as error:
+            self._lost(member, error, lease)
+        except DistmetaError as error:
+            if lease is None:
+                raise
+            member.leases.discard(id(lease))
+            self._attempts[lease.chunk.id] += 1
+            attempts = self._attempts[lease.chunk.id]
+            limits = {"max_losses": self._runtime.max_losses, "window": self._runtime.loss_window}
+            if decide(error, attempts=attempts, losses=[], now=0.0, **limits) is Decision.FAIL:  # type: ignore[arg-type]
+                raise
+            self._pool.counters.retries += 1
+            self._pending.appendleft(lease.chunk)
+
+    def _lost(self, member: _Member, error: DistmetaError, failed: _Lease | None) -> None:
+        """Put everything that the member held, and what was lost on the way from it, back into the queue."""
+        again = {} if failed is None else {failed.chunk.id: failed.chunk}
+        for ref, lease in list(self._running.items()):
+            if lease.member is member and lease.header is None:
+                del self._running[ref]
+                again[lease.chunk.id] = lease.chunk
+        still = {lease.chunk.id for lease in self._running.values()} | set(self._headers)
+        self._pending.extendleft(chunk for chunk_id, chunk in sorted(again.items(), reverse=True) if chunk_id not in still)
+        if member in self._pool._members:
+            self._pool._lose(member, error)
+
+    def _expire(self) -> None:
+        now = time.monotonic()
+        for lease in list(self._running.values()):
+            age = now - lease.started
+            if lease.header is None and age > self._runtime.chunk_timeout and lease.member in self._pool._members:
+                limit = self._runtime.chunk_timeout
+                self._lost(lease.member, WorkerTimeout(f"{lease.member.name} held {lease.chunk} for over {limit:g} s."), None)
+        for member in list(self._pool._members):
+            if member.kernel is None and now - member.started > self._runtime.startup_timeout:
+                limit = self._runtime.startup_timeout
+                self._lost(member, WorkerTimeout(f"{member.name} did not start in {limit:g} s."), None)

@@ -1,0 +1,89 @@
+"""The settings of a run that are not the learner's or the tasks' own."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pydantic
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from distmeta.config import Config
+
+
+class Outer(Config):
+    """The outer loop: what the parameter server does with a meta-gradient.
+
+    Args:
+        iterations: outer steps.
+        meta_batch_size: tasks per outer step; their gradients are averaged.
+        optimizer: ``"adam"``, ``"adamw"`` or ``"sgd"`` (momentum as below).
+        lr: learning rate at step 0.
+        schedule: ``"constant"``, ``"linear"`` (to 0) or ``"cosine"`` (to ``final_lr``) over ``iterations``.
+        final_lr: where the cosine ends.
+        momentum: of SGD.
+        weight_decay: of AdamW (decoupled) or of Adam and SGD (added to the gradient).
+        clip_norm: largest Euclidean norm of the mean meta-gradient; longer ones are scaled down.
+        clip_value: largest absolute value of one element, applied before ``clip_norm``.
+    """
+
+    iterations: PositiveInt = 1000
+    meta_batch_size: PositiveInt = 32
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: PositiveFloat = 1e-3
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    final_lr: NonNegativeFloat = 0.0
+    momentum: NonNegativeFloat = 0.0
+    weight_decay: NonNegativeFloat = 0.0
+    clip_norm: PositiveFloat | None = None
+    clip_value: PositiveFloat | None = None
+
+
+class Runtime(Config):
+    """How the work is spread. Only ``chunk_size`` and ``threads`` can change the bits of a result.
+
+    Args:
+        chunk_size: tasks adapted in one vectorised call.
+        threads: CPU threads per worker.
+        workers: worker processes; one per ``threads`` CPUs of the cluster when left out.
+        gpus_per_worker: GPUs per worker, fractions allowed; ``None`` shares the cluster's GPUs out, 0 is CPU only.
+        leases_per_worker: chunks a worker may hold, so that the next is there when one ends.
+        speculate_after: seconds after which an idle worker may duplicate another's chunk (never before three times the
+            median chunk).
+        chunk_timeout: seconds after which a worker that holds a chunk counts as lost.
+        startup_timeout: seconds that the first worker may take to start.
+        max_losses: worker losses within ``loss_window`` seconds before the run fails.
+        loss_window: seconds.
+        checkpoint_every: outer steps between checkpoints.
+        keep_checkpoints: last checkpoints kept, beside the best.
+    """
+
+    chunk_size: PositiveInt = 8
+    threads: PositiveInt = 1
+    workers: PositiveInt | None = None
+    gpus_per_worker: NonNegativeFloat | None = None
+    leases_per_worker: PositiveInt = 2
+    speculate_after: PositiveFloat = 20.0
+    chunk_timeout: PositiveFloat = 600.0
+    startup_timeout: PositiveFloat = 120.0
+    max_losses: NonNegativeInt = 10
+    loss_window: PositiveFloat = 600.0
+    checkpoint_every: PositiveInt = 100
+    keep_checkpoints: PositiveInt = 2
+
+
+class Evaluation(Config):
+    """When and on how many tasks the learner is judged. Tasks are the same for every run with the same ``seed``.
+
+    Args:
+        every: outer steps between meta-validations; 0 for none.
+        validation_tasks: tasks per meta-validation.
+        test_tasks: meta-test tasks at the end.
+        patience: stop after so many meta-validations without a better one; never when left out.
+        seed: of the evaluation tasks, apart from the run's seed so that two runs can be compared pairwise.
+    """
+
+    every: NonNegativeInt = 500
+    validation_tasks: int = pydantic.Field(200, ge=2)
+    test_tasks: int = pydantic.Field(600, ge=2)
+    patience: PositiveInt | None = None
+    seed: NonNegativeInt = 0

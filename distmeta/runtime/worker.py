@@ -1,0 +1,133 @@
+"""The worker: turns task names into episodes and episodes into meta-gradients. A plain class; the backend places it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from dataclasses import dataclass
+
+import torch
+
+from distmeta.errors import NonFiniteGradientError
+from distmeta.learners.base import MetaLearner, Metrics
+from distmeta.learners.functional import ParamLayout
+from distmeta.seeding import torch_seed
+from distmeta.tasks.base import TaskDistribution, baseline
+from distmeta.types import Chunk, ChunkResult, Episode, FloatArray
+
+
+@dataclass(frozen=True)
+class WorkerSetup:
+    """Everything a worker needs to know, sent once.
+
+    Args:
+        learner: bound to its model, its engine chosen.
+        tasks: the task distribution; data stay on disk.
+        layout: how the flat parameter vector is read.
+        seed: of the run.
+        threads: CPU threads; a part of the result's identity.
+    """
+
+    learner: MetaLearner
+    tasks: TaskDistribution
+    layout: ParamLayout
+    seed: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class WorkerInfo:
+    """What a worker says when it joins.
+
+    Args:
+        pid: its process.
+        host: its machine.
+        kernel: everything that may change the bits of a result: device, torch, instruction set, threads.
+    """
+
+    pid: int
+    host: str
+    kernel: str
+
+
+class Worker:
+    """Computes chunks. It keeps no state between them, so a chunk can be computed again anywhere.
+
+    Args:
+        name: for records, ``worker-0`` and so on.
+        setup: see :class:`WorkerSetup`.
+        gpu: whether the backend reserved a GPU.
+    """
+
+    def __init__(self, name: str, setup: WorkerSetup, *, gpu: bool = False) -> None:
+        torch.set_num_threads(setup.threads)
+        self._name, self._setup = name, setup
+        self._device = torch.device("cuda" if gpu else "cpu")
+        if gpu:
+            # The same bits on every run: no autotuning, no TF32, deterministic kernels where torch has them.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.backends.cudnn.benchmark = False
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        self._learner = setup.learner
+        self._learner.model.to(self._device)
+        self._evaluator = self._learner.for_evaluation()
+        self._tasks = setup.tasks
+
+    def info(self) -> WorkerInfo:
+        """Process, host and kernel fingerprint."""
+        device = torch.cuda.get_device_name() if self._device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+        return WorkerInfo(
+            os.getpid(), platform.node(), f"{device}; torch {torch.__version__}; {self._setup.threads} threads"
+        )
+
+    def train_chunk(self, chunk: Chunk, version: int, vector: FloatArray) -> tuple[ChunkResult, FloatArray]:
+        """Meta-gradient of a chunk at the given parameters.
+
+        Args:
+            chunk: which tasks.
+            version: of the parameters.
+            vector: the parameters ``[P]``.
+
+        Returns:
+            The header, and the gradient ``[P]`` summed over the tasks.
+
+        Raises:
+            NonFiniteGradientError: a task's loss or the gradient is NaN or infinite; names the task.
+        """
+        started = time.perf_counter()
+        params, episodes = self._prepare(chunk, vector, self._setup.seed)
+        result = self._learner.meta_gradient(params, episodes)
+        self._require_finite(chunk, result.metrics["loss"])
+        gradient = self._setup.layout.flatten(result.gradient)
+        return self._header(chunk, version, dict(result.metrics), started), gradient
+
+    def evaluate_chunk(self, chunk: Chunk, version: int, vector: FloatArray, seed: int) -> ChunkResult:
+        """Metrics of a chunk after adaptation, with the no-learning baseline of the same tasks beside them."""
+        started = time.perf_counter()
+        params, episodes = self._prepare(chunk, vector, seed)
+        metrics = self._evaluator.evaluate(params, episodes)
+        self._require_finite(chunk, metrics["loss"])
+        return self._header(chunk, version, metrics | baseline(episodes), started)
+
+    def _prepare(self, chunk: Chunk, vector: FloatArray, seed: int) -> tuple[dict[str, torch.Tensor], Episode]:
+        layout = self._setup.layout
+        episodes = self._tasks.episodes(chunk.refs, seed).to(self._device, layout.torch_dtype)
+        # Dropout and other noise inside a model: a function of the chunk, not of the worker.
+        torch.manual_seed(torch_seed(seed, "noise", chunk.split, chunk.step, chunk.start))
+        return layout.unflatten(vector, self._device), episodes
+
+    @staticmethod
+    def _require_finite(chunk: Chunk, losses: torch.Tensor) -> None:
+        bad = torch.nonzero(~torch.isfinite(losses)).flatten()
+        if len(bad):
+            raise NonFiniteGradientError(
+                f"The loss of {len(bad)} of {chunk.size} tasks is NaN or infinite after adaptation; expected a finite "
+                "number. Lower learner.inner_lr or outer.lr, or set outer.clip_norm=10.",
+                task_ref=chunk.refs[int(bad[0])],
+            )
+
+    def _header(self, chunk: Chunk, version: int, metrics: Metrics, started: float) -> ChunkResult:
+        numbers = {key: value.detach().cpu().numpy() for key, value in metrics.items()}
+        return ChunkResult(chunk, version, self._name, numbers, time.perf_counter() - started)

@@ -1,0 +1,229 @@
+"""Task distributions p(T): every task a pure function of (fingerprint, run seed, split, step, index)."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from distmeta import config
+from distmeta.errors import TaskContractError
+from distmeta.seeding import rng
+from distmeta.types import SPLITS, Episode, Split, TaskRef, TaskSpec
+
+Metrics = dict[str, torch.Tensor]
+
+
+class TaskDistribution(config.Configurable, ABC):
+    """p(T). A subclass says what its tasks look like (:attr:`spec`) and draws one from a generator (:meth:`draw`).
+
+    Iterating gives a few meta-test tasks; :meth:`take` gives any number from any split.
+
+    Example:
+        >>> import distmeta
+        >>> task = next(iter(distmeta.Sinusoids(shots=5)))
+        >>> x, y = task.sample()
+        >>> task.id, tuple(x.shape)
+        ('meta_test/0', (5, 1))
+    """
+
+    @property
+    @abstractmethod
+    def spec(self) -> TaskSpec:
+        """Shapes that all tasks share."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """64 hex digits that change when the data behind the tasks changes."""
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The splits that have tasks."""
+        return SPLITS
+
+    @abstractmethod
+    def draw(self, split: Split, random: np.random.Generator) -> Episode:
+        """One task; every random number comes from ``random``."""
+
+    def check(self) -> None:
+        """Everything that can be checked before a worker starts: data present, enough classes, enough examples.
+
+        Raises:
+            DataError: the dataset is absent or damaged.
+            TaskContractError: the settings ask for more than the data hold.
+        """
+        for split in self.splits:
+            self.episode(TaskRef(split, 0, 0), seed=0)
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-ready facts for the run's record, such as the dataset's name and source."""
+        return {"name": type(self).__name__, "source": type(self).__name__}
+
+    def episode(self, ref: TaskRef, seed: int) -> Episode:
+        """The task that ``ref`` names in a run with ``seed``.
+
+        Raises:
+            TaskContractError: the task has NaN or infinite inputs, or shapes other than :attr:`spec` says.
+        """
+        episode = self.draw(ref.split, rng(seed, self.fingerprint, ref.split, ref.step, ref.index))
+        for name, part in zip(("support_x", "support_y", "query_x", "query_y"), episode, strict=True):
+            if part.is_floating_point() and not bool(torch.isfinite(part).all()):
+                raise TaskContractError(
+                    f"{name} of a task from {type(self).__name__} has NaN or infinite values; expected finite numbers. "
+                    "Clean the data (`distmeta data verify DIR` finds the shard) and build it again.",
+                    task_ref=ref,
+                )
+        return episode
+
+    def episodes(self, refs: Sequence[TaskRef], seed: int) -> Episode:
+        """The tasks of a chunk, stacked: ``[T, ...]``."""
+        return Episode.stack([self.episode(ref, seed) for ref in refs])
+
+    def take(self, count: int = 20, *, split: Split = "meta_test", seed: int = 0) -> list[Task]:
+        """The first ``count`` tasks of ``split``: the same ones for every learner and every run."""
+        return [Task(self, TaskRef(split, 0, index), seed) for index in range(count)]
+
+    def __iter__(self) -> Iterator[Task]:
+        return iter(self.take())
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task; it holds no data until asked.
+
+    Args:
+        distribution: where it comes from.
+        ref: its name.
+        seed: seed of the run.
+    """
+
+    distribution: TaskDistribution
+    ref: TaskRef
+    seed: int
+
+    @property
+    def id(self) -> str:
+        """``split/index``."""
+        return f"{self.ref.split}/{self.ref.index}"
+
+    @property
+    def episode(self) -> Episode:
+        """Support and query set."""
+        return self.distribution.episode(self.ref, self.seed)
+
+    def sample(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The labelled examples to learn from: ``support_x [N*K, ...]`` and ``support_y [N*K]``."""
+        episode = self.episode
+        return episode.support_x, episode.support_y
+
+
+def baseline(episodes: Episode) -> Metrics:
+    """What no learning at all achieves on stacked tasks ``[T, ...]``: the yardstick beside every result.
+
+    Classification: ``baseline_accuracy`` of the nearest support example by Euclidean distance on the raw inputs.
+    Regression: ``baseline_loss``, the mean squared error of predicting the mean of the support targets.
+    """
+    support_x, support_y, query_x, query_y = episodes
+    if query_y.is_floating_point():
+        guess = support_y.mean(1, keepdim=True)
+        return {"baseline_loss": (guess - query_y).square().flatten(1).mean(1)}
+    distance = torch.cdist(query_x.flatten(2), support_x.flatten(2))
+    nearest = support_y.gather(1, distance.argmin(-1))
+    return {"baseline_accuracy": (nearest == query_y).float().mean(1)}
+
+
+Drawn = Episode | tuple[Any, Any, Any, Any]
+
+
+class FunctionTasks(TaskDistribution):
+    """A task distribution from a function ``(random, split) -> (support_x, support_y, query_x, query_y)``.
+
+    The function must take every random number from the ``numpy.random.Generator`` it is given, and return arrays or
+    tensors of the same shapes each time: int64 labels 0..N-1 for classification, floats for regression.
+
+    Args:
+        function: the function.
+        version: change it when data outside the function's own source changes; it is part of the fingerprint.
+
+    Example:
+        >>> @task_distribution
+        ... def lines(random, split):
+        ...     slope, x = random.normal(), random.uniform(-1, 1, size=(20, 1))
+        ...     return x[:10], slope * x[:10], x[10:], slope * x[10:]
+        >>> lines.spec
+        TaskSpec(input_shape=(1,), outputs=1, kind='regression', support=10, queries=10)
+    """
+
+    class Config(config.Config):
+        """The settings of :class:`FunctionTasks`."""
+
+        version: str = "1"
+
+    def __init__(self, function: Callable[[np.random.Generator, Split], Drawn], **settings: Any) -> None:
+        super().__init__(**settings)
+        self.function = function
+
+    @property
+    def spec(self) -> TaskSpec:
+        """Read off the first training task."""
+        first = self.draw("meta_train", rng(0, "spec"))
+        regression = first.query_y.is_floating_point()
+        return TaskSpec(
+            input_shape=tuple(first.query_x.shape[1:]),
+            outputs=int(first.query_y.shape[-1]) if regression else int(first.support_y.max()) + 1,
+            kind="regression" if regression else "classification",
+            support=len(first.support_x),
+            queries=len(first.query_x),
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """Over the function's source text and ``version``."""
+        try:
+            source = inspect.getsource(self.function)
+        except (OSError, TypeError):  # typed at a prompt: the name has to do
+            source = getattr(self.function, "__qualname__", type(self.function).__name__)
+        return hashlib.sha256(f"{source}\0{self.config.version}".encode()).hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """The function's name."""
+        name = getattr(self.function, "__qualname__", type(self.function).__name__)
+        return {"name": name, "source": f"function {name}"}
+
+    def draw(self, split: Split, random: np.random.Generator) -> Episode:
+        """Calls the function and turns what it returns into tensors.
+
+        Raises:
+            TaskContractError: the function returned something else than four arrays that fit together.
+        """
+        drawn = self.function(random, split)
+        if not isinstance(drawn, Episode):
+            if not isinstance(drawn, tuple) or len(drawn) != 4:
+                raise TaskContractError(
+                    f"The task function returned {type(drawn).__name__}; expected "
+                    "(support_x, support_y, query_x, query_y). Return four arrays or an Episode."
+                )
+            drawn = Episode(*(_tensor(part) for part in drawn))
+        for half, x, y in (("support", drawn.support_x, drawn.support_y), ("query", drawn.query_x, drawn.query_y)):
+            if len(x) != len(y):
+                raise TaskContractError(
+                    f"The task function returned {len(x)} {half} inputs and {len(y)} {half} targets; expected as many."
+                )
+        return drawn
+
+
+def task_distribution(function: Callable[[np.random.Generator, Split], Drawn]) -> FunctionTasks:
+    """Decorator form of :class:`FunctionTasks`."""
+    return FunctionTasks(function)
+
+
+def _tensor(value: Any) -> torch.Tensor:
+    tensor = torch.as_tensor(value)
+    return tensor.float() if tensor.is_floating_point() else tensor.long()

@@ -1,0 +1,165 @@
+"""N-way K-shot classification over Arrow shards (Vinyals et al. 2016, section 3)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import PositiveInt
+
+from distmeta import config
+from distmeta.data.catalog import resolve
+from distmeta.data.shards import ClassSplit, ShardDataset
+from distmeta.errors import DataError, TaskContractError
+from distmeta.tasks.base import TaskDistribution
+from distmeta.types import SPLITS, Episode, Split, TaskSpec
+
+
+class FewShot(TaskDistribution):
+    """N classes, K labelled examples of each to learn from, Q to be judged on; labels are positions 0..N-1.
+
+    Args:
+        data: a folder written by ``distmeta data build``, or the name of a dataset in the cache (``"glyphs"`` is built
+            there when it is first used).
+        ways: N.
+        shots: K.
+        queries: Q, per class.
+        rotations: which splits take an image turned by 90, 180 and 270 degrees as a class of its own (Santoro et al.
+            2016): ``"none"``, ``"meta_train"`` or ``"all"``.
+
+    Example:
+        >>> FewShot(data="glyphs", ways=20).config.shots
+        1
+    """
+
+    class Config(config.Config):
+        """The settings of :class:`FewShot`."""
+
+        data: str = "glyphs"
+        ways: PositiveInt = 5
+        shots: PositiveInt = 1
+        queries: PositiveInt = 1
+        rotations: Literal["none", "meta_train", "all"] = "none"
+
+    config: Config
+
+    def __init__(self, data: str | Path = "glyphs", **settings: Any) -> None:
+        super().__init__(data=str(data), **settings)
+        self._opened: tuple[str, ShardDataset] | None = None
+        self._expected: str | None = None
+
+    @property
+    def dataset(self) -> ShardDataset:
+        """The opened dataset.
+
+        Raises:
+            DataError: it is absent, damaged, or not the one that this object was made with in another process.
+        """
+        if self._opened is None or self._opened[0] != self.config.data:
+            opened = ShardDataset.open(resolve(self.config.data))
+            if self._expected is not None and opened.fingerprint != self._expected:
+                raise DataError(
+                    f"{opened.directory} holds the dataset {opened.fingerprint[:12]} here; the run was started with "
+                    f"{self._expected[:12]}. Put the same dataset on every node."
+                )
+            self._opened = (self.config.data, opened)
+        return self._opened[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The other process opens its own copy by name or path, and must find the same data there.
+        expected = self.dataset.fingerprint if self._opened is not None else self._expected
+        return {"config": self.config, "_opened": None, "_expected": expected}
+
+    def with_config(self, **changes: Any) -> FewShot:
+        """A copy with some settings changed."""
+        clone = super().with_config(**changes)
+        if clone.config.data != self.config.data:
+            clone._opened = clone._expected = None
+        return clone
+
+    @property
+    def spec(self) -> TaskSpec:
+        """Shapes of the tasks."""
+        c = self.config
+        return TaskSpec(self.dataset.input_shape, c.ways, "classification", c.ways * c.shots, c.ways * c.queries)
+
+    @property
+    def fingerprint(self) -> str:
+        """The dataset's fingerprint."""
+        return self.dataset.fingerprint
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The splits that the dataset has classes in."""
+        present = self.dataset.manifest.splits
+        return tuple(split for split in SPLITS if split in present)
+
+    def describe(self) -> dict[str, Any]:
+        """The dataset's name, folder and shape."""
+        dataset = self.dataset
+        return {"name": dataset.name, "source": str(dataset.directory), "input_shape": list(dataset.input_shape)}
+
+    def check(self) -> None:
+        """See the parent; names the class that has too few examples."""
+        c = self.config
+        if "meta_train" not in self.splits:
+            raise TaskContractError(
+                f"{self.dataset.directory} has no meta_train classes, only {', '.join(self.splits)}. Build it again "
+                "with a split for training."
+            )
+        for split in self.splits:
+            classes = self._split(split)
+            turns = self._turns(split)
+            if c.ways > classes.classes * turns:
+                raise TaskContractError(
+                    f"ways={c.ways} but {split} of '{self.dataset.name}' has {classes.classes * turns} classes; expected "
+                    f"at most that many. Set tasks.ways={classes.classes * turns} or less, or use a larger dataset."
+                )
+            fewest = int(classes.counts.argmin())
+            if c.shots + c.queries > classes.counts[fewest]:
+                raise TaskContractError(
+                    f"shots + queries = {c.shots} + {c.queries} but class '{classes.names[fewest]}' of {split} has "
+                    f"{classes.counts[fewest]} examples; expected at most that many. Lower tasks.shots or "
+                    "tasks.queries."
+                )
+        if c.rotations != "none" and (len(self.dataset.input_shape) != 3 or len(set(self.dataset.input_shape[1:])) > 1):
+            raise TaskContractError(
+                f"rotations='{c.rotations}' needs square images [C, H, H]; the dataset has inputs of shape "
+                f"{list(self.dataset.input_shape)}. Set tasks.rotations=none."
+            )
+        super().check()
+
+    def draw(self, split: Split, random: np.random.Generator) -> Episode:
+        """N classes without replacement, then K + Q examples of each without replacement."""
+        c, data, turns = self.config, self._split(split), self._turns(split)
+        chosen = random.choice(data.classes * turns, size=c.ways, replace=False)
+        classes, quarter_turns = chosen // turns, chosen % turns
+        counts = data.counts[classes]
+        keys = random.random((c.ways, int(counts.max())))
+        keys[np.arange(keys.shape[1]) >= counts[:, None]] = np.inf
+        rows = keys.argsort(axis=1, kind="stable")[:, : c.shots + c.queries]
+        x = data.gather(np.repeat(classes, c.shots + c.queries), rows.ravel())
+        x = x.reshape(c.ways, c.shots + c.queries, *x.shape[1:])
+        for turn in (1, 2, 3):
+            turned = quarter_turns == turn
+            if turned.any():
+                x[turned] = np.rot90(x[turned], turn, axes=(-2, -1))
+        images = torch.from_numpy(x).float()
+        if x.dtype == np.uint8:
+            images /= 255
+        labels = torch.arange(c.ways)
+        return Episode(
+            images[:, : c.shots].flatten(0, 1),
+            labels.repeat_interleave(c.shots),
+            images[:, c.shots :].flatten(0, 1),
+            labels.repeat_interleave(c.queries),
+        )
+
+    def _split(self, split: Split) -> ClassSplit:
+        return self.dataset.split(split)
+
+    def _turns(self, split: Split) -> int:
+        turned = self.config.rotations == "all" or (self.config.rotations == "meta_train" and split == "meta_train")
+        return 4 if turned else 1

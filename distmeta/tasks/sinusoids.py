@@ -1,0 +1,54 @@
+"""Sinusoid regression (Finn et al. 2017, section 5.1)."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import numpy as np
+import torch
+from pydantic import PositiveInt
+
+from distmeta import config
+from distmeta.tasks.base import TaskDistribution
+from distmeta.types import Episode, Split, TaskSpec
+
+
+class Sinusoids(TaskDistribution):
+    """``y = A sin(x - b)`` with A in [0.1, 5], b in [0, pi] and x in [-5, 5], all uniform.
+
+    Args:
+        shots: K, points to adapt on.
+        queries: points to be judged on.
+
+    Example:
+        >>> Sinusoids(shots=10).spec.support
+        10
+    """
+
+    class Config(config.Config):
+        """The settings of :class:`Sinusoids`."""
+
+        shots: PositiveInt = 10
+        queries: PositiveInt = 10
+
+    config: Config
+
+    @property
+    def spec(self) -> TaskSpec:
+        """One number in, one number out."""
+        return TaskSpec((1,), 1, "regression", self.config.shots, self.config.queries)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the formula: there is no data."""
+        return hashlib.sha256(b"sinusoids: y = A sin(x - b), A in [0.1, 5], b in [0, pi], x in [-5, 5]").hexdigest()
+
+    def draw(self, split: Split, random: np.random.Generator) -> Episode:
+        """One amplitude, one phase, ``shots + queries`` points."""
+        amplitude, phase = random.uniform(0.1, 5.0), random.uniform(0.0, math.pi)
+        x = random.uniform(-5.0, 5.0, size=(self.config.shots + self.config.queries, 1))
+        points = torch.from_numpy(x).float()
+        values = torch.from_numpy(amplitude * np.sin(x - phase)).float()
+        k = self.config.shots
+        return Episode(points[:k], values[:k], points[k:], values[k:])
