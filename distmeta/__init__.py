@@ -1,6 +1,55 @@
-"""distmeta: distributed task-parallel meta-training."""
-from distmeta.learners.base import MetaLearner, MetaModule, FastModel
+"""distmeta: distributed task-parallel meta-training with exact meta-gradients.
+
+The public names. ``import distmeta`` needs neither Ray nor MLflow; both are imported where a run asks for them.
+"""
+
+from distmeta.api import Place, RunResult, evaluate, inspect_run, meta_train
+from distmeta.data.arrays import from_arrays
+from distmeta.errors import DistmetaError
+from distmeta.job import load_job
+from distmeta.learners.base import FastModel, MetaLearner, MetaModule
+from distmeta.learners.contract import use_batch_statistics
 from distmeta.learners.maml import MAML
 from distmeta.models.backbones import conv4, mlp
+from distmeta.runtime.backend import LocalBackend
+from distmeta.runtime.evaluation import EvaluationReport
+from distmeta.runtime.experiment import Experiment
+from distmeta.runtime.settings import Evaluation, Outer, Runtime
+from distmeta.tasks.base import FunctionTasks, Task, TaskDistribution, task_distribution
+from distmeta.tasks.few_shot import FewShot
 from distmeta.tasks.sinusoids import Sinusoids
-from distmeta.tasks.base import TaskDistribution, FunctionTasks, task_distribution
+from distmeta.types import Episode, TaskSpec
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "MAML",
+    "DistmetaError",
+    "Episode",
+    "Evaluation",
+    "EvaluationReport",
+    "Experiment",
+    "FastModel",
+    "FewShot",
+    "FunctionTasks",
+    "LocalBackend",
+    "MetaLearner",
+    "MetaModule",
+    "Outer",
+    "Place",
+    "RunResult",
+    "Runtime",
+    "Sinusoids",
+    "Task",
+    "TaskDistribution",
+    "TaskSpec",
+    "conv4",
+    "evaluate",
+    "from_arrays",
+    "inspect_run",
+    "load_job",
+    "meta_train",
+    "mlp",
+    "task_distribution",
+    "use_batch_statistics",
+]

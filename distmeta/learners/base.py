@@ -71,8 +71,7 @@ class MetaLearner(config.Configurable, ABC):
     def __init__(self, model: nn.Module | ModelFactory, **settings: Any) -> None:
         super().__init__(**settings)
         self._model = model
-        if isinstance(model, MetaModule):
-            model.attach(self)
+        _attach(model, self)
 
     # -- what an algorithm writes ---------------------------------------------------------------------------------
 
@@ -139,8 +138,7 @@ class MetaLearner(config.Configurable, ABC):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch_seed(seed, "model"))
             bound._model = self._model(spec)
-        if isinstance(bound._model, MetaModule):
-            bound._model.attach(bound)
+        _attach(bound._model, bound)
         return bound
 
     def forward(self, params: Params, x: torch.Tensor) -> torch.Tensor:
@@ -269,9 +267,7 @@ class FastModel:
         torch.Size([4, 3])
     """
 
-    def __init__(
-        self, learner: MetaLearner, params: Params, support_x: torch.Tensor, support_y: torch.Tensor
-    ) -> None:
+    def __init__(self, learner: MetaLearner, params: Params, support_x: torch.Tensor, support_y: torch.Tensor) -> None:
         # One task: a plain loop takes any model, so nothing needs to be probed here.
         self._learner = learner.with_config(vectorise="loop")
         self._params, self._support_x, self._support_y = params, support_x, support_y
@@ -334,6 +330,11 @@ class MetaModule:
         if self._fast_model is None:
             raise LearnerContractError("The model has not been adapted yet. Call adapt(x, y) first.")
         return self._fast_model
+
+
+def _attach(model: object, learner: MetaLearner) -> None:
+    if isinstance(model, MetaModule):
+        model.attach(learner)
 
 
 def prediction_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

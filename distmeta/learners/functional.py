@@ -151,7 +151,7 @@ class ParamLayout:
         """Named tensors on ``device``, a copy of ``vector`` (which may be read-only shared memory)."""
         flat = torch.from_numpy(np.array(vector, copy=True)).to(device)
         sizes = [int(np.prod(shape, dtype=np.int64)) for shape in self.shapes]
-        parts = zip(self.names, flat.split(sizes), self.shapes, strict=True)
+        parts = zip(self.names, torch.split(flat, sizes), self.shapes, strict=True)
         return {name: part.reshape(shape) for name, part, shape in parts}
 
     def sha256(self, vector: FloatArray) -> str:

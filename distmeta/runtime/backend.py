@@ -159,7 +159,9 @@ class LocalBackend(Backend):
             error = lost(actor.name, "was ended")
         if error is None:
             try:
-                value = getattr(actor.instance, method)(*(self.fetch(a) if isinstance(a, _LocalRef) else a for a in args))
+                value = getattr(actor.instance, method)(
+                    *(self.fetch(a) if isinstance(a, _LocalRef) else a for a in args)
+                )
             except Exception as raised:  # noqa: BLE001 (kept and raised at fetch, as a cluster does)
                 error = raised
         if parts == 1:

@@ -72,7 +72,12 @@ class CheckpointStore:
             save_file({name: p.contiguous().numpy() for name, p in params.items()}, partial / "params.safetensors")
             arrays = {name: np.asarray(value, order="C") for name, value in checkpoint.optimizer.items()}
             save_file(arrays, partial / "optimizer.safetensors")
-            state = {"format": FORMAT, "step": checkpoint.step, "names": list(checkpoint.layout.names), **checkpoint.record}
+            state = {
+                "format": FORMAT,
+                "step": checkpoint.step,
+                "names": list(checkpoint.layout.names),
+                **checkpoint.record,
+            }
             (partial / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
             for name in os.listdir(partial):
                 _sync(partial / name)
@@ -91,7 +96,9 @@ class CheckpointStore:
         """Steps that have a checkpoint, ascending."""
         if not self._directory.is_dir():
             return []
-        return sorted(int(p.name.removeprefix("step-")) for p in self._directory.iterdir() if p.name.startswith("step-"))
+        return sorted(
+            int(p.name.removeprefix("step-")) for p in self._directory.iterdir() if p.name.startswith("step-")
+        )
 
     def load(self, step: int | None = None) -> Checkpoint:
         """The checkpoint of ``step``, or the last one.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from distmeta.errors import CheckpointMismatch, FailureBudgetExceeded, ServerLost
+from distmeta.learners.base import MetaLearner
 from distmeta.learners.contract import probe
 from distmeta.learners.functional import ParamLayout
 from distmeta.runtime import chunks
@@ -22,7 +22,7 @@ from distmeta.runtime.parameter_server import ParameterServer
 from distmeta.runtime.pool import WorkerPool
 from distmeta.runtime.worker import WorkerInfo, WorkerSetup
 from distmeta.seeding import rng
-from distmeta.types import ChunkResult, FloatArray, ParamVersion, Split, TaskRef
+from distmeta.types import ChunkResult, ParamVersion, Split, TaskRef
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,14 @@ class Event:
         step: outer steps done.
         text: for a person.
         values: numbers, by metric name.
+        of: outer steps there will be, for ``"step"``.
     """
 
     kind: Literal["message", "step", "validation"]
     step: int
     text: str = ""
     values: Mapping[str, float] = field(default_factory=dict)
+    of: int = 0
 
 
 class Log(Protocol):
@@ -70,30 +72,22 @@ class Trained:
 
 
 class Driver:
-    """Runs one experiment on one backend.
+    """Runs one experiment. Constructing it checks everything that can be checked; no process has been started then.
 
     Args:
         experiment: what to run.
-        backend: where.
         store: checkpoints; the run goes on from the last one.
-        log: where metrics go.
         watch: called with every :class:`Event`.
 
     Raises:
-        ContractError, DataError, ConfigError: the experiment cannot run; no worker has been started.
+        ContractError, DataError, ConfigError: the experiment cannot run.
         CheckpointMismatch: the checkpoints are another experiment's.
     """
 
     def __init__(
-        self,
-        experiment: Experiment,
-        backend: Backend,
-        store: CheckpointStore,
-        log: Log,
-        watch: Callable[[Event], None] = lambda event: None,
+        self, experiment: Experiment, store: CheckpointStore, watch: Callable[[Event], None] = lambda event: None
     ) -> None:
-        self._experiment, self._backend, self._store = experiment, backend, store
-        self._log, self._watch = log, watch
+        self._experiment, self._store, self._watch = experiment, store, watch
         tasks = experiment.tasks
         tasks.check()
         bound = experiment.learner.bind(tasks.spec, experiment.seed)
@@ -101,41 +95,50 @@ class Driver:
         found = probe(bound, tasks.spec, episodes)
         if found.message:
             self._say(0, found.message)
-        self._learner = found.learner
-        params = self._learner.init_meta_params(rng(experiment.seed, "init"))
-        self._layout = ParamLayout.of(params)
-        self._initial: FloatArray = self._layout.flatten(params)
+        self.learner: MetaLearner = found.learner
+        params = self.learner.init_meta_params(rng(experiment.seed, "init"))
+        self.layout = ParamLayout.of(params)
         self._record: dict[str, Any] = {
             "identity": experiment.identity(),
-            "digest": experiment.digest(),
             "fingerprint": tasks.fingerprint,
-            "engine": self._learner.config.vectorise,
+            "engine": self.learner.config.vectorise,
             "kernel": None,
             "best": None,
         }
+        self._from = Checkpoint(0, self.layout.flatten(params), self.layout, {}, self._record)
+        if store.steps():
+            self._from = self._load()
+        self._server_losses = 0
+        self._vector: Any = None  # reference to the newest version of the meta-parameters
 
-    @property
-    def learner(self) -> Any:
-        """The learner with its model built and its engine chosen."""
-        return self._learner
+    def start(self, backend: Backend) -> tuple[WorkerInfo, ...]:
+        """Start the workers; returns what they say of themselves.
 
-    @property
-    def layout(self) -> ParamLayout:
-        """Names and shapes of the meta-parameters."""
-        return self._layout
+        Raises:
+            RuntimeFailure: they do not start, or differ in kind.
+        """
+        e = self._experiment
+        self._backend = backend
+        self._pool = WorkerPool(
+            backend, WorkerSetup(self.learner, e.tasks, self.layout, e.seed, e.runtime.threads), e.runtime
+        )
+        infos = self._pool.join()
+        self._record["kernel"] = infos[0].kernel
+        self._say(0, f"{len(infos)} worker{'s' * (len(infos) > 1)} on {backend.name}: {infos[0].kernel}")
+        return infos
 
-    def train(self) -> Trained:
+    def train(self, log: Log) -> Trained:
         """The whole run: outer steps, meta-validations, checkpoints, the final meta-test.
 
         Raises:
             KeyboardInterrupt: passed on after a checkpoint was written.
             DistmetaError: what ended the run; what was done before is in the last checkpoint.
         """
-        outer = self._experiment.outer
-        step = self._open()
-        stopped = False
+        self._log = log
+        step, stopped = self._open(self._from), False
+        self._checkpoint()
         try:
-            while step < outer.iterations and not stopped:
+            while step < self._experiment.outer.iterations and not stopped:
                 try:
                     self._step(step)
                     step += 1
@@ -146,19 +149,20 @@ class Driver:
             self._checkpoint()
             raise
         best = self._store.load((self._record["best"] or {}).get("step"))
-        return Trained(step, stopped, best, self.evaluate("meta_test", best))
+        settings = self._experiment.evaluation
+        return Trained(step, stopped, best, self.evaluate(best, "meta_test", settings.test_tasks, settings.seed))
 
-    def evaluate(self, split: Split, checkpoint: Checkpoint) -> EvaluationReport | None:
-        """Judge a checkpoint on ``split``; ``None`` where the data has no such split."""
+    def evaluate(self, checkpoint: Checkpoint, split: Split, tasks: int, seed: int) -> EvaluationReport | None:
+        """Judge a checkpoint on ``tasks`` tasks of ``split``; ``None`` where the data has no such split."""
         if split not in self._experiment.tasks.splits:
             return None
-        settings = self._experiment.evaluation
-        return self._judge(split, settings.test_tasks, self._backend.put(checkpoint.vector), checkpoint.step)
+        return self._judge(split, tasks, seed, self._backend.put(checkpoint.vector), checkpoint.step)
 
     def close(self) -> None:
         """End the actors."""
         if hasattr(self, "_pool"):
             self._pool.close()
+        if hasattr(self, "_server"):
             self._backend.kill(self._server)
 
     # -- one step --------------------------------------------------------------------------------------------------
@@ -166,9 +170,7 @@ class Driver:
     def _step(self, step: int) -> None:
         """Lease the chunks of one meta-batch, sum their gradients in the server, apply them."""
         outer, started = self._experiment.outer, time.perf_counter()
-        parts = chunks.split(
-            outer.meta_batch_size, self._experiment.runtime.chunk_size, split="meta_train", step=step
-        )
+        parts = chunks.split(outer.meta_batch_size, self._experiment.runtime.chunk_size, split="meta_train", step=step)
         call, vector = self._backend.call, self._vector
 
         def deliver(header: ChunkResult, gradient: Any) -> Any:
@@ -195,7 +197,7 @@ class Driver:
             "runtime/duplicate_leases": counters.duplicates,
         }
         self._log.metrics(header.version, values)
-        self._watch(Event("step", header.version, values=values))
+        self._watch(Event("step", header.version, values=values, of=self._experiment.outer.iterations))
 
     def _after(self, step: int) -> bool:
         """Meta-validation and checkpoint where they are due; whether to stop early."""
@@ -212,7 +214,7 @@ class Driver:
 
     def _validate(self, step: int) -> bool:
         settings = self._experiment.evaluation
-        report = self._judge("meta_validation", settings.validation_tasks, self._vector, step)
+        report = self._judge("meta_validation", settings.validation_tasks, settings.seed, self._vector, step)
         values = {f"validation/{name}": value for name, value in report.summary().items()}
         self._log.metrics(step, values)
         name, sign = ("accuracy", 1.0) if "accuracy" in report.metrics else ("loss", -1.0)
@@ -224,87 +226,48 @@ class Driver:
         self._watch(Event("validation", step, text=f"{name} {report.text(name)}", values=values))
         return settings.patience is not None and self._record["best"]["since"] >= settings.patience
 
-    def _judge(self, split: Split, tasks: int, vector: Any, version: int) -> EvaluationReport:
+    def _judge(self, split: Split, tasks: int, seed: int, vector: Any, version: int) -> EvaluationReport:
+        size = self._experiment.runtime.chunk_size
         return evaluate(
-            self._backend,
-            self._pool,
-            vector,
-            version=version,
-            split=split,
-            tasks=tasks,
-            seed=self._experiment.evaluation.seed,
-            chunk_size=self._experiment.runtime.chunk_size,
+            self._backend, self._pool, vector, version=version, split=split, tasks=tasks, seed=seed, chunk_size=size
         )
 
     # -- state -----------------------------------------------------------------------------------------------------
 
-    def _open(self) -> int:
-        """Start the actors from the last checkpoint, or from the initial parameters; returns the step to go on from."""
-        resumed = self._load() if self._store.steps() else None
-        self.start()
-        if resumed is None:
-            self._start_server(Checkpoint(0, self._initial, self._layout, {}, self._record))
-            self._checkpoint()
-            return 0
-        self._start_server(resumed)
-        self._log.truncate(resumed.step)
-        self._say(resumed.step, f"Going on from step {resumed.step}.")
-        return resumed.step
-
     def _load(self) -> Checkpoint:
+        """The last checkpoint, if it is this experiment's."""
         checkpoint = self._store.load()
-        changed = _differences(checkpoint.record["identity"], self._record["identity"])
+        changed = differences(checkpoint.record["identity"], self._record["identity"])
         if changed:
             raise CheckpointMismatch(
                 f"The run was started with {'; '.join(changed)}. Expected the same experiment. Resume with the old "
                 "settings (only outer.iterations and how the work is spread may change), or `distmeta train` a new run."
             )
-        if checkpoint.layout != self._layout:
+        if checkpoint.layout != self.layout:
             raise CheckpointMismatch(
                 "The checkpoint's parameters have other names or shapes than the model's; expected the same model. "
                 "Restore the model, or `distmeta train` a new run."
             )
-        self._record["best"] = checkpoint.record["best"]
-        engine = checkpoint.record["engine"]
-        if engine != self._learner.config.vectorise:
-            self._learner = self._learner.with_config(vectorise=engine)
+        # The engine was probed when the run began, perhaps with another version of torch: keep it, for equal bits.
+        self.learner = self.learner.with_config(vectorise=checkpoint.record["engine"])
+        self._record |= {"engine": checkpoint.record["engine"], "best": checkpoint.record["best"]}
         return checkpoint
 
-    def start(self) -> tuple[WorkerInfo, ...]:
-        """Start the workers; returns what they say of themselves."""
-        setup = WorkerSetup(
-            self._learner,
-            self._experiment.tasks,
-            self._layout,
-            self._experiment.seed,
-            self._experiment.runtime.threads,
-        )
-        self._pool = WorkerPool(self._backend, setup, self._experiment.runtime)
-        infos = self._pool.join()
-        self._record["kernel"] = infos[0].kernel
-        self._say(0, f"{len(infos)} worker{'s' * (len(infos) > 1)} on {self._backend.name}: {infos[0].kernel}")
-        return infos
-
-    def _start_server(self, checkpoint: Checkpoint) -> None:
+    def _open(self, checkpoint: Checkpoint) -> int:
+        """A parameter server that holds ``checkpoint``; returns its step."""
         kernel = checkpoint.record["kernel"]
         if kernel not in (None, self._record["kernel"]):
-            self._say(
-                checkpoint.step,
-                f"The run was started on [{kernel}] and goes on with [{self._record['kernel']}]: "
-                "the result will be as good, but not the same to the last bit.",
+            text = (
+                f"Started on [{kernel}], going on with [{self._record['kernel']}]: as good, not equal to the last bit."
             )
-        resources = Resources(cpus=0, gpus=0, timeout=self._experiment.runtime.startup_timeout)
-        self._server = self._backend.spawn(
-            ParameterServer,
-            SERVER,
-            resources,
-            self._experiment.outer,
-            checkpoint.vector,
-            version=checkpoint.step,
-            optimizer=dict(checkpoint.optimizer),
-        )
+            self._say(checkpoint.step, text)
+        e = self._experiment
+        resources = Resources(cpus=0, gpus=0, timeout=e.runtime.startup_timeout)
+        state = {"version": checkpoint.step, "optimizer": dict(checkpoint.optimizer)}
+        self._server = self._backend.spawn(ParameterServer, SERVER, resources, e.outer, checkpoint.vector, **state)
         self._vector = self._backend.put(checkpoint.vector)
-        self._server_losses = getattr(self, "_server_losses", 0)
+        self._log.truncate(checkpoint.step)
+        return checkpoint.step
 
     def _recover(self, step: int, error: ServerLost) -> int:
         """A new server from the last checkpoint; the steps since then are done again, with the same bits."""
@@ -313,26 +276,29 @@ class Driver:
             raise FailureBudgetExceeded(f"The parameter server was lost {self._server_losses} times: {error.message}")
         checkpoint = self._store.load()
         self._record["best"] = checkpoint.record["best"]
-        self._start_server(checkpoint)
-        self._log.truncate(checkpoint.step)
         self._say(step, f"{error.message} Doing steps {checkpoint.step} to {step} again.")
-        return checkpoint.step
+        return self._open(checkpoint)
 
     def _checkpoint(self) -> None:
         version, vector, optimizer = self._backend.fetch(self._backend.call(self._server, "state"))
-        self._store.save(Checkpoint(version, vector, self._layout, optimizer, self._record))
+        self._store.save(Checkpoint(version, vector, self.layout, optimizer, self._record))
 
     def _say(self, step: int, text: str) -> None:
         self._watch(Event("message", step, text=text))
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """``key=old`` (now new) for every leaf that differs."""
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """``key=old and now has new`` for every leaf of two nested mappings that differs.
+
+    Example:
+        >>> differences({"outer": {"lr": 0.1}}, {"outer": {"lr": 0.2}})
+        ['outer.lr=0.1 and now has 0.2']
+    """
     found = []
     for key in sorted({*old, *new}):
         a, b = old.get(key), new.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += _differences(a, b, f"{prefix}{key}.")
+            found += differences(a, b, f"{prefix}{key}.")
         elif a != b:
             found.append(f"{prefix}{key}={a} and now has {b}")
     return found

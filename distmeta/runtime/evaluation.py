@@ -56,7 +56,9 @@ class EvaluationReport:
     def summary(self) -> dict[str, float]:
         """``name`` and ``name_ci95`` for every metric."""
         return {
-            key: value for name in self.metrics for key, value in ((name, self.mean(name)), (f"{name}_ci95", self.ci95(name)))
+            key: value
+            for name in self.metrics
+            for key, value in ((name, self.mean(name)), (f"{name}_ci95", self.ci95(name)))
         }
 
     def to_dict(self) -> dict[str, Any]:

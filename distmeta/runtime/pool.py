@@ -267,7 +267,9 @@ class _Batch:
                 del self._running[ref]
                 again[lease.chunk.id] = lease.chunk
         still = {lease.chunk.id for lease in self._running.values()} | set(self._headers)
-        self._pending.extendleft(chunk for chunk_id, chunk in sorted(again.items(), reverse=True) if chunk_id not in still)
+        self._pending.extendleft(
+            chunk for chunk_id, chunk in sorted(again.items(), reverse=True) if chunk_id not in still
+        )
         if member in self._pool._members:
             self._pool._lose(member, error)
 
@@ -277,7 +279,9 @@ class _Batch:
             age = now - lease.started
             if lease.header is None and age > self._runtime.chunk_timeout and lease.member in self._pool._members:
                 limit = self._runtime.chunk_timeout
-                self._lost(lease.member, WorkerTimeout(f"{lease.member.name} held {lease.chunk} for over {limit:g} s."), None)
+                self._lost(
+                    lease.member, WorkerTimeout(f"{lease.member.name} held {lease.chunk} for over {limit:g} s."), None
+                )
         for member in list(self._pool._members):
             if member.kernel is None and now - member.started > self._runtime.startup_timeout:
                 limit = self._runtime.startup_timeout

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-import pydantic
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from distmeta.config import Config
 
@@ -83,7 +82,7 @@ class Evaluation(Config):
     """
 
     every: NonNegativeInt = 500
-    validation_tasks: int = pydantic.Field(200, ge=2)
-    test_tasks: int = pydantic.Field(600, ge=2)
+    validation_tasks: Annotated[int, Field(ge=2)] = 200
+    test_tasks: Annotated[int, Field(ge=2)] = 600
     patience: PositiveInt | None = None
     seed: NonNegativeInt = 0

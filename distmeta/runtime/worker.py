@@ -77,7 +77,9 @@ class Worker:
 
     def info(self) -> WorkerInfo:
         """Process, host and kernel fingerprint."""
-        device = torch.cuda.get_device_name() if self._device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+        device = (
+            torch.cuda.get_device_name() if self._device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+        )
         return WorkerInfo(
             os.getpid(), platform.node(), f"{device}; torch {torch.__version__}; {self._setup.threads} threads"
         )

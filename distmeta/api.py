@@ -1,0 +1,456 @@
+"""Runs as a user sees them: train, resume, evaluate and inspect, each on a run directory."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from distmeta import report
+from distmeta.config import flatten
+from distmeta.errors import CheckpointMismatch, ConfigError, ServerLost
+from distmeta.job import Job, load_job
+from distmeta.learners import base
+from distmeta.learners.base import FastModel, MetaLearner
+from distmeta.runtime.backend import Backend, LocalBackend
+from distmeta.runtime.checkpoint import Checkpoint, CheckpointStore, write_json
+from distmeta.runtime.driver import Driver, Event, Trained
+from distmeta.runtime.evaluation import EvaluationReport
+from distmeta.runtime.experiment import Experiment
+from distmeta.runtime.tracking import DatasetInput, Tracker, git_tags, read_metrics
+from distmeta.tasks.base import TaskDistribution
+from distmeta.types import Split, TaskRef
+
+Watch = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run computes and where it is recorded.
+
+    Args:
+        backend: ``"local"`` (this process), ``"ray"``, or a :class:`Backend` of your own.
+        address: of a running Ray cluster; a cluster of this machine is started when left out.
+        tracking: whether MLflow records the run; the local files are always written.
+        tracking_uri: of MLflow; its own default when left out.
+        tracking_required: fail when MLflow cannot be reached at the start.
+        watch: called with every event of the run.
+    """
+
+    backend: Literal["local", "ray"] | Backend = "local"
+    address: str | None = None
+    tracking: bool = False
+    tracking_uri: str | None = None
+    tracking_required: bool = False
+    watch: Watch = field(default=lambda event: None)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run.
+
+    Args:
+        run_dir: its folder.
+        step: outer steps done.
+        params_sha256: digest of the final meta-parameters.
+        best_step: the step whose parameters were judged best on meta-validation (the last step without validation).
+        test: meta-test report of those parameters.
+        how_to_open: the command that opens the curves; empty without MLflow.
+    """
+
+    run_dir: Path
+    step: int
+    params_sha256: str
+    best_step: int
+    test: EvaluationReport | None
+    how_to_open: str = ""
+
+
+def meta_train(
+    experiment: Experiment | Job,
+    *,
+    run_dir: Path | str | None = None,
+    resume: bool = False,
+    place: Place | None = None,
+) -> RunResult:
+    """Run an experiment to its end.
+
+    Args:
+        experiment: what to run, or a loaded job file (kept in the run directory, so that the command line can resume it).
+        run_dir: a new folder; ``runs/NAME-TIME`` when left out.
+        resume: go on from the last checkpoint in ``run_dir``.
+        place: where it computes and where it is recorded; this process when left out.
+
+    Returns:
+        The result; the model with its parameters is in the checkpoints of the run directory.
+
+    Raises:
+        ConfigError: the run directory exists already (nothing is overwritten), cannot be written, or is not a run.
+        DistmetaError: see the tree in :mod:`distmeta.errors`.
+    """
+    result, _ = _run(experiment, run_dir, resume, place or Place())
+    return result
+
+
+def _run(
+    what: Experiment | Job, run_dir: Path | str | None, resume: bool, place: Place
+) -> tuple[RunResult, tuple[Driver, Checkpoint]]:
+    experiment = what.experiment if isinstance(what, Job) else what
+    folder = Path(run_dir) if run_dir else _new_name(experiment.name)
+    if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(
+            f"The run directory {folder} exists already; expected a new one, so that nothing is overwritten. Use "
+            f"`distmeta resume {folder}`, or another --run-dir."
+        )
+    store = CheckpointStore(folder / "checkpoints", keep=experiment.runtime.keep_checkpoints)
+    driver = Driver(experiment, store, place.watch)
+    record = _make_run_directory(folder, what, experiment) if not resume else RunRecord.load(folder)
+    backend = open_backend(place, what, experiment.runtime.workers, experiment.runtime.threads)
+    try:
+        record = record.update(status="running", pid=os.getpid(), host=platform.node())
+        infos = driver.start(backend)
+        tracker = Tracker(
+            folder,
+            experiment=experiment.name,
+            run_name=folder.name,
+            uri=place.tracking_uri,
+            enabled=place.tracking,
+            required=place.tracking_required,
+            warn=lambda text: place.watch(Event("message", 0, text=text)),
+        )
+        try:
+            tracker.start(_params(experiment), _tags(experiment, infos[0].kernel), _dataset(experiment.tasks))
+            trained = driver.train(tracker)
+            result = _finish(folder, experiment, driver, store, trained, tracker, record)
+        except KeyboardInterrupt:
+            record.update(status="interrupted")
+            tracker.close("KILLED")
+            raise
+        except BaseException as error:
+            record.update(status="failed", error=str(error))
+            tracker.close("FAILED")
+            raise
+        return result, (driver, trained.best)
+    finally:
+        with suppress(ServerLost):
+            driver.close()
+        backend.close()
+
+
+def _finish(
+    folder: Path,
+    experiment: Experiment,
+    driver: Driver,
+    store: CheckpointStore,
+    trained: Trained,
+    tracker: Tracker,
+    record: RunRecord,
+) -> RunResult:
+    """Write and record what a run leaves behind."""
+    final = store.load()
+    test = trained.test
+    if test is not None:
+        tracker.metrics(trained.step, {f"test/{name}": value for name, value in test.summary().items()})
+        write_json(folder / "result.json", {"best_step": trained.best.step, **test.to_dict()})
+        tracker.artifact(folder / "result.json")
+    curves = report.plot_curves(read_metrics(folder), folder / "curves.png", title=experiment.name)
+    tracker.artifact(curves)
+    fit = _draw_fit(folder / "fit.png", experiment, driver, trained.best)
+    for path in (folder / "experiment.json", folder / "job.py", fit):
+        if path.exists():
+            tracker.artifact(path)
+    tracker.artifact(store.path(trained.best.step), "best")
+    record.update(
+        status="finished", step=trained.step, stopped_early=trained.stopped_early, test=test.summary() if test else None
+    )
+    tracker.close("FINISHED")
+    return RunResult(
+        folder,
+        trained.step,
+        final.params_sha256,
+        trained.best.step,
+        test,
+        tracker.how_to_open() if tracker.run_id else "",
+    )
+
+
+def _draw_fit(path: Path, experiment: Experiment, driver: Driver, best: Checkpoint) -> Path:
+    """Draw the first meta-test task of a regression of one number on one number; other tasks have no such picture."""
+    spec = experiment.tasks.spec
+    if spec.kind != "regression" or spec.input_shape != (1,) or spec.outputs != 1:
+        return path
+    tasks = experiment.tasks
+    if "queries" in type(tasks.config).model_fields:
+        tasks = tasks.with_config(queries=400)  # drawn after the support set, which stays as it is
+    episode = tasks.episode(TaskRef("meta_test", 0, 0), experiment.evaluation.seed)
+    order = episode.query_x[:, 0].argsort()
+    x, y = episode.query_x[order], episode.query_y[order]
+    params = best.layout.unflatten(best.vector)
+    dtype = best.layout.torch_dtype
+    fast = FastModel(driver.learner.for_evaluation(), params, episode.support_x.to(dtype), episode.support_y.to(dtype))
+    before = driver.learner.forward(params, x.to(dtype)).detach()
+    title = f"{experiment.name}: one meta-test task, before and after {spec.support} points"
+    return report.plot_regression(
+        path, episode.support_x, episode.support_y, x, y, before, fast.predict(x.to(dtype)), title
+    )
+
+
+def evaluate(
+    run_dir: Path | str,
+    *,
+    tasks: int = 600,
+    split: Split = "meta_test",
+    seed: int | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    place: Place | None = None,
+) -> EvaluationReport:
+    """Judge the best parameters of a run that was started from a job file.
+
+    Args:
+        run_dir: its folder.
+        tasks: how many tasks.
+        split: which classes.
+        seed: of the tasks; the experiment's ``evaluation.seed`` when left out, so that runs are judged on the same tasks.
+        overrides: settings that do not change the experiment, such as ``runtime.workers``.
+        place: where to compute.
+
+    Raises:
+        CheckpointNotFound: the run has no checkpoint yet.
+        ConfigError: the data have no such split.
+    """
+    folder, where = Path(run_dir), place or Place()
+    job = job_of(folder, overrides or {})
+    experiment = job.experiment
+    store = CheckpointStore(folder / "checkpoints")
+    last = store.load()
+    driver = Driver(experiment, store, where.watch)
+    backend = open_backend(where, job, experiment.runtime.workers, experiment.runtime.threads)
+    try:
+        driver.start(backend)
+        best = store.load((last.record["best"] or {}).get("step"))
+        found = driver.evaluate(best, split, tasks, experiment.evaluation.seed if seed is None else seed)
+    finally:
+        driver.close()
+        backend.close()
+    if found is None:
+        have = ", ".join(experiment.tasks.splits)
+        raise ConfigError(f"The dataset has no split {split}; it has {have}. Give --split one of these.")
+    return found
+
+
+def inspect_run(run_dir: Path | str) -> dict[str, Any]:
+    """What is known of a run, JSON-ready: status, step, ``params_sha256``, settings, dataset fingerprint.
+
+    Raises:
+        ConfigError: the folder holds no run.
+    """
+    folder = Path(run_dir)
+    record = RunRecord.load(folder)
+    store = CheckpointStore(folder / "checkpoints")
+    last = store.load() if store.steps() else None
+    status = record.values["status"]
+    if status == "running" and record.values["host"] == platform.node() and not _alive(record.values["pid"]):
+        status = "interrupted"  # kill -9 leaves no time to say so
+    experiment = json.loads((folder / "experiment.json").read_text(encoding="utf-8"))
+    tracking = folder / "tracking.json"
+    return {
+        "run_dir": str(folder),
+        "status": status,
+        "step": last.step if last else 0,
+        "iterations": record.values["iterations"],
+        "params_sha256": last.params_sha256 if last else None,
+        "dataset_fingerprint": record.values["dataset_fingerprint"],
+        "best": last.record["best"] if last else None,
+        "engine": last.record["engine"] if last else None,
+        "kernel": last.record["kernel"] if last else None,
+        "batch_norm": experiment["learner"].get("batch_norm"),
+        "test": record.values.get("test"),
+        "error": record.values.get("error") if status == "failed" else None,
+        "mlflow_run_id": json.loads(tracking.read_text(encoding="utf-8")).get("run_id") if tracking.exists() else None,
+        "experiment": experiment,
+    }
+
+
+def job_of(run_dir: Path, overrides: Mapping[str, Any]) -> Job:
+    """The job file that a run keeps, with the overrides that it was started with and ``overrides`` on top.
+
+    Raises:
+        ConfigError: the folder holds no run, or one that was started from Python.
+    """
+    record = RunRecord.load(run_dir)
+    kept = record.values["job"]
+    if kept is None:
+        raise ConfigError(
+            f"{run_dir} was started from Python, not from a job file; expected `job.py` in it. Resume it with "
+            "distmeta.meta_train(experiment, run_dir=..., resume=True)."
+        )
+    folder = Path(kept["folder"])
+    return load_job(run_dir / "job.py", {**kept["overrides"], **overrides}, folder=folder if folder.is_dir() else None)
+
+
+def open_backend(place: Place, what: Experiment | Job, workers: int | None, threads: int) -> Backend:
+    """The backend that ``place`` names.
+
+    Raises:
+        ConfigError: it is not a known name.
+    """
+    if isinstance(place.backend, Backend):
+        return place.backend
+    if place.backend == "local":
+        return LocalBackend()
+    if place.backend != "ray":
+        raise ConfigError(f"backend is {place.backend!r}; expected 'local' or 'ray'.")
+    from distmeta.runtime.ray_backend import RayBackend  # a local run needs no ray installed
+
+    modules = (what.module,) if isinstance(what, Job) else ()
+    return RayBackend(place.address, cpus=(workers or 0) * threads, by_value=modules)
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """``RUN_DIR/run.json``.
+
+    Args:
+        folder: of the run.
+        values: JSON-ready facts.
+    """
+
+    folder: Path
+    values: Mapping[str, Any]
+
+    @classmethod
+    def load(cls, folder: Path) -> RunRecord:
+        """Read it.
+
+        Raises:
+            ConfigError: the folder holds no run.
+        """
+        try:
+            return cls(folder, json.loads((folder / "run.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"{folder} is not a run: run.json could not be read ({error}). Give the folder that `distmeta train` "
+                "printed."
+            ) from None
+
+    def update(self, **changes: Any) -> RunRecord:
+        """Write changed facts, atomically."""
+        record = RunRecord(self.folder, {**self.values, **changes, "updated": _now()})
+        write_json(self.folder / "run.json", record.values)
+        return record
+
+
+def _make_run_directory(folder: Path, what: Experiment | Job, experiment: Experiment) -> RunRecord:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "experiment.json", experiment.settings())
+        job = None
+        if isinstance(what, Job):
+            (folder / "job.py").write_text(what.source, encoding="utf-8")
+            job = {"path": str(what.path), "folder": str(what.path.parent), "overrides": dict(what.overrides)}
+        facts = {
+            "name": experiment.name,
+            "status": "created",
+            "pid": os.getpid(),
+            "host": platform.node(),
+            "created": _now(),
+            "iterations": experiment.outer.iterations,
+            "dataset_fingerprint": experiment.tasks.fingerprint,
+            "job": job,
+            "test": None,
+        }
+        return RunRecord(folder, facts).update()
+    except OSError as error:
+        raise ConfigError(
+            f"The run directory {folder} cannot be written: {error}. Give another --run-dir, or fix its permissions."
+        ) from None
+
+
+def _params(experiment: Experiment) -> dict[str, Any]:
+    return flatten(experiment.settings())
+
+
+def _tags(experiment: Experiment, kernel: str) -> dict[str, str]:
+    return {
+        **git_tags(),
+        "distmeta.dataset_fingerprint": experiment.tasks.fingerprint,
+        "distmeta.kernel": kernel,
+        "distmeta.identity": experiment.digest(),
+        "distmeta.torch": torch.__version__,
+    }
+
+
+def _dataset(tasks: TaskDistribution) -> DatasetInput:
+    facts = tasks.describe()
+    shape = tuple(facts.get("input_shape", tasks.spec.input_shape))
+    return DatasetInput(facts["name"], tasks.fingerprint, facts["source"], shape, tasks.splits)
+
+
+def _new_name(name: str) -> Path:
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    path, n = Path("runs") / f"{name}-{stamp}", 1
+    while path.exists():
+        n += 1
+        path = Path("runs") / f"{name}-{stamp}-{n}"
+    return path
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _train_learner(
+    learner: MetaLearner,
+    tasks: TaskDistribution,
+    *,
+    run_dir: Path | str | None = None,
+    place: Place | None = None,
+    **settings: Any,
+) -> RunResult:
+    """What ``learner.train(tasks)`` does: the run, then the best parameters into the learner's model.
+
+    ``settings`` are keys of the outer loop (``iterations=2000``), or dotted ones by a mapping (``**{"runtime.workers": 2}``).
+    """
+    experiment = Experiment(learner=learner, tasks=tasks, name=type(learner).__name__.lower())
+    dotted = {
+        key if "." in key or key in ("seed", "name") else f"outer.{key}": value for key, value in settings.items()
+    }
+    result, (driver, best) = _run(experiment.with_overrides(dotted), run_dir, False, place or Place())
+    learner._model = driver.learner.model
+    params = best.layout.unflatten(best.vector)
+    with torch.no_grad():
+        for name, parameter in learner.model.named_parameters():
+            if name in params:
+                parameter.copy_(params[name])
+    return result
+
+
+base._TRAINER[:] = [_train_learner]
+
+__all__ = [
+    "CheckpointMismatch",
+    "Place",
+    "RunResult",
+    "evaluate",
+    "inspect_run",
+    "job_of",
+    "meta_train",
+]

@@ -1,0 +1,511 @@
+"""The command line. Every command ends in a result, or in one message that names the fix."""
+
+from __future__ import annotations
+
+import ast
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+import distmeta
+from distmeta import api, data, testing
+from distmeta.config import did_you_mean, parse_overrides
+from distmeta.data.image_folder import build_image_folder
+from distmeta.data.omniglot import OmniglotSplit, build_omniglot
+from distmeta.errors import ConfigError, DistmetaError
+from distmeta.job import Job, load_job
+from distmeta.learners import find_learners
+from distmeta.runtime.driver import Event
+from distmeta.runtime.evaluation import EvaluationReport
+from distmeta.types import SPLITS, Split
+
+app = typer.Typer(
+    help="Distributed task-parallel meta-training.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
+data_app = typer.Typer(help="Build, inspect and verify datasets of Arrow shards.", no_args_is_help=True)
+track_app = typer.Typer(help="MLflow.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+app.add_typer(track_app, name="track")
+
+out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
+
+JobFile = Annotated[Path, typer.Argument(metavar="JOB.py", help="Job file with `experiment = Experiment(...)`.")]
+RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder of a run, as `distmeta train` printed it.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; repeat for more.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Worker processes; as many as fit when left out.")]
+BackendName = Annotated[str, typer.Option("--backend", help="ray, or local: everything in this process.")]
+Address = Annotated[
+    str | None,
+    typer.Option(help="Running Ray cluster: auto or HOST:PORT; one of this machine is started when left out."),
+]
+Data = Annotated[
+    str | None,
+    typer.Option("--data", envvar="DISTMETA_DATA", help="Dataset folder or name, in place of the job's own."),
+]
+TrackingUri = Annotated[str | None, typer.Option(help="MLflow; MLFLOW_TRACKING_URI or MLflow's default when left out.")]
+Tracking = Annotated[bool, typer.Option("--tracking/--no-tracking", help="Record the run in MLflow.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, for machines.")]
+Out = Annotated[Path, typer.Option(help="Folder for the dataset.")]
+
+
+# -- data -----------------------------------------------------------------------------------------------------------
+
+
+@data_app.command("build")
+def data_build(
+    source: Annotated[str, typer.Argument(metavar="omniglot|glyphs|image-folder", help="What to build.")],
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder for the dataset; must not hold one yet.")],
+    from_dir: Annotated[
+        Path | None,
+        typer.Option("--from", help="Folder with the official zips (omniglot) or the images (image-folder)."),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="omniglot: vinyals or background-evaluation; image-folder: 64/16/20 or a JSON of class lists."
+        ),
+    ] = None,
+    size: Annotated[int | None, typer.Option(min=4, help="Height and width in pixels.")] = None,
+    instances: Annotated[int, typer.Option(min=2, help="glyphs: images per class.")] = 20,
+    channels: Annotated[int | None, typer.Option(help="image-folder: 1 for grey, 3 for colour.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Build a dataset: Omniglot (downloaded, or --from the zips), glyphs, or a folder of images."""
+    with _bar(f"building {source}", quiet=as_json) as progress:
+        if source == "omniglot":
+            chosen: OmniglotSplit = "vinyals"
+            if split == "background-evaluation":
+                chosen = "background-evaluation"
+            elif split not in (None, "vinyals"):
+                raise ConfigError(f"--split {split} for omniglot; expected vinyals or background-evaluation.")
+            build_omniglot(out_dir, source=from_dir, split=chosen, size=size or 28, progress=progress)
+        elif source == "glyphs":
+            data.build_glyphs(out_dir, size=size or 28, instances=instances, progress=progress)
+        elif source == "image-folder":
+            if from_dir is None:
+                raise ConfigError(
+                    "image-folder needs --from ROOT, the folder with ROOT/class/*.png or ROOT/split/class/*.png."
+                )
+            if channels not in (None, 1, 3):
+                raise ConfigError(f"--channels {channels}; expected 1 or 3.")
+            build_image_folder(from_dir, out_dir, split=split, size=size, channels=channels, progress=progress)
+        else:
+            known = ("omniglot", "glyphs", "image-folder")
+            raise ConfigError(
+                f"There is no source {source!r}.{did_you_mean(source, known)} Give one of {', '.join(known)}."
+            )
+    _show_dataset(out_dir, as_json)
+
+
+@data_app.command("inspect")
+def data_inspect(directory: Annotated[Path, typer.Argument(metavar="DIR")], as_json: Json = False) -> None:
+    """Show what a dataset holds."""
+    _show_dataset(directory, as_json)
+
+
+@data_app.command("verify")
+def data_verify(directory: Annotated[Path, typer.Argument(metavar="DIR")], as_json: Json = False) -> None:
+    """Read every byte of a dataset and compare it with the manifest."""
+    report = data.verify(directory)
+    if as_json:
+        _print_json(
+            {
+                "ok": True,
+                "fingerprint": report.fingerprint,
+                "classes": sum(report.classes.values()),
+                "images": sum(report.images.values()),
+                "shards": report.shards,
+                "bytes": report.bytes,
+            }
+        )
+        return
+    out.print(
+        f"OK: {sum(report.classes.values()):,} classes, {sum(report.images.values()):,} images, {report.shards} shards, "
+        f"{report.bytes / 2**20:.1f} MiB; every checksum agrees.\nfingerprint {report.fingerprint}"
+    )
+
+
+# -- runs -----------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def train(
+    job: JobFile,
+    workers: Workers = None,
+    backend: BackendName = "ray",
+    address: Address = None,
+    run_dir: Annotated[Path | None, typer.Option(help="New folder for the run; runs/NAME-TIME when left out.")] = None,
+    settings: Set = None,
+    data_dir: Data = None,
+    tracking_uri: TrackingUri = None,
+    tracking: Tracking = True,
+    tracking_required: Annotated[bool, typer.Option(help="Fail when MLflow cannot be reached at the start.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Meta-train by a job file: progress, validation, final meta-test accuracy with its 95 % interval."""
+    loaded = load_job(job, _overrides(settings, workers, data_dir))
+    with _watching(as_json) as watch:
+        place = api.Place(backend, address, tracking, tracking_uri, tracking_required, watch)  # type: ignore[arg-type]
+        result = api.meta_train(loaded, run_dir=run_dir, place=place)
+    _show_result(result, loaded, as_json)
+
+
+@app.command()
+def resume(
+    run_dir: RunDir,
+    workers: Workers = None,
+    backend: BackendName = "ray",
+    address: Address = None,
+    settings: Set = None,
+    data_dir: Data = None,
+    tracking_uri: TrackingUri = None,
+    tracking: Tracking = True,
+    as_json: Json = False,
+) -> None:
+    """Go on from the last checkpoint, exactly; also with another number of workers or more iterations."""
+    loaded = api.job_of(run_dir, _overrides(settings, workers, data_dir))
+    outer = loaded.experiment.outer
+    if outer.schedule != "constant" and any((s or "").startswith("outer.iterations") for s in settings or ()):
+        err.print(
+            f"note: outer.schedule={outer.schedule} runs over all {outer.iterations} iterations, so the steps done so far "
+            "had other learning rates than a run of this length from the start."
+        )
+    with _watching(as_json) as watch:
+        place = api.Place(backend, address, tracking, tracking_uri, False, watch)  # type: ignore[arg-type]
+        result = api.meta_train(loaded, run_dir=run_dir, resume=True, place=place)
+    _show_result(result, loaded, as_json)
+
+
+@app.command()
+def evaluate(
+    run_dir: RunDir,
+    tasks: Annotated[int, typer.Option(min=2, help="How many tasks.")] = 600,
+    split: Annotated[str, typer.Option(help="meta_train, meta_validation or meta_test.")] = "meta_test",
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of the tasks; runs with equal seeds get equal tasks.")
+    ] = None,
+    workers: Workers = None,
+    backend: BackendName = "ray",
+    address: Address = None,
+    data_dir: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Judge the best parameters of a run, distributed over the workers, always on the same tasks."""
+    if split not in SPLITS:
+        raise ConfigError(f"--split {split}; expected one of {', '.join(SPLITS)}.")
+    chosen: Split = split  # type: ignore[assignment]
+    with _watching(as_json) as watch:
+        place = api.Place(backend, address, watch=watch)  # type: ignore[arg-type]
+        overrides = _overrides(None, workers, data_dir)
+        report = api.evaluate(run_dir, tasks=tasks, split=chosen, seed=seed, overrides=overrides, place=place)
+    if as_json:
+        _print_json(report.to_dict())
+    else:
+        out.print(_report_table(report, f"{split}, {report.tasks} tasks, seed {report.seed}"))
+
+
+@app.command("inspect")
+def inspect_command(run_dir: RunDir, as_json: Json = False) -> None:
+    """Show what a run is and how far it got."""
+    facts = api.inspect_run(run_dir)
+    if as_json:
+        _print_json(facts)
+        return
+    table = Table(show_header=False, box=None)
+    for key in ("run_dir", "status", "error", "step", "iterations", "params_sha256", "dataset_fingerprint", "best"):
+        if facts[key] is not None:
+            table.add_row(key, str(facts[key]))
+    for key in ("engine", "kernel", "batch_norm", "mlflow_run_id"):
+        if facts[key] is not None:
+            table.add_row(key, str(facts[key]))
+    for name, value in (facts["test"] or {}).items():
+        table.add_row(f"test {name}", f"{value:.4f}")
+    out.print(table)
+    if facts["status"] in ("interrupted", "failed", "created"):
+        out.print(f"Go on with: distmeta resume {run_dir}")
+
+
+@app.command()
+def check(job: JobFile, settings: Set = None, data_dir: Data = None, as_json: Json = False) -> None:
+    """Probe tasks, model and learner of a job before it costs anything; compare its gradient with finite differences."""
+    experiment = load_job(job, _overrides(settings, None, data_dir)).experiment
+    findings: dict[str, Any] = {"job": str(job), "learner": type(experiment.learner).__name__}
+    say = err.print if as_json else out.print
+    testing.check_task(experiment)
+    say(f"ok  tasks: {type(experiment.tasks).__name__}, {experiment.tasks.spec}")
+    slower = testing.check_model(experiment.learner, experiment)
+    say(f"ok  model: shapes, batch norm policy '{experiment.learner.config.batch_norm}', every parameter used")
+    say(f"ok  engine: {slower or 'vmap over the tasks of a chunk'}")
+    gradient = testing.check_gradient(experiment)
+    gradient.require()
+    findings |= {"engine": gradient.engine, "loop_error": gradient.loop_error}
+    findings["difference_errors"] = dict(gradient.difference_errors)
+    say(f"ok  meta-gradient against a plain loop, float64: relative error {gradient.loop_error:.1e}")
+    if gradient.difference_errors:
+        name, worst = max(gradient.difference_errors.items(), key=lambda item: item[1])
+        say(f"ok  meta-gradient against finite differences: at most {worst:.1e} ({name})")
+    else:
+        say("--  finite differences: left out, this learner's gradient is first-order by choice")
+    if as_json:
+        _print_json(findings | {"ok": True})
+
+
+@app.command("list")
+def list_command(as_json: Json = False) -> None:
+    """List learners, task distributions, datasets and the jobs in ./jobs."""
+    learners = {name: _first_line(kind) for name, kind in sorted(find_learners().items())}
+    tasks = {
+        kind.__name__: _first_line(kind) for kind in (distmeta.FewShot, distmeta.Sinusoids, distmeta.FunctionTasks)
+    }
+    jobs = {str(path): _first_line_of(path) for path in sorted(Path("jobs").glob("*.py"))}
+    found = {"learners": learners, "tasks": tasks, "datasets": dict(data.DATASETS), "jobs": jobs}
+    if as_json:
+        _print_json(found)
+        return
+    for title, rows in found.items():
+        out.print(title)
+        for name, text in rows.items():
+            out.print(f"  {name:<24} {text}")
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": False})
+def submit(
+    job: JobFile,
+    address: Annotated[str, typer.Option(help="Dashboard of a running Ray cluster, http://HOST:8265.")],
+    workers: Workers = None,
+    settings: Set = None,
+    data_dir: Annotated[str | None, typer.Option("--data", help="Dataset folder on the cluster, or name.")] = None,
+    run_dir: Annotated[str | None, typer.Option(help="Folder for the run, on the cluster's head node.")] = None,
+    tracking_uri: TrackingUri = None,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not follow the log.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a job file on a running Ray cluster and follow its log."""
+    from distmeta.submit import submit as submit_job
+
+    arguments = [word for assignment in settings or () for word in ("--set", assignment)]
+    arguments += ["--workers", str(workers)] if workers else []
+    arguments += ["--data", data_dir] if data_dir else []
+    echo: Callable[[str], None] = lambda line: (err if as_json else out).print(line, markup=False)  # noqa: E731
+    done = submit_job(
+        job,
+        address=address,
+        arguments=arguments,
+        run_dir=run_dir,
+        tracking_uri=tracking_uri,
+        wait=not no_wait,
+        echo=echo,
+    )
+    if as_json:
+        _print_json({"submission_id": done.id, "run_dir": done.run_dir, "status": done.status})
+    elif done.status == "PENDING":
+        out.print(f"Not waiting. Follow it with: ray job logs {done.id} --address {address} --follow")
+    else:
+        out.print(f"{done.id}: {done.status}. Run directory on the head node: {done.run_dir}")
+    if done.status not in ("PENDING", "SUCCEEDED"):
+        raise typer.Exit(1)
+
+
+@track_app.command("sync")
+def track_sync(run_dir: RunDir, tracking_uri: TrackingUri = None, as_json: Json = False) -> None:
+    """Send to MLflow what it lacks of a run: after an outage, or for a run that was not tracked."""
+    from distmeta.runtime.tracking import sync
+
+    report = sync(run_dir, tracking_uri)
+    if as_json:
+        _print_json({"run_id": report.run_id, "rows_sent": report.rows_sent, "artifacts_sent": report.artifacts_sent})
+    else:
+        out.print(f"MLflow run {report.run_id}: sent {report.rows_sent} rows and {report.artifacts_sent} artifacts.")
+
+
+# -- how things are shown ---------------------------------------------------------------------------------------------
+
+
+def _overrides(settings: list[str] | None, workers: int | None, data_dir: str | None) -> dict[str, Any]:
+    overrides = parse_overrides(settings or ())
+    if workers is not None:
+        overrides["runtime.workers"] = workers
+    if data_dir is not None:
+        overrides["tasks.data"] = str(Path(data_dir).resolve()) if Path(data_dir).exists() else data_dir
+    return overrides
+
+
+@contextmanager
+def _bar(text: str, *, quiet: bool) -> Iterator[Callable[[int, int | None], None]]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, disable=quiet, transient=True) as progress:
+        task = progress.add_task(text, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@contextmanager
+def _watching(quiet: bool) -> Iterator[Callable[[Event], None]]:
+    """A progress bar on a terminal; a line every few seconds where there is none, as in a job's log."""
+    view = _View(quiet)
+    with view.progress:
+        yield view
+
+
+class _View:
+    def __init__(self, quiet: bool) -> None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        self._quiet, self._lines = quiet, not err.is_terminal
+        self.progress = Progress(*columns, console=err, disable=quiet or self._lines)
+        self._task: Any = None
+        self._last = 0.0
+
+    def __call__(self, event: Event) -> None:
+        if event.kind == "step":
+            self._step(event)
+        elif not self._quiet:
+            prefix = f"step {event.step}: validation " if event.kind == "validation" else ""
+            self.progress.console.print(f"{prefix}{event.text}", markup=False)
+
+    def _step(self, event: Event) -> None:
+        values = event.values
+        numbers = f"{values['runtime/tasks_per_second']:.0f} tasks/s  loss {values['train/loss']:.3f}"
+        if "train/accuracy" in values:
+            numbers += f"  acc {values['train/accuracy']:.1%}"
+        total = event.of
+        if self._lines and not self._quiet:
+            now = time.monotonic()
+            if now - self._last >= 10 or event.step == total:
+                self._last = now
+                err.print(f"step {event.step}/{total}  {numbers}", markup=False)
+            return
+        if self._task is None:
+            self._task = self.progress.add_task("meta-training", total=total, numbers="")
+        self.progress.update(self._task, completed=event.step, numbers=numbers)
+
+
+def _show_dataset(directory: Path, as_json: bool) -> None:
+    facts = data.inspect(directory)
+    if as_json:
+        _print_json(facts)
+        return
+    out.print(
+        f"{facts['name']}: {facts['classes']:,} classes, {facts['images']:,} images of shape {facts['input_shape']} "
+        f"{facts['dtype']} in {directory}"
+    )
+    table = Table(box=None)
+    for column in ("split", "classes", "images", "shards", "MiB"):
+        table.add_column(column, justify="left" if column == "split" else "right")
+    for split, row in facts["splits"].items():
+        table.add_row(
+            split, f"{row['classes']:,}", f"{row['images']:,}", str(row["shards"]), f"{row['bytes'] / 2**20:.1f}"
+        )
+    out.print(table)
+    out.print(f"fingerprint {facts['fingerprint']}")
+
+
+_LABELS = {
+    "accuracy": "accuracy, transductive (all queries in one batch)",
+    "accuracy_non_transductive": "accuracy, non-transductive (each query alone)",
+    "baseline_accuracy": "nearest neighbour on raw inputs, same tasks",
+    "loss": "loss after adaptation",
+    "baseline_loss": "predicting the mean of the support targets",
+}
+
+
+def _report_table(report: EvaluationReport, title: str) -> Table:
+    table = Table(title=title, title_justify="left", box=None, show_header=False)
+    order = [name for name in _LABELS if name in report.metrics]
+    for name in order + [name for name in report.metrics if name not in order]:
+        table.add_row(_LABELS.get(name, name), f"{report.text(name)}")
+    return table
+
+
+def _show_result(result: api.RunResult, job: Job, as_json: bool) -> None:
+    if as_json:
+        _print_json(
+            {
+                "run_dir": str(result.run_dir),
+                "step": result.step,
+                "params_sha256": result.params_sha256,
+                "best_step": result.best_step,
+                "test": result.test.summary() if result.test else None,
+            }
+        )
+        return
+    tasks, learner = job.experiment.tasks, job.experiment.learner
+    what = type(tasks).__name__
+    if hasattr(tasks.config, "ways"):
+        what = f"{tasks.config.ways}-way {tasks.config.shots}-shot"
+    out.print()
+    if result.test is not None:
+        title = (
+            f"meta-test: {what}, {result.test.tasks} tasks, mean ± 95 % interval "
+            f"(batch norm '{learner.config.batch_norm}', parameters of step {result.best_step})"
+        )
+        out.print(_report_table(result.test, title))
+    out.print(f"run      {result.run_dir}")
+    out.print(f"curves   {result.run_dir / 'curves.png'}")
+    if result.how_to_open:
+        out.print(f"browser  {result.how_to_open}")
+
+
+def _print_json(values: Any) -> None:
+    sys.stdout.write(json.dumps(values, indent=1) + "\n")
+
+
+def _first_line(kind: type) -> str:
+    return (kind.__doc__ or "").strip().splitlines()[0]
+
+
+def _first_line_of(path: Path) -> str:
+    try:
+        return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").splitlines()[0]
+    except (SyntaxError, IndexError):
+        return ""
+
+
+def main() -> None:
+    """Entry point: errors of the user's become one message and exit code 1; ctrl-C says how to go on, code 130."""
+
+    # A cluster ends its jobs by SIGTERM; that is an interrupt like ctrl-C: checkpoint, then leave.
+    def interrupt(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        app(standalone_mode=False)
+    except DistmetaError as error:
+        err.print(f"error: {error}", markup=False, style="red")
+        code = 1
+    except typer.Exit as exit_request:
+        code = exit_request.exit_code
+    except KeyboardInterrupt:
+        err.print("\nInterrupted. `distmeta resume RUN_DIR` goes on from the checkpoint.", markup=False)
+        code = 130
+    except Exception as error:
+        # click's own usage errors know how to show themselves
+        if not hasattr(error, "show") or not hasattr(error, "exit_code"):
+            raise
+        error.show()
+        code = error.exit_code
+    else:
+        code = 0
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

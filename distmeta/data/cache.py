@@ -1,0 +1,66 @@
+"""The folder for what distmeta builds or downloads by itself, and how several processes share it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from distmeta.data.manifest import FILE_NAME
+from distmeta.errors import DataError
+
+
+def cache_dir() -> Path:
+    """``DISTMETA_CACHE`` if set, else ``~/.cache/distmeta``; not made yet."""
+    given = os.environ.get("DISTMETA_CACHE")
+    return Path(given).expanduser() if given else Path.home() / ".cache" / "distmeta"
+
+
+def build_once(target: Path, build: Callable[[Path], object]) -> Path:
+    """Build the dataset ``target`` if it is not there; safe when several processes ask at the same time.
+
+    Each process builds into a folder of its own and renames it; the first rename wins, the others discard theirs. A
+    process killed in the middle leaves only its private folder.
+
+    Args:
+        target: folder of the finished dataset.
+        build: called with an empty folder to fill.
+
+    Returns:
+        ``target``.
+
+    Raises:
+        DataError: something that is not a dataset is in its place, or the cache cannot be written.
+    """
+    if (target / FILE_NAME).is_file():
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        private = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise DataError(
+            f"cannot write to the cache {target.parent}: {error}. Set DISTMETA_CACHE to a folder that can be written."
+        ) from None
+    try:
+        build(private)
+        # mkdtemp makes a folder for its owner only; the dataset is for whoever may read the cache.
+        private.chmod(0o777 & ~_umask())
+        try:
+            private.rename(target)
+        except OSError as error:
+            # A rename onto a folder that is not empty fails: another process was first, and its build is as good.
+            if not (target / FILE_NAME).is_file():
+                raise DataError(
+                    f"{target} is in the way: it is not a dataset ({error.strerror}). Remove it, or set DISTMETA_CACHE."
+                ) from None
+    finally:
+        shutil.rmtree(private, ignore_errors=True)
+    return target
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

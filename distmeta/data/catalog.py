@@ -1,0 +1,66 @@
+"""Datasets by name: what ``--data`` accepts besides a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from distmeta.config import did_you_mean
+from distmeta.data.cache import build_once, cache_dir
+from distmeta.data.glyphs import build_glyphs
+from distmeta.data.manifest import FILE_NAME
+from distmeta.errors import DataError, ManifestError
+
+DATASETS: Mapping[str, str] = MappingProxyType(
+    {
+        "glyphs": "characters of five scripts in 8 to 16 font faces, 28x28; built in seconds, no download",
+        "omniglot": "1,623 handwritten characters of 50 alphabets, 20 drawers each, 28x28; downloaded or from the zips",
+    }
+)
+"""Name to a line of description."""
+
+GLYPHS_SIZE = 28
+GLYPHS_INSTANCES = 20
+
+
+def resolve(data: str | Path) -> Path:
+    """The folder of a dataset, given as a folder or as a name of :data:`DATASETS`.
+
+    ``glyphs`` is built into the cache on first use, also when many processes ask at once; ``omniglot`` must have been
+    built, since it needs a download.
+
+    Args:
+        data: a folder, or a name. A folder called ``glyphs`` or ``omniglot`` comes first if it holds a dataset.
+
+    Returns:
+        A folder for :meth:`~distmeta.data.shards.ShardDataset.open`.
+
+    Raises:
+        ManifestError: ``omniglot`` has not been built into the cache.
+        DataError: neither a folder nor a known name.
+
+    Example:
+        >>> resolve("glyhps")
+        Traceback (most recent call last):
+        ...
+        distmeta.errors.DataError: there is no folder and no dataset 'glyhps'. Did you mean 'glyphs'? ...
+    """
+    path = Path(data)
+    if path.is_dir() and (str(data) not in DATASETS or (path / FILE_NAME).is_file()):
+        return path
+    if str(data) == "glyphs":
+        target = cache_dir() / f"glyphs-{GLYPHS_SIZE}-{GLYPHS_INSTANCES}-v1"
+        return build_once(target, lambda out: build_glyphs(out, size=GLYPHS_SIZE, instances=GLYPHS_INSTANCES))
+    if str(data) == "omniglot":
+        built = cache_dir() / "omniglot"
+        if (built / FILE_NAME).is_file():
+            return built
+        raise ManifestError(
+            f"omniglot is not built in {built}. Build it with: distmeta data build omniglot --out DIR, "
+            f"then give --data DIR."
+        )
+    raise DataError(
+        f"there is no folder and no dataset '{data}'.{did_you_mean(str(data), DATASETS)} "
+        f"Give a folder with a dataset, or one of: {', '.join(DATASETS)}."
+    )

@@ -1,0 +1,84 @@
+"""Job files: one Python file per experiment, with a module-level ``experiment = Experiment(...)``."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import traceback
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distmeta.errors import ConfigError, DistmetaError
+from distmeta.runtime.experiment import Experiment
+
+
+@dataclass(frozen=True)
+class Job:
+    """A loaded job file.
+
+    Args:
+        experiment: its experiment, overrides applied.
+        module: the module; its classes are sent to the workers, which cannot import it.
+        path: of the file.
+        source: its text.
+        overrides: what ``--set`` and ``--data`` changed, by dotted key.
+    """
+
+    experiment: Experiment
+    module: types.ModuleType
+    path: Path
+    source: str
+    overrides: Mapping[str, Any]
+
+
+def load_job(path: Path | str, overrides: Mapping[str, Any] | None = None, *, folder: Path | None = None) -> Job:
+    """Run a job file and apply overrides.
+
+    The file is run with torch's random numbers seeded, so that a model that it builds itself is the same every time.
+
+    Args:
+        path: of the job file.
+        overrides: settings by dotted key, see :meth:`Experiment.with_overrides`.
+        folder: where modules beside the job are found; the file's own folder when left out.
+
+    Raises:
+        ConfigError: the file is absent, fails, or defines no experiment; an override does not fit.
+    """
+    path, overrides = Path(path).resolve(), dict(overrides or {})
+    if not path.is_file():
+        raise ConfigError(f"There is no job file {path}; expected a Python file such as jobs/maml_glyphs.py.")
+    name = f"distmeta_job_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{path} is not a Python file; expected one that ends in .py.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # before it runs, so that its classes can be pickled and its source be found
+    beside = str(folder or path.parent)
+    if beside not in sys.path:
+        sys.path.insert(0, beside)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            spec.loader.exec_module(module)
+    except DistmetaError:
+        raise
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1] if error.__traceback__ else None
+        where = f", line {error.lineno}" if isinstance(error, SyntaxError) else f", line {last.lineno}" if last else ""
+        file = last.filename if last and not isinstance(error, SyntaxError) else str(path)
+        raise ConfigError(
+            f"The job file fails: {type(error).__name__}: {error} ({file}{where}). Mend that line."
+        ) from error
+    experiment = getattr(module, "experiment", None)
+    if not isinstance(experiment, Experiment):
+        seen = "nothing of that name" if experiment is None else f"a {type(experiment).__name__}"
+        raise ConfigError(f"{path} must define `experiment = Experiment(...)` at its top level; found {seen}.")
+    if experiment.name == "experiment":
+        experiment = experiment.replace(name=path.stem)
+    source = path.read_text(encoding="utf-8")
+    return Job(experiment.with_overrides(overrides), module, path, source, overrides)

@@ -1,0 +1,116 @@
+"""``distmeta submit``: a job file to a running Ray cluster, by Ray's job API, done right."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from distmeta.errors import ConfigError, RuntimeFailure
+from distmeta.job import load_job
+from distmeta.runtime.tracking import git_tags
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A submitted job.
+
+    Args:
+        id: Ray's submission id.
+        run_dir: where the run is on the cluster's head node.
+        status: ``"PENDING"`` when not waited for, else ``"SUCCEEDED"``, ``"FAILED"`` or ``"STOPPED"``.
+    """
+
+    id: str
+    run_dir: str
+    status: str
+
+
+def submit(
+    job: Path | str,
+    *,
+    address: str,
+    arguments: Sequence[str] = (),
+    run_dir: str | None = None,
+    tracking_uri: str | None = None,
+    wait: bool = True,
+    echo: Callable[[str], None] = print,
+) -> Submission:
+    """Send the job file with the folder it is in, start ``distmeta train`` on the cluster, follow its log.
+
+    The git commit is read here, since the cluster gets no ``.git``. The cluster's Python must have distmeta installed.
+
+    Args:
+        job: the job file; its folder travels with it.
+        address: of the cluster's dashboard, ``http://HOST:8265``.
+        arguments: more arguments of ``distmeta train``, such as ``("--set", "seed=7")``.
+        run_dir: on the head node; on a cluster of this machine ``runs/ID`` here, elsewhere ``~/distmeta/runs/ID`` there.
+        tracking_uri: of MLflow; ``MLFLOW_TRACKING_URI``, or on a cluster of this machine MLflow's default store here.
+        wait: follow the log to the end.
+        echo: receives the log.
+
+    Raises:
+        ConfigError: the job file is not one, or the address is not one.
+        RuntimeFailure: the cluster does not answer or refuses.
+    """
+    from ray.job_submission import JobSubmissionClient
+
+    path = Path(job).resolve()
+    load_job(path)  # a broken file is told here, not on the cluster
+    host = urlsplit(address).hostname
+    if not address.startswith(("http://", "https://")) or host is None:
+        raise ConfigError(f"--address {address!r} is not the address of a dashboard; expected http://HOST:8265.")
+    here = host in ("localhost", "127.0.0.1", "::1")
+    name = f"{path.stem}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    # "~" is expanded by the shell that Ray starts the entrypoint with, on the head node.
+    target = run_dir or (str(Path("runs", name).resolve()) if here else f"~/distmeta/runs/{name}")
+    uri = (
+        tracking_uri
+        or os.environ.get("MLFLOW_TRACKING_URI")
+        or (f"sqlite:///{Path('mlflow.db').resolve()}" if here else "")
+    )
+    tags = git_tags()
+    environment = {
+        "DISTMETA_GIT_SHA": tags.get("mlflow.source.git.commit", ""),
+        "DISTMETA_GIT_BRANCH": tags.get("mlflow.source.git.branch", ""),
+        "DISTMETA_GIT_DIRTY": tags.get("distmeta.git_dirty", ""),
+        "MLFLOW_TRACKING_URI": uri,
+        "PYTHONUNBUFFERED": "1",
+    }
+    words = ["distmeta", "train", path.name, "--address", "auto", *arguments]
+    entrypoint = f"python -m {shlex.join(words)} --run-dir {target if target.startswith('~/') else shlex.quote(target)}"
+    try:
+        client = JobSubmissionClient(address)
+        client.submit_job(
+            entrypoint=entrypoint,
+            submission_id=name,
+            runtime_env={
+                "working_dir": str(path.parent),
+                "excludes": ["runs/", "mlruns/", "mlflow.db", "*.arrow"],
+                "env_vars": {key: value for key, value in environment.items() if value},
+            },
+            metadata={"job_file": path.name, "git_sha": environment["DISTMETA_GIT_SHA"]},
+            entrypoint_num_cpus=0,
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise RuntimeFailure(
+            f"The cluster at {address} did not take the job: {str(error).strip().splitlines()[0]}. Start one with `ray start "
+            "--head`, check the address of its dashboard, and RAY_AUTH_TOKEN where it asks for a token."
+        ) from None
+    echo(f"Submitted {name}: {entrypoint}")
+    if not wait:
+        return Submission(name, target, "PENDING")
+
+    async def follow() -> None:
+        async for lines in client.tail_job_logs(name):
+            echo(lines.rstrip("\n"))
+
+    asyncio.run(follow())
+    while not (status := client.get_job_status(name)).is_terminal():
+        time.sleep(0.5)
+    return Submission(name, target, status.value)
