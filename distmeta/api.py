@@ -127,6 +127,7 @@ def _run(
             warn=lambda text: place.watch(Event("message", 0, text=text)),
         )
         try:
+            tracker.truncate(driver.first_step)  # what a crash left after the last checkpoint is done again
             tracker.start(_params(experiment), _tags(experiment, infos[0].kernel), _dataset(experiment.tasks))
             trained = driver.train(tracker)
             result = _finish(folder, experiment, driver, store, trained, tracker, record)
@@ -310,8 +311,8 @@ def open_backend(place: Place, what: Experiment | Job, workers: int | None, thre
         raise ConfigError(f"backend is {place.backend!r}; expected 'local' or 'ray'.")
     from distmeta.runtime.ray_backend import RayBackend  # a local run needs no ray installed
 
-    modules = (what.module,) if isinstance(what, Job) else ()
-    return RayBackend(place.address, cpus=(workers or 0) * threads, by_value=modules)
+    modules, folders = ((what.module,), (str(what.folder),)) if isinstance(what, Job) else ((), ())
+    return RayBackend(place.address, cpus=(workers or 0) * threads, by_value=modules, search_path=folders)
 
 
 @dataclass(frozen=True)

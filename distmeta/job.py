@@ -25,6 +25,7 @@ class Job:
         experiment: its experiment, overrides applied.
         module: the module; its classes are sent to the workers, which cannot import it.
         path: of the file.
+        folder: where the modules beside it are found, here and by the workers.
         source: its text.
         overrides: what ``--set`` and ``--data`` changed, by dotted key.
     """
@@ -32,6 +33,7 @@ class Job:
     experiment: Experiment
     module: types.ModuleType
     path: Path
+    folder: Path
     source: str
     overrides: Mapping[str, Any]
 
@@ -58,9 +60,9 @@ def load_job(path: Path | str, overrides: Mapping[str, Any] | None = None, *, fo
         raise ConfigError(f"{path} is not a Python file; expected one that ends in .py.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # before it runs, so that its classes can be pickled and its source be found
-    beside = str(folder or path.parent)
-    if beside not in sys.path:
-        sys.path.insert(0, beside)
+    folder = folder or path.parent
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -81,4 +83,4 @@ def load_job(path: Path | str, overrides: Mapping[str, Any] | None = None, *, fo
     if experiment.name == "experiment":
         experiment = experiment.replace(name=path.stem)
     source = path.read_text(encoding="utf-8")
-    return Job(experiment.with_overrides(overrides), module, path, source, overrides)
+    return Job(experiment.with_overrides(overrides), module, path, folder, source, overrides)

@@ -87,7 +87,7 @@ def plot_curves(rows: Iterable[dict[str, Any]], path: Path, *, title: str) -> Pa
     return _save(figure, path)
 
 
-def plot_regression(  # noqa: PLR0917  the curves in the order they are drawn
+def plot_regression(
     path: Path,
     support_x: npt.ArrayLike,
     support_y: npt.ArrayLike,

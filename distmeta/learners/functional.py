@@ -49,7 +49,17 @@ def forward(model: nn.Module, params: Mapping[str, torch.Tensor], x: torch.Tenso
 
 
 def trainable(model: nn.Module) -> Params:
-    """Copies of the parameters with ``requires_grad``, in the model's order."""
+    """Copies of the parameters with ``requires_grad``, in the model's order.
+
+    Raises:
+        ModelContractError: a lazy layer has no parameters yet.
+    """
+    lazy = [name for name, p in model.named_parameters() if isinstance(p, nn.parameter.UninitializedParameter)]
+    if lazy:
+        raise ModelContractError(
+            f"{', '.join(lazy)}: the layer is lazy and has no shape yet; expected a built model. Call the model once on a "
+            "batch, or build it from a factory that reads spec.input_shape."
+        )
     return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
 
 

@@ -111,6 +111,11 @@ class Driver:
         self._server_losses = 0
         self._vector: Any = None  # reference to the newest version of the meta-parameters
 
+    @property
+    def first_step(self) -> int:
+        """The step that training goes on from: that of the last checkpoint, or 0."""
+        return self._from.step
+
     def start(self, backend: Backend) -> tuple[WorkerInfo, ...]:
         """Start the workers; returns what they say of themselves.
 
@@ -266,7 +271,6 @@ class Driver:
         state = {"version": checkpoint.step, "optimizer": dict(checkpoint.optimizer)}
         self._server = self._backend.spawn(ParameterServer, SERVER, resources, e.outer, checkpoint.vector, **state)
         self._vector = self._backend.put(checkpoint.vector)
-        self._log.truncate(checkpoint.step)
         return checkpoint.step
 
     def _recover(self, step: int, error: ServerLost) -> int:
@@ -277,6 +281,7 @@ class Driver:
         checkpoint = self._store.load()
         self._record["best"] = checkpoint.record["best"]
         self._say(step, f"{error.message} Doing steps {checkpoint.step} to {step} again.")
+        self._log.truncate(checkpoint.step)
         return self._open(checkpoint)
 
     def _checkpoint(self) -> None:

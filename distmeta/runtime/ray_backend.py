@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import sys
 import time
 import types
 from collections.abc import Sequence
@@ -34,6 +33,7 @@ class RayBackend(Backend):
         cpus: CPU slots of a cluster that is started here; the machine's CPUs when left out. More slots than CPUs let
             workers take turns.
         by_value: modules whose classes are sent along, such as a job file that workers cannot import.
+        search_path: folders of modules that workers import, such as a job file's neighbours.
 
     Raises:
         RuntimeFailure: there is no cluster at ``address``.
@@ -42,8 +42,14 @@ class RayBackend(Backend):
     name = "ray"
 
     def __init__(
-        self, address: str | None = None, *, cpus: int | None = None, by_value: Sequence[types.ModuleType] = ()
+        self,
+        address: str | None = None,
+        *,
+        cpus: int | None = None,
+        by_value: Sequence[types.ModuleType] = (),
+        search_path: Sequence[str] = (),
     ) -> None:
+        self._search_path = tuple(search_path)
         self._names: dict[str, str] = {}
         self._owner = not ray.is_initialized()
         if self._owner:
@@ -99,9 +105,12 @@ class RayBackend(Backend):
             "num_cpus": resources.cpus,
             "num_gpus": resources.gpus,
             "max_restarts": 0,
-            # The driver's environment may set a search path for a job's neighbours; workers must find the same modules.
-            "runtime_env": {"env_vars": {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}},
         }
+        if self._search_path:
+            # Ray sends its workers the driver's folder at most, and a job file's neighbours may be elsewhere.
+            known = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+            path = os.pathsep.join(p for p in (*self._search_path, *known) if p)
+            options["runtime_env"] = {"env_vars": {"PYTHONPATH": path}}
         actor = ray.remote(**options)(kind).remote(*args, **kwargs)
         self._names[actor._actor_id.hex()] = name
         return actor
