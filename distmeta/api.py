@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import fcntl
 import json
 import os
 import platform
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +23,8 @@ from distmeta.learners import base
 from distmeta.learners.base import FastModel, MetaLearner
 from distmeta.runtime.backend import Backend, LocalBackend
 from distmeta.runtime.checkpoint import Checkpoint, CheckpointStore, write_json
-from distmeta.runtime.driver import Driver, Event, Trained
+from distmeta.runtime.driver import Driver, Trained
+from distmeta.runtime.events import Event
 from distmeta.runtime.evaluation import EvaluationReport
 from distmeta.runtime.experiment import Experiment
 from distmeta.runtime.tracking import DatasetInput, Tracker, git_tags, read_metrics
@@ -43,6 +45,9 @@ class Place:
         tracking_uri: of MLflow; its own default when left out.
         tracking_required: fail when MLflow cannot be reached at the start.
         watch: called with every event of the run.
+
+    Raises:
+        ConfigError: there is no such backend, or it takes no address.
     """
 
     backend: Literal["local", "ray"] | Backend = "local"
@@ -51,6 +56,14 @@ class Place:
     tracking_uri: str | None = None
     tracking_required: bool = False
     watch: Watch = field(default=lambda event: None)
+
+    def __post_init__(self) -> None:
+        if self.backend not in ("local", "ray") and not isinstance(self.backend, Backend):
+            raise ConfigError(f"There is no backend {self.backend!r}; expected 'ray' or 'local'.")
+        if self.backend == "local" and self.address is not None:
+            raise ConfigError(
+                f"The local backend has no cluster at {self.address!r}. Use --backend ray, or leave the address out."
+            )
 
 
 @dataclass(frozen=True)
@@ -110,13 +123,11 @@ def _run(
             f"The run directory {folder} exists already; expected a new one, so that nothing is overwritten. Use "
             f"`distmeta resume {folder}`, or another --run-dir."
         )
+    record = RunRecord.load(folder) if resume else None
     store = CheckpointStore(folder / "checkpoints", keep=experiment.runtime.keep_checkpoints)
     driver = Driver(experiment, store, place.watch)
-    record = _make_run_directory(folder, what, experiment) if not resume else RunRecord.load(folder)
-    backend = open_backend(place, what, experiment.runtime.workers, experiment.runtime.threads)
-    try:
-        record = record.update(status="running", pid=os.getpid(), host=platform.node())
-        infos = driver.start(backend)
+    with _only_driver(folder):
+        record = _write_run_directory(folder, what, experiment, record)
         tracker = Tracker(
             folder,
             experiment=experiment.name,
@@ -126,7 +137,10 @@ def _run(
             required=place.tracking_required,
             warn=lambda text: place.watch(Event("message", 0, text=text)),
         )
+        backend = None
         try:
+            backend = open_backend(place, what, experiment.runtime.workers, experiment.runtime.threads)
+            infos = driver.start(backend)
             tracker.truncate(driver.first_step)  # what a crash left after the last checkpoint is done again
             tracker.start(_params(experiment), _tags(experiment, infos[0].kernel), _dataset(experiment.tasks))
             trained = driver.train(tracker)
@@ -134,16 +148,17 @@ def _run(
         except KeyboardInterrupt:
             record.update(status="interrupted")
             tracker.close("KILLED")
-            raise
+            raise KeyboardInterrupt(f"Interrupted. Go on with: distmeta resume {folder}") from None
         except BaseException as error:
             record.update(status="failed", error=str(error))
             tracker.close("FAILED")
             raise
-        return result, (driver, trained.best)
-    finally:
-        with suppress(ServerLost):
-            driver.close()
-        backend.close()
+        finally:
+            with suppress(ServerLost):
+                driver.close()
+            if backend is not None:
+                backend.close()
+    return result, (driver, trained.best)
 
 
 def _finish(
@@ -230,6 +245,9 @@ def evaluate(
     folder, where = Path(run_dir), place or Place()
     job = job_of(folder, overrides or {})
     experiment = job.experiment
+    if split not in experiment.tasks.splits:
+        have = ", ".join(experiment.tasks.splits)
+        raise ConfigError(f"The dataset has no split {split}; it has {have}. Give --split one of these.")
     store = CheckpointStore(folder / "checkpoints")
     last = store.load()
     driver = Driver(experiment, store, where.watch)
@@ -241,9 +259,7 @@ def evaluate(
     finally:
         driver.close()
         backend.close()
-    if found is None:
-        have = ", ".join(experiment.tasks.splits)
-        raise ConfigError(f"The dataset has no split {split}; it has {have}. Give --split one of these.")
+    assert found is not None, split
     return found
 
 
@@ -301,14 +317,12 @@ def open_backend(place: Place, what: Experiment | Job, workers: int | None, thre
     """The backend that ``place`` names.
 
     Raises:
-        ConfigError: it is not a known name.
+        RuntimeFailure: there is no cluster at its address.
     """
     if isinstance(place.backend, Backend):
         return place.backend
     if place.backend == "local":
         return LocalBackend()
-    if place.backend != "ray":
-        raise ConfigError(f"backend is {place.backend!r}; expected 'local' or 'ray'.")
     from distmeta.runtime.ray_backend import RayBackend  # a local run needs no ray installed
 
     modules, folders = ((what.module,), (str(what.folder),)) if isinstance(what, Job) else ((), ())
@@ -349,30 +363,64 @@ class RunRecord:
         return record
 
 
-def _make_run_directory(folder: Path, what: Experiment | Job, experiment: Experiment) -> RunRecord:
+def _write_run_directory(folder: Path, what: Experiment | Job, experiment: Experiment, old: RunRecord | None) -> RunRecord:
+    """Make a run's directory, or bring the one of the run ``old`` up to date: it keeps the settings it is resumed with."""
+    job = None
+    if isinstance(what, Job):
+        job = {"path": str(what.path), "folder": str(what.folder), "overrides": dict(what.overrides)}
+        if old is not None and old.values["job"] is not None:
+            job["path"] = old.values["job"]["path"]  # not that of the copy
+    facts = {
+        "name": experiment.name,
+        "created": _now(),
+        "dataset_fingerprint": experiment.tasks.fingerprint,
+        "test": None,
+        **(old.values if old else {}),
+        "status": "running",
+        "error": None,
+        "pid": os.getpid(),
+        "host": platform.node(),
+        "iterations": experiment.outer.iterations,
+        "job": job,
+    }
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "experiment.json", experiment.settings())
-        job = None
         if isinstance(what, Job):
             (folder / "job.py").write_text(what.source, encoding="utf-8")
-            job = {"path": str(what.path), "folder": str(what.path.parent), "overrides": dict(what.overrides)}
-        facts = {
-            "name": experiment.name,
-            "status": "created",
-            "pid": os.getpid(),
-            "host": platform.node(),
-            "created": _now(),
-            "iterations": experiment.outer.iterations,
-            "dataset_fingerprint": experiment.tasks.fingerprint,
-            "job": job,
-            "test": None,
-        }
         return RunRecord(folder, facts).update()
     except OSError as error:
-        raise ConfigError(
-            f"The run directory {folder} cannot be written: {error}. Give another --run-dir, or fix its permissions."
-        ) from None
+        raise _cannot_write(folder, error) from None
+
+
+@contextmanager
+def _only_driver(folder: Path) -> Iterator[None]:
+    """Hold the run directory, made if absent, against a second process; the lock ends with this one, however it ends.
+
+    Raises:
+        ConfigError: another process holds it, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise _cannot_write(folder, error) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"Another process is working on the run {folder}; expected one at a time. Wait for it or end it; "
+                f"`distmeta inspect {folder}` shows how far it is."
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+
+
+def _cannot_write(folder: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"The run directory {folder} cannot be written: {error}. Give another --run-dir, or fix its permissions."
+    )
 
 
 def _params(experiment: Experiment) -> dict[str, Any]:

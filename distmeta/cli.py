@@ -25,7 +25,7 @@ from distmeta.data.omniglot import OmniglotSplit, build_omniglot
 from distmeta.errors import ConfigError, DistmetaError
 from distmeta.job import Job, load_job
 from distmeta.learners import find_learners
-from distmeta.runtime.driver import Event
+from distmeta.runtime.events import Event
 from distmeta.runtime.evaluation import EvaluationReport
 from distmeta.types import SPLITS, Split
 

@@ -6,7 +6,8 @@ import copy
 import difflib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Self
 
 import pydantic
@@ -69,16 +70,20 @@ class Configurable:
     config: Any
 
     def __init__(self, **settings: Any) -> None:
-        try:
-            self.config = self.Config(**settings)
-        except ConfigError as error:
-            raise ConfigError(error.message.replace(self.Config.__name__ + " ", type(self).__name__ + " ", 1)) from None
+        self.config = self._checked(lambda: self.Config(**settings))
 
     def with_config(self, **changes: Any) -> Self:
         """A copy of this component with some settings changed, checked again."""
         clone = copy.copy(self)
-        clone.config = self.config.replace(**changes)
+        clone.config = self._checked(lambda: self.config.replace(**changes))
         return clone
+
+    def _checked(self, make: Callable[[], Any]) -> Any:
+        """Users know the component's name, not that of its nested ``Config``."""
+        try:
+            return make()
+        except ConfigError as error:
+            raise ConfigError(error.message.replace(f"{self.Config.__name__} ", f"{type(self).__name__} ")) from None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.config)})"
@@ -133,6 +138,23 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """``key=old and now has new`` for every leaf of two nested mappings that differs.
+
+    Example:
+        >>> differences({"outer": {"lr": 0.1}}, {"outer": {"lr": 0.2}})
+        ['outer.lr=0.1 and now has 0.2']
+    """
+    found = []
+    for key in sorted({*old, *new}):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(f"{prefix}{key}={a} and now has {b}")
+    return found
+
+
 def digest(values: Any) -> str:
     """sha256 over the canonical JSON of ``values``, as 64 hex digits."""
     return hashlib.sha256(canonical_json(values).encode()).hexdigest()
@@ -148,13 +170,8 @@ def _scalar(text: str) -> Any:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         return text
-    if isinstance(value, str):
-        # YAML 1.1 reads 1e-3 as a string; people mean a number.
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+    # YAML 1.1 reads 1e-3 as a string; people mean a number (in quotes, they mean a string).
+    return float(text) if re.fullmatch(r"\s*[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+\s*", text) else value
 
 
 def _describe(kind: type[Config], error: pydantic.ValidationError) -> str:

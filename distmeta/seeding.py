@@ -37,5 +37,6 @@ def torch_seed(run_seed: int, *path: str | int) -> int:
 
 def _key(run_seed: int, path: tuple[str | int, ...]) -> int:
     # A hash keeps str and int parts apart (repr) and spreads neighbouring indices over the whole key space.
-    text = repr((int(run_seed), *path)).encode()
+    # A numpy integer is the integer: its own repr is another in numpy 1 and 2.
+    text = repr((int(run_seed), *(str(p) if isinstance(p, str) else int(p) for p in path))).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=16).digest(), "little")

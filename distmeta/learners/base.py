@@ -53,6 +53,9 @@ class MetaLearner(config.Configurable, ABC):
         'auto'
     """
 
+    network: ClassVar[Literal["classifier", "any"]] = "any"
+    """What the model must return: ``"classifier"``: one number per class or target, ``[B, outputs]``."""
+
     class Config(config.Config):
         """Settings that every learner has.
 

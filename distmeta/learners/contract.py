@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from distmeta.errors import DistmetaError, ModelContractError, NonFiniteGradientError
+from distmeta.errors import DistmetaError, LearnerContractError, ModelContractError, NonFiniteGradientError
 from distmeta.learners.base import MetaLearner
 from distmeta.learners.functional import ParamLayout, trainable, vectorised
 from distmeta.types import Episode, Params, TaskSpec
@@ -111,10 +111,9 @@ def _check_one_task(learner: MetaLearner, spec: TaskSpec, params: Params, episod
     try:
         with torch.no_grad():
             output = learner.forward(params, episode.support_x)
-            _check_shape(name, spec, len(episode.support_x), output)
+            _check_output(learner, spec, len(episode.support_x), output)
             with vectorised(False):
                 prediction = learner.query_logits(params, episode)
-            _check_shape(name, spec, len(episode.query_x), prediction)
     except DistmetaError:
         raise
     except Exception as error:
@@ -123,6 +122,12 @@ def _check_one_task(learner: MetaLearner, spec: TaskSpec, params: Params, episod
             f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}. Make the model take a batch of "
             f"{list(spec.input_shape)} inputs; `distmeta inspect` or tasks.spec shows what tasks look like."
         ) from error
+    if not isinstance(prediction, torch.Tensor) or list(prediction.shape) != [len(episode.query_x), spec.outputs]:
+        seen = list(prediction.shape) if isinstance(prediction, torch.Tensor) else type(prediction).__name__
+        raise LearnerContractError(
+            f"{name}.query_logits returned {seen} for one task; expected {[len(episode.query_x), spec.outputs]}, a row of "
+            "logits (or values) for every query."
+        )
     changed = [key for key, buffer in learner.model.named_buffers() if not torch.equal(buffer, before[key])]
     if changed:
         raise ModelContractError(
@@ -142,11 +147,12 @@ def _check_one_task(learner: MetaLearner, spec: TaskSpec, params: Params, episod
         )
 
 
-def _check_shape(name: str, spec: TaskSpec, batch: int, output: object) -> None:
+def _check_output(learner: MetaLearner, spec: TaskSpec, batch: int, output: object) -> None:
+    name = type(learner).__name__
     if not isinstance(output, torch.Tensor):
         raise ModelContractError(f"{name} needs a model that returns one tensor; it returned {type(output).__name__}.")
     expected = [batch, spec.outputs]
-    if list(output.shape) != expected:
+    if learner.network == "classifier" and list(output.shape) != expected:
         task = f"{spec.outputs}-way episode" if spec.kind == "classification" else "regression task"
         role = "classifier" if spec.kind == "classification" else "regressor"
         raise ModelContractError(

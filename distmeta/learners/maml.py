@@ -42,6 +42,8 @@ class MAML(MetaLearner):
         (2, torch.Size([5, 4]))
     """
 
+    network = "classifier"
+
     class Config(MetaLearner.Config):
         """The settings of :class:`MAML`."""
 

@@ -49,6 +49,13 @@ class Backend(ABC):
     def gpus(self) -> float:
         """GPUs there are."""
 
+    def require(self, workers: int, resources: Resources) -> None:  # noqa: B027 (optional)
+        """Raise if there is no room for ``workers`` such actors; asked when one that was spawned does not start.
+
+        Raises:
+            ClusterTooSmall: says what there is.
+        """
+
     @abstractmethod
     def spawn(self, kind: type, name: str, resources: Resources, *args: Any, **kwargs: Any) -> Any:
         """Start ``kind(*args, **kwargs)`` as an actor; returns a handle at once."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -65,8 +66,9 @@ class CheckpointStore:
         final = self._path(checkpoint.step)
         if final.exists():
             return final  # the same step of the same experiment has the same bits
-        partial = self._directory / f".partial-{os.getpid()}-{checkpoint.step}"
+        partial = self._directory / ".partial"
         try:
+            shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
             partial.mkdir(parents=True)
             params = checkpoint.layout.unflatten(checkpoint.vector)
             save_file({name: p.contiguous().numpy() for name, p in params.items()}, partial / "params.safetensors")
@@ -81,13 +83,14 @@ class CheckpointStore:
             (partial / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
             for name in os.listdir(partial):
                 _sync(partial / name)
+            _sync(partial)
             partial.rename(final)
             _sync(self._directory)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             shutil.rmtree(partial, ignore_errors=True)
             raise CheckpointError(
-                f"Could not write the checkpoint of step {checkpoint.step} to {final}: {error}. Free the disk or fix its "
-                "permissions, then `distmeta resume RUN_DIR`."
+                f"Could not write the checkpoint of step {checkpoint.step} to {final}: {error}. Free the disk or fix "
+                "its permissions, then `distmeta resume RUN_DIR`."
             ) from None
         self._prune(best=(checkpoint.record.get("best") or {}).get("step"))
         return final
@@ -96,9 +99,8 @@ class CheckpointStore:
         """Steps that have a checkpoint, ascending."""
         if not self._directory.is_dir():
             return []
-        return sorted(
-            int(p.name.removeprefix("step-")) for p in self._directory.iterdir() if p.name.startswith("step-")
-        )
+        found = (re.fullmatch(r"step-(\d{8,})", path.name) for path in self._directory.iterdir())
+        return sorted(int(match[1]) for match in found if match)
 
     def load(self, step: int | None = None) -> Checkpoint:
         """The checkpoint of ``step``, or the last one.
@@ -116,19 +118,22 @@ class CheckpointStore:
             )
         path = self._path(steps[-1] if step is None else step)
         try:
-            state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+            state = dict(json.loads((path / "state.json").read_text(encoding="utf-8")))
+            if state.pop("format", None) != FORMAT:
+                raise CheckpointError(
+                    f"The checkpoint {path} is of another format; expected {FORMAT}. Use the distmeta that wrote it."
+                )
             params, optimizer = load_file(path / "params.safetensors"), load_file(path / "optimizer.safetensors")
-            names = tuple(state.pop("names"))
+            names, at = tuple(state.pop("names")), int(state.pop("step"))
             arrays = [params[name] for name in names]
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            layout = ParamLayout(names, tuple(a.shape for a in arrays), arrays[0].dtype.name)
+            vector = np.concatenate([a.reshape(-1) for a in arrays])
+        except (OSError, ValueError, TypeError, LookupError, SafetensorError) as error:
             raise CheckpointError(
-                f"The checkpoint {path} is damaged: {error}. Delete this folder; the run then goes on from the one before."
+                f"The checkpoint {path} is damaged: {type(error).__name__}: {error}. Delete this folder; the run then "
+                "goes on from the one before."
             ) from None
-        layout = ParamLayout(names, tuple(a.shape for a in arrays), arrays[0].dtype.name)
-        vector = np.concatenate([a.reshape(-1) for a in arrays])
-        if state.pop("format") != FORMAT:
-            raise CheckpointError(f"The checkpoint {path} is of another format; expected {FORMAT}. Use its distmeta.")
-        return Checkpoint(state.pop("step"), vector, layout, optimizer, state)
+        return Checkpoint(at, vector, layout, optimizer, state)
 
     def path(self, step: int) -> Path:
         """Folder of the checkpoint of ``step``."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from distmeta.config import differences
 from distmeta.errors import CheckpointMismatch, FailureBudgetExceeded, ServerLost
 from distmeta.learners.base import MetaLearner
 from distmeta.learners.contract import probe
@@ -17,41 +18,13 @@ from distmeta.runtime import chunks
 from distmeta.runtime.backend import SERVER, Backend, Resources
 from distmeta.runtime.checkpoint import Checkpoint, CheckpointStore
 from distmeta.runtime.evaluation import EvaluationReport, evaluate
+from distmeta.runtime.events import Event, Log
 from distmeta.runtime.experiment import Experiment
 from distmeta.runtime.parameter_server import ParameterServer
 from distmeta.runtime.pool import WorkerPool
 from distmeta.runtime.worker import WorkerInfo, WorkerSetup
 from distmeta.seeding import rng
 from distmeta.types import ChunkResult, ParamVersion, Split, TaskRef
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something a watcher of the run may show.
-
-    Args:
-        kind: ``"message"``, ``"step"`` or ``"validation"``.
-        step: outer steps done.
-        text: for a person.
-        values: numbers, by metric name.
-        of: outer steps there will be, for ``"step"``.
-    """
-
-    kind: Literal["message", "step", "validation"]
-    step: int
-    text: str = ""
-    values: Mapping[str, float] = field(default_factory=dict)
-    of: int = 0
-
-
-class Log(Protocol):
-    """Where numbers go by step; :class:`distmeta.runtime.tracking.Tracker` is one."""
-
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Record numbers."""
-
-    def truncate(self, step: int) -> None:
-        """Forget what was recorded after ``step``."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +83,7 @@ class Driver:
             self._from = self._load()
         self._server_losses = 0
         self._vector: Any = None  # reference to the newest version of the meta-parameters
+        self._whole = True  # the server, the log and the record tell of the same step, meta-validation included
 
     @property
     def first_step(self) -> int:
@@ -136,7 +110,7 @@ class Driver:
         """The whole run: outer steps, meta-validations, checkpoints, the final meta-test.
 
         Raises:
-            KeyboardInterrupt: passed on after a checkpoint was written.
+            KeyboardInterrupt: passed on, after a checkpoint where nothing of the last step is still to be recorded.
             DistmetaError: what ended the run; what was done before is in the last checkpoint.
         """
         self._log = log
@@ -151,7 +125,8 @@ class Driver:
                 except ServerLost as error:
                     step = self._recover(step, error)
         except KeyboardInterrupt:
-            self._checkpoint()
+            if self._whole:  # else the last checkpoint is what there is to go on from, with the same bits
+                self._checkpoint()
             raise
         best = self._store.load((self._record["best"] or {}).get("step"))
         settings = self._experiment.evaluation
@@ -185,6 +160,7 @@ class Driver:
         results = self._pool.run(
             parts, lambda worker, chunk: call(worker, "train_chunk", chunk, step, vector, parts=2), deliver
         )
+        self._whole = False
         published, self._vector = call(self._server, "apply", step, parts=2)
         header: ParamVersion = self._backend.fetch(published)
         self._report(results, header, time.perf_counter() - started)
@@ -215,6 +191,7 @@ class Driver:
             self._checkpoint()
         elif step % runtime.checkpoint_every == 0 or last:
             self._checkpoint()
+        self._whole = True
         return stop
 
     def _validate(self, step: int) -> bool:
@@ -271,6 +248,7 @@ class Driver:
         state = {"version": checkpoint.step, "optimizer": dict(checkpoint.optimizer)}
         self._server = self._backend.spawn(ParameterServer, SERVER, resources, e.outer, checkpoint.vector, **state)
         self._vector = self._backend.put(checkpoint.vector)
+        self._whole = True
         return checkpoint.step
 
     def _recover(self, step: int, error: ServerLost) -> int:
@@ -290,20 +268,3 @@ class Driver:
 
     def _say(self, step: int, text: str) -> None:
         self._watch(Event("message", step, text=text))
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """``key=old and now has new`` for every leaf of two nested mappings that differs.
-
-    Example:
-        >>> differences({"outer": {"lr": 0.1}}, {"outer": {"lr": 0.2}})
-        ['outer.lr=0.1 and now has 0.2']
-    """
-    found = []
-    for key in sorted({*old, *new}):
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            found.append(f"{prefix}{key}={a} and now has {b}")
-    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,11 +37,12 @@ class _Member:
     info: Any  # reference to WorkerInfo until it has joined
     started: float
     kernel: str | None = None
-    leases: set[int] = field(default_factory=set)
+    leases: set[_Lease] = field(default_factory=set)
 
 
 @dataclass(eq=False)
 class _Lease:
+    batch: _Batch
     chunk: Chunk
     member: _Member
     started: float
@@ -84,6 +85,8 @@ class WorkerPool:
         self.kernel: str | None = None
         self._loss_times: list[float] = []
         self._seconds: deque[float] = deque(maxlen=101)
+        # By reference to what is awaited. A straggler stays here when its batch is done: its worker is not free yet.
+        self._running: dict[Any, _Lease] = {}
         self._named = 0
         self._members = [self._start() for _ in range(self.size)]
 
@@ -91,16 +94,21 @@ class WorkerPool:
         """Wait until every worker has started.
 
         Raises:
-            RuntimeFailure: none started in ``startup_timeout`` seconds, or their kernels differ.
+            RuntimeFailure: one did not start in ``startup_timeout`` seconds, they died too often, or their kernels differ.
         """
-        infos = []
-        for member in self._members:
+        infos: list[WorkerInfo] = []
+        while len(infos) < self.size:
+            member = self._members[len(infos)]
             if not self._backend.wait([member.info], timeout=self._runtime.startup_timeout):
+                self._backend.require(self.size, self._resources)
                 raise WorkerTimeout(
                     f"{member.name} did not start in {self._runtime.startup_timeout:g} s. Ask for fewer workers "
                     "(--workers), or give them longer (--set runtime.startup_timeout=600)."
                 )
-            infos.append(self._admit(member))
+            try:
+                infos.append(self._admit(member))
+            except WorkerLost as error:
+                self._lose(member, error)
         return tuple(infos)
 
     def run(self, chunks: Sequence[Chunk], submit: Submit, deliver: Deliver) -> list[ChunkResult]:
@@ -119,8 +127,12 @@ class WorkerPool:
             DistmetaError: what a worker raised, with the task that reproduces it.
         """
         batch = _Batch(self, chunks, submit, deliver)
-        while not batch.done:
-            batch.step()
+        try:
+            while not batch.done:
+                batch.step()
+        finally:
+            # Payloads on their way are nobody's any more; chunks that still run keep their workers busy.
+            self._running = {ref: lease for ref, lease in self._running.items() if lease.header is None}
         return batch.results
 
     def close(self) -> None:
@@ -172,7 +184,6 @@ class _Batch:
         self._backend, self._runtime = pool._backend, pool._runtime
         self._chunks = {chunk.id: chunk for chunk in chunks}
         self._pending = deque(chunks)
-        self._running: dict[Any, _Lease] = {}
         self._headers: dict[int, ChunkResult] = {}
         self._attempts: dict[int, int] = dict.fromkeys(self._chunks, 0)
 
@@ -187,10 +198,11 @@ class _Batch:
     def step(self) -> None:
         """Lease what can be leased, wait for one answer, act on all that are there."""
         self._lease()
-        waiting = list(self._running) + [m.info for m in self._pool._members if m.kernel is None]
+        running = self._pool._running
+        waiting = list(running) + [m.info for m in self._pool._members if m.kernel is None]
         for ref in self._backend.wait(waiting, timeout=1.0):
-            if ref in self._running:
-                self._advance(ref, self._running.pop(ref))
+            if ref in running:
+                self._advance(ref, running.pop(ref))
         for member in list(self._pool._members):
             if member.kernel is None and self._backend.wait([member.info], timeout=0):
                 self._guard(member, lambda m=member: self._pool._admit(m))  # type: ignore[misc]
@@ -209,11 +221,12 @@ class _Batch:
     def _speculate(self, idle: list[_Member]) -> None:
         median = statistics.median(self._pool._seconds) if self._pool._seconds else None
         now = time.monotonic()
+        copies = Counter(lease.chunk.id for lease in self._own())
         slow = [
             lease
-            for lease in self._running.values()
+            for lease in self._own()
             if should_speculate(now - lease.started, median=median, floor=self._runtime.speculate_after)
-            and sum(other.chunk.id == lease.chunk.id for other in self._running.values()) == 1
+            and copies[lease.chunk.id] == 1
         ]
         for member, lease in zip(idle, slow, strict=False):
             self._pool.counters.duplicates += 1
@@ -221,8 +234,13 @@ class _Batch:
 
     def _start(self, chunk: Chunk, member: _Member) -> None:
         header, payload = self._submit(member.actor, chunk)
-        member.leases.add(id(lease := _Lease(chunk, member, time.monotonic(), payload=payload)))
-        self._running[header] = lease
+        lease = _Lease(self, chunk, member, time.monotonic(), payload=payload)
+        member.leases.add(lease)
+        self._pool._running[header] = lease
+
+    def _own(self) -> list[_Lease]:
+        """Leases of this batch; those of earlier ones only keep their workers busy."""
+        return [lease for lease in self._pool._running.values() if lease.batch is self]
 
     def _advance(self, ref: Any, lease: _Lease) -> None:
         """A header or the arrival of a payload is there."""
@@ -232,11 +250,13 @@ class _Batch:
             value = self._backend.fetch(ref)
             if lease.header is None:
                 lease.header = value
-                lease.member.leases.discard(id(lease))
+                lease.member.leases.discard(lease)
                 self._pool._seconds.append(value.seconds)
+                if lease.batch is not self:
+                    return
                 arrival = None if chunk_id in self._headers else self._deliver(value, lease.payload)
                 if arrival is not None:
-                    self._running[arrival] = lease
+                    self._pool._running[arrival] = lease
                     return
             self._headers.setdefault(chunk_id, lease.header)
 
@@ -250,7 +270,9 @@ class _Batch:
         except DistmetaError as error:
             if lease is None:
                 raise
-            member.leases.discard(id(lease))
+            member.leases.discard(lease)
+            if lease.batch is not self:
+                return
             self._attempts[lease.chunk.id] += 1
             attempts = self._attempts[lease.chunk.id]
             limits = {"max_losses": self._runtime.max_losses, "window": self._runtime.loss_window}
@@ -261,12 +283,12 @@ class _Batch:
 
     def _lost(self, member: _Member, error: DistmetaError, failed: _Lease | None) -> None:
         """Put everything that the member held, and what was lost on the way from it, back into the queue."""
-        again = {} if failed is None else {failed.chunk.id: failed.chunk}
-        for ref, lease in list(self._running.items()):
+        lost = [] if failed is None else [failed]
+        for ref, lease in list(self._pool._running.items()):
             if lease.member is member and lease.header is None:
-                del self._running[ref]
-                again[lease.chunk.id] = lease.chunk
-        still = {lease.chunk.id for lease in self._running.values()} | set(self._headers)
+                lost.append(self._pool._running.pop(ref))
+        again = {lease.chunk.id: lease.chunk for lease in lost if lease.batch is self}
+        still = {lease.chunk.id for lease in self._own()} | set(self._headers)
         self._pending.extendleft(
             chunk for chunk_id, chunk in sorted(again.items(), reverse=True) if chunk_id not in still
         )
@@ -275,7 +297,7 @@ class _Batch:
 
     def _expire(self) -> None:
         now = time.monotonic()
-        for lease in list(self._running.values()):
+        for lease in list(self._pool._running.values()):
             age = now - lease.started
             if lease.header is None and age > self._runtime.chunk_timeout and lease.member in self._pool._members:
                 limit = self._runtime.chunk_timeout

@@ -8,9 +8,12 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import signal
+import socket
+import threading
 import time
 import types
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 # Set before ray is imported: it reads them once. Reporting and reminders are off unless the user asks for them.
@@ -22,6 +25,29 @@ from ray import cloudpickle, exceptions
 
 from distmeta.errors import ClusterTooSmall, DistmetaError, RuntimeFailure, WorkerLost
 from distmeta.runtime.backend import Backend, Resources, lost
+
+
+def _reach(address: str | None) -> None:
+    """Raise at once where nothing listens: ray.init would try for a minute.
+
+    Raises:
+        OSError, ValueError: no, or not an address.
+    """
+    if address in (None, "auto", "local"):
+        return
+    host, _, port = str(address).rpartition(":")
+    if not host or not port.isdecimal() or "/" in host:
+        raise ValueError("expected auto or HOST:PORT, such as 10.0.0.5:6379")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep the process's own answer to SIGTERM: ray.init sets one that exits without a checkpoint."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 class RayBackend(Backend):
@@ -58,8 +84,10 @@ class RayBackend(Backend):
                 slots = max(cpus or 0, os.cpu_count() or 1)
                 options |= {"num_cpus": slots, "include_dashboard": False}
             try:
-                ray.init(address=address or "local", **options)
-            except (ConnectionError, RuntimeError, ValueError) as error:
+                _reach(address)
+                with _own_sigterm():
+                    ray.init(address=address or "local", **options)
+            except (OSError, RuntimeError, ValueError) as error:
                 where = "a local Ray cluster" if address is None else f"the Ray cluster at {address!r}"
                 raise RuntimeFailure(
                     f"Could not reach {where}: {error}. Start one with `ray start --head`, give its address, or run with "
@@ -78,26 +106,16 @@ class RayBackend(Backend):
         return float(ray.cluster_resources().get("GPU", 0.0))
 
     def require(self, workers: int, resources: Resources) -> None:
-        """Check that the cluster can hold the workers.
-
-        Raises:
-            ClusterTooSmall: it cannot, and did not grow to it in ``resources.timeout`` seconds.
-        """
+        """See :meth:`Backend.require`: a cluster that can grow had ``resources.timeout`` seconds to do so."""
         needed = {"CPU": workers * resources.cpus, "GPU": workers * resources.gpus}
-        deadline = time.monotonic() + resources.timeout
-        while True:
-            there = ray.cluster_resources()
-            short = {k: v for k, v in needed.items() if v > there.get(k, 0.0) + 1e-9}
-            if not short:
-                return
-            if time.monotonic() > deadline:
-                have = ", ".join(f"{there.get(k, 0.0):g} {k}" for k in needed)
-                fit = math.floor(min(there.get(k, 0.0) / (v / workers) for k, v in needed.items() if v))
-                raise ClusterTooSmall(
-                    f"{workers} workers need {needed['CPU']:g} CPU and {needed['GPU']:g} GPU; the cluster has {have} after "
-                    f"{resources.timeout:g} s. Use --workers {max(fit, 1)}, or add nodes."
-                )
-            time.sleep(0.5)
+        there = ray.cluster_resources()
+        if any(v > there.get(k, 0.0) + 1e-9 for k, v in needed.items()):
+            have = " and ".join(f"{there.get(k, 0.0):g} {k}" for k in needed)
+            fit = math.floor(min(there.get(k, 0.0) / (v / workers) for k, v in needed.items() if v))
+            raise ClusterTooSmall(
+                f"{workers} workers need {needed['CPU']:g} CPU and {needed['GPU']:g} GPU; the cluster has {have} after "
+                f"{resources.timeout:g} s. Use --workers {max(fit, 1)}, or add nodes."
+            )
 
     def spawn(self, kind: type, name: str, resources: Resources, *args: Any, **kwargs: Any) -> Any:
         """See :meth:`Backend.spawn`. Actors are not restarted by Ray: the pool replaces them, within its budget."""

@@ -70,10 +70,30 @@ class TaskDistribution(config.Configurable, ABC):
         """The task that ``ref`` names in a run with ``seed``.
 
         Raises:
-            TaskContractError: the task has NaN or infinite inputs, or shapes other than :attr:`spec` says.
+            TaskContractError: the task has NaN or infinite numbers, labels out of range, or shapes other than
+                :attr:`spec` says.
         """
         episode = self.draw(ref.split, rng(seed, self.fingerprint, ref.split, ref.step, ref.index))
+        spec = self.spec
+        row = {"x": spec.input_shape, "y": (spec.outputs,) if spec.kind == "regression" else ()}
         for name, part in zip(("support_x", "support_y", "query_x", "query_y"), episode, strict=True):
+            expected = (spec.support if name.startswith("support") else spec.queries, *row[name[-1]])
+            if part.shape != expected:
+                raise TaskContractError(
+                    f"{name} of a task from {type(self).__name__} has shape {list(part.shape)}; expected "
+                    f"{list(expected)} by its spec. Give every task the same number of examples, of the same shape.",
+                    task_ref=ref,
+                )
+            if (
+                name[-1] == "y"
+                and spec.kind == "classification"
+                and not bool(((part >= 0) & (part < spec.outputs)).all())
+            ):
+                raise TaskContractError(
+                    f"{name} of a task from {type(self).__name__} has labels from {int(part.min())} to "
+                    f"{int(part.max())}; expected 0 to {spec.outputs - 1}. Number the classes of every task from 0.",
+                    task_ref=ref,
+                )
             if part.is_floating_point() and not bool(torch.isfinite(part).all()):
                 raise TaskContractError(
                     f"{name} of a task from {type(self).__name__} has NaN or infinite values; expected finite numbers. "
@@ -169,10 +189,16 @@ class FunctionTasks(TaskDistribution):
     def __init__(self, function: Callable[[np.random.Generator, Split], Drawn], **settings: Any) -> None:
         super().__init__(**settings)
         self.function = function
+        self._spec: TaskSpec | None = None
 
     @property
     def spec(self) -> TaskSpec:
-        """Read off the first training task."""
+        """Read off a first training task."""
+        if self._spec is None:
+            self._spec = self._read_spec()
+        return self._spec
+
+    def _read_spec(self) -> TaskSpec:
         first = self.draw("meta_train", rng(0, "spec"))
         regression = first.query_y.is_floating_point()
         return TaskSpec(
@@ -211,6 +237,11 @@ class FunctionTasks(TaskDistribution):
                     "(support_x, support_y, query_x, query_y). Return four arrays or an Episode."
                 )
             drawn = Episode(*(_tensor(part) for part in drawn))
+        if drawn.query_y.is_floating_point() and drawn.query_y.dim() == 1:
+            raise TaskContractError(
+                f"The task function returned float targets of shape {list(drawn.query_y.shape)}; expected [n, D] for "
+                "regression, or integer labels [n] for classification. Return y[:, None] for one number per input."
+            )
         for half, x, y in (("support", drawn.support_x, drawn.support_y), ("query", drawn.query_x, drawn.query_y)):
             if len(x) != len(y):
                 raise TaskContractError(

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distmeta.data import ClassImages, build_omniglot, resolve, write_dataset
+from distmeta.data import ClassImages, build_omniglot, write_dataset
 
 SHAPE = (2, 3, 4)
 
@@ -28,14 +28,6 @@ def dataset_dir(tmp_path) -> Path:
     """Three classes in each split, one shard per split."""
     build(tmp_path / "tiny")
     return tmp_path / "tiny"
-
-
-@pytest.fixture(scope="session")
-def glyphs_dir(tmp_path_factory) -> Path:
-    """The glyphs dataset, built once, through the name that users give."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DISTMETA_CACHE", str(tmp_path_factory.mktemp("cache") / "not made yet"))
-        return resolve("glyphs")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,212 @@
+"""Imports go only downwards (the design's section 3), read from the source of every module, functions included."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "distmeta"
+FLOORS = {
+    "errors": 0,
+    "types": 1,
+    "config": 1,
+    "seeding": 1,
+    "data": 2,
+    "tasks": 3,
+    "models": 3,
+    "learners": 4,
+    "runtime": 5,
+    "job": 6,
+    "api": 6,
+    "report": 6,
+    "testing": 6,
+    "submit": 6,
+    "cli": 7,
+    "__main__": 7,
+    "__init__": 7,
+}
+# Parts of one floor that may use each other; everywhere else neighbours are strangers.
+ROOMS = [{"job", "api", "report", "testing", "submit"}, {"cli", "__main__", "__init__"}]
+SHARED_BY_ALGORITHMS = {"__init__", "base", "contract", "functional", "inner_loop"}
+ONLY_IN = {"ray": {"runtime.ray_backend", "submit"}, "mlflow": {"runtime.tracking"}}
+
+
+def modules():
+    return {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+ALGORITHMS = {name for name in modules() if name.startswith("learners.")} - {
+    f"learners.{name}" for name in SHARED_BY_ALGORITHMS
+}
+
+
+def only_for_types(test):
+    return (isinstance(test, ast.Name) and test.id == "TYPE_CHECKING") or (
+        isinstance(test, ast.Attribute) and test.attr == "TYPE_CHECKING"
+    )
+
+
+def nodes(tree):
+    """Every node that runs; ``if TYPE_CHECKING:`` does not."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and only_for_types(node.test):
+            for other in node.orelse:
+                yield from nodes(ast.Module([other], []))
+        else:
+            yield node
+            yield from nodes(node)
+
+
+def imports(name, source):
+    """Absolute names of what a module imports, ``from distmeta import config`` as ``distmeta.config``."""
+    found = set()
+    for node in nodes(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                here = ["distmeta", *name.split(".")][: -node.level]
+                base = ".".join([*here, *([node.module] if node.module else [])])
+            found |= {f"{base}.{alias.name}" for alias in node.names}
+    return found
+
+
+def inside(imported):
+    """The module of this package that an import means, or ``None``."""
+    first, *rest = imported.split(".")
+    if first != "distmeta":
+        return None
+    known = modules()
+    while rest and ".".join(rest) not in known and ".".join([*rest, "__init__"]) not in known:
+        rest.pop()
+    return ".".join(rest) or "__init__"
+
+
+def part(module):
+    return module.split(".")[0]
+
+
+def violations(name, source):
+    """Sentences that say what a module with this name and source must not do."""
+    mine, found = part(name), []
+    seen = imports(name, source)
+    for imported in sorted(seen):
+        other = inside(imported)
+        if other is not None:
+            theirs = part(other)
+            together = mine == theirs or any({mine, theirs} <= room for room in ROOMS)
+            if FLOORS[theirs] > FLOORS[mine]:
+                found.append(f"{name} imports {other} from a floor above")
+            elif FLOORS[theirs] == FLOORS[mine] and not together:
+                found.append(f"{name} imports {other}, its neighbour")
+            if mine == "learners" and theirs == "tasks":
+                found.append(f"{name} imports {other}: learners know only episodes")
+            if mine == "runtime" and other in ALGORITHMS:
+                found.append(f"{name} imports the algorithm {other}")
+        for library, allowed in ONLY_IN.items():
+            if imported.split(".")[0] == library and name not in allowed:
+                found.append(f"{name} imports {library}")
+        if mine == "data" and f"{imported}.".startswith("torch.nn."):
+            found.append(f"{name} imports torch.nn")
+    for node in nodes(ast.parse(source)):
+        if mine == "data" and isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.nn":
+            found.append(f"{name} uses torch.nn")
+        if mine == "runtime" and isinstance(node, ast.Name | ast.Attribute):
+            word = node.id if isinstance(node, ast.Name) else node.attr
+            if f"learners.{word.lower()}" in ALGORITHMS:
+                found.append(f"{name} names the algorithm {word}")
+    return found
+
+
+def test_every_module_has_a_floor():
+    assert {part(name) for name in modules()} == set(FLOORS)
+    assert "learners.maml" in ALGORITHMS
+
+
+@pytest.mark.parametrize("name", modules())
+def test_imports_go_only_downwards(name):
+    assert violations(name, modules()[name].read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "message"),
+    [
+        ("types", "from distmeta.learners.base import MetaLearner", "types imports learners.base from a floor above"),
+        ("errors", "def f():\n    from distmeta import config", "errors imports config from a floor above"),
+        ("errors", "if True:\n    import distmeta.types", "errors imports types from a floor above"),
+        ("learners.maml", "import distmeta", "learners.maml imports __init__ from a floor above"),
+        ("learners.maml", "from distmeta import meta_train", "learners.maml imports __init__ from a floor above"),
+        ("config", "from distmeta.seeding import rng", "config imports seeding, its neighbour"),
+        (
+            "tasks.base",
+            "from distmeta.models.backbones import mlp",
+            "tasks.base imports models.backbones, its neighbour",
+        ),
+        ("models.backbones", "import distmeta.tasks.base as t", "models.backbones imports tasks.base, its neighbour"),
+        ("models.backbones", "from ..tasks import base", "models.backbones imports tasks.base, its neighbour"),
+        ("learners.base", "from distmeta.tasks.base import Task", "learners.base imports tasks.base: learners know"),
+        (
+            "runtime.driver",
+            "from distmeta.learners.maml import MAML",
+            "runtime.driver imports the algorithm learners.maml",
+        ),
+        ("runtime.driver", "import distmeta.learners as l; l.maml.MAML", "runtime.driver names the algorithm MAML"),
+        ("runtime.pool", "async def f():\n    import ray.util", "runtime.pool imports ray"),
+        ("api", "from ray import get", "api imports ray"),
+        ("runtime.driver", "import mlflow.tracking as t", "runtime.driver imports mlflow"),
+        ("data.shards", "from torch import nn", "data.shards imports torch.nn"),
+        ("data.shards", "import torch.nn.functional as F", "data.shards imports torch.nn"),
+        ("data.shards", "import torch\nx = torch.nn.Linear(1, 2)", "data.shards uses torch.nn"),
+    ],
+)
+def test_a_planted_violation_is_found(name, source, message):
+    assert any(message in sentence for sentence in violations(name, source))
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("errors", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from distmeta.types import TaskRef"),
+        ("runtime.worker", "from distmeta.learners.base import MetaLearner\nfrom distmeta.tasks import base"),
+        ("data.shards", "import torch\nx = torch.zeros(1)"),
+        ("api", "from distmeta import report\nfrom distmeta.job import load_job"),
+        ("runtime.ray_backend", "import ray"),
+        ("submit", "def f():\n    from ray.job_submission import JobSubmissionClient"),
+        ("cli", "import rayon, mlflower"),
+    ],
+)
+def test_what_is_allowed_is_allowed(name, source):
+    assert violations(name, source) == []
+
+
+def test_a_local_run_needs_neither_ray_nor_mlflow(tmp_path):
+    program = """
+import sys
+import distmeta
+heavy = {"ray", "mlflow"} & set(sys.modules)
+assert not heavy, f"import distmeta brings in {heavy}"
+result = distmeta.meta_train(
+    distmeta.Experiment(
+        learner=distmeta.MAML(distmeta.mlp((8,)), inner_lr=0.01),
+        tasks=distmeta.Sinusoids(),
+        outer=distmeta.Outer(iterations=2, meta_batch_size=4),
+        evaluation=distmeta.Evaluation(every=1, validation_tasks=4, test_tasks=4),
+    ),
+    run_dir=sys.argv[1],
+)
+heavy = {"ray", "mlflow"} & set(sys.modules)
+assert not heavy, f"a local run brings in {heavy}"
+print(result.step, result.test.tasks)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program, str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["2", "4"]
