@@ -24,8 +24,8 @@ from distmeta.learners.base import FastModel, MetaLearner
 from distmeta.runtime.backend import Backend, LocalBackend
 from distmeta.runtime.checkpoint import Checkpoint, CheckpointStore, write_json
 from distmeta.runtime.driver import Driver, Trained
-from distmeta.runtime.events import Event
 from distmeta.runtime.evaluation import EvaluationReport
+from distmeta.runtime.events import Event
 from distmeta.runtime.experiment import Experiment
 from distmeta.runtime.tracking import DatasetInput, Tracker, git_tags, read_metrics
 from distmeta.tasks.base import TaskDistribution

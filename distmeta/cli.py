@@ -25,8 +25,8 @@ from distmeta.data.omniglot import OmniglotSplit, build_omniglot
 from distmeta.errors import ConfigError, DistmetaError
 from distmeta.job import Job, load_job
 from distmeta.learners import find_learners
-from distmeta.runtime.events import Event
 from distmeta.runtime.evaluation import EvaluationReport
+from distmeta.runtime.events import Event
 from distmeta.types import SPLITS, Split
 
 app = typer.Typer(

@@ -49,15 +49,17 @@ def submit(
         job: the job file; its folder travels with it.
         address: of the cluster's dashboard, ``http://HOST:8265``.
         arguments: more arguments of ``distmeta train``, such as ``("--set", "seed=7")``.
-        run_dir: on the head node; on a cluster of this machine ``runs/ID`` here, elsewhere ``~/distmeta/runs/ID`` there.
-        tracking_uri: of MLflow; ``MLFLOW_TRACKING_URI``, or on a cluster of this machine MLflow's default store here.
-        wait: follow the log to the end.
+        run_dir: on the head node; on a cluster of this machine ``runs/ID`` here, elsewhere ``~/distmeta/runs/ID``
+        there. tracking_uri: of MLflow; ``MLFLOW_TRACKING_URI``, or on a cluster of this machine MLflow's default store
+        here. wait: follow the log to the end.
         echo: receives the log.
 
     Raises:
         ConfigError: the job file is not one, or the address is not one.
         RuntimeFailure: the cluster does not answer or refuses.
     """
+    _present_token()
+    from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
     path = Path(job).resolve()
@@ -97,10 +99,11 @@ def submit(
             metadata={"job_file": path.name, "git_sha": environment["DISTMETA_GIT_SHA"]},
             entrypoint_num_cpus=0,
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (AuthenticationError, ConnectionError, RuntimeError, ValueError) as error:
         raise RuntimeFailure(
-            f"The cluster at {address} did not take the job: {str(error).strip().splitlines()[0]}. Start one with `ray start "
-            "--head`, check the address of its dashboard, and RAY_AUTH_TOKEN where it asks for a token."
+            f"The cluster at {address} did not take the job: {str(error).strip().splitlines()[0]} Start one with `ray "
+            "start --head`, check the address of its dashboard, and where it asks for a token give that of its head "
+            "node: RAY_AUTH_MODE=token RAY_AUTH_TOKEN=..."
         ) from None
     echo(f"Submitted {name}: {entrypoint}")
     if not wait:
@@ -114,3 +117,10 @@ def submit(
     while not (status := client.get_job_status(name)).is_terminal():
         time.sleep(0.5)
     return Submission(name, target, status.value)
+
+
+def _present_token() -> None:
+    """Ray shows its token when it connects, but not when it submits a job unless it is told to: tell it."""
+    here = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if here or Path("~/.ray/auth_token").expanduser().is_file():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")

@@ -49,15 +49,15 @@ class GradientCheck:
         """
         if not self.loop_error <= 1e-9:
             raise LearnerContractError(
-                f"The vectorised meta-gradient differs from a plain loop's by {self.loop_error:.1e}, relative; expected at "
-                "most 1e-9. Set learner.vectorise=loop and report the layer."
+                f"The vectorised meta-gradient differs from a plain loop's by {self.loop_error:.1e}, relative; "
+                "expected at most 1e-9. Set learner.vectorise=loop and report the layer."
             )
         if self.wrong:
             listed = ", ".join(f"{name} (relative error {error:.1e})" for name, error in self.wrong.items())
             raise LearnerContractError(
                 f"The meta-gradient of {listed} is not the derivative of the loss; expected an error of at most "
-                f"{self.tolerance:.0e}. Look for .detach(), .data, torch.no_grad() or a custom backward where the model "
-                "uses it."
+                f"{self.tolerance:.0e}. Look for .detach(), .data, torch.no_grad() or a custom backward where the "
+                "model uses it."
             )
 
 
@@ -83,8 +83,8 @@ def check_task(experiment: Experiment) -> None:
     first, again, other = (tasks.episode(TaskRef("meta_train", 0, index), experiment.seed) for index in (0, 0, 1))
     if not all(torch.equal(a, b) for a, b in zip(first, again, strict=True)):
         raise LearnerContractError(
-            "The same task came out differently the second time; expected a pure function of its name. Take every random "
-            "number from the generator that the task function is given."
+            "The same task came out differently the second time; expected a pure function of its name. Take every "
+            "random number from the generator that the task function is given."
         )
     if all(torch.equal(a, b) for a, b in zip(first, other, strict=True)):
         raise LearnerContractError(
@@ -149,8 +149,15 @@ def _direction_error(
 
 
 def _in_float64(learner: MetaLearner) -> MetaLearner:
+    """A copy in float64 and without dropout: noise has no finite differences."""
     clone = copy.copy(learner)
-    clone._model = copy.deepcopy(learner.model).double()
+    clone._model = model = copy.deepcopy(learner.model).double()
+    for layer in model.modules():
+        for name in ("p", "dropout"):  # of dropout layers; of attention and recurrent layers
+            if isinstance(getattr(layer, name, None), float) and (
+                name == "dropout" or "Dropout" in type(layer).__name__
+            ):
+                setattr(layer, name, 0.0)
     return clone
 
 

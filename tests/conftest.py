@@ -44,7 +44,7 @@ def glyphs_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def digits_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset of 8x8 uint8 images in milliseconds: 8, 4 and 4 classes of 6 images; a class is a pattern with noise."""
+    """A dataset of 8x8 uint8 images in milliseconds: 8, 4 and 4 classes of 6 images, each a pattern with noise."""
     from distmeta.data import from_arrays
 
     random = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Floor 4: algorithms, one file each. They know :class:`~distmeta.types.Episode` and nothing of tasks or the runtime."""
+"""Floor 4: algorithms, one file each. They know :class:`~distmeta.types.Episode` not tasks or the runtime."""
 
 from __future__ import annotations
 

@@ -195,7 +195,7 @@ class MetaLearner(config.Configurable, ABC):
                 return self._vmap(self._evaluate_task, params, episodes)  # type: ignore[no-any-return]
 
     def query_logits_alone(self, params: Params, episode: Episode) -> torch.Tensor:
-        """Like :meth:`query_logits`, each query predicted with no other query in its batch: the non-transductive figure.
+        """Like :meth:`query_logits`, each query predicted without the others: the non-transductive figure.
 
         Each query joins the support set in the forward pass (Nichol et al. 2018, section 6.1), so that batch statistics
         have something to average over and no test query sees another.

@@ -10,7 +10,8 @@ from torch import nn
 
 from distmeta.errors import DistmetaError, LearnerContractError, ModelContractError, NonFiniteGradientError
 from distmeta.learners.base import MetaLearner
-from distmeta.learners.functional import ParamLayout, trainable, vectorised
+from distmeta.learners.functional import ParamLayout, vectorised
+from distmeta.seeding import rng
 from distmeta.types import Episode, Params, TaskSpec
 
 
@@ -47,7 +48,7 @@ def probe(learner: MetaLearner, spec: TaskSpec, episodes: Episode) -> Probe:
         'vmap'
     """
     refuse_running_statistics(learner.model)
-    params = trainable(learner.model)
+    params = learner.init_meta_params(rng(0, "init"))
     layout = ParamLayout.of(params)
     episodes = episodes.to(next(iter(params.values())).device, layout.torch_dtype)
     loop = learner.with_config(vectorise="loop")
@@ -119,25 +120,25 @@ def _check_one_task(learner: MetaLearner, spec: TaskSpec, params: Params, episod
     except Exception as error:
         raise ModelContractError(
             f"{name} could not run the model on inputs of shape {[spec.support, *spec.input_shape]}: "
-            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}. Make the model take a batch of "
-            f"{list(spec.input_shape)} inputs; `distmeta inspect` or tasks.spec shows what tasks look like."
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}. Make the model take a batch "
+            f"of {list(spec.input_shape)} inputs; `distmeta inspect` or tasks.spec shows what tasks look like."
         ) from error
     if not isinstance(prediction, torch.Tensor) or list(prediction.shape) != [len(episode.query_x), spec.outputs]:
         seen = list(prediction.shape) if isinstance(prediction, torch.Tensor) else type(prediction).__name__
         raise LearnerContractError(
-            f"{name}.query_logits returned {seen} for one task; expected {[len(episode.query_x), spec.outputs]}, a row of "
-            "logits (or values) for every query."
+            f"{name}.query_logits returned {seen} for one task; expected {[len(episode.query_x), spec.outputs]}, a row "
+            "of logits (or values) for every query."
         )
     changed = [key for key, buffer in learner.model.named_buffers() if not torch.equal(buffer, before[key])]
     if changed:
         raise ModelContractError(
-            f"The model changes its own buffer {', '.join(changed)} in forward; expected a pure function of its inputs, or "
-            "a task would depend on the tasks before it. Keep such state out of meta-training."
+            f"The model changes its own buffer {', '.join(changed)} in forward; expected a pure function of its "
+            "inputs, or a task would depend on the tasks before it. Keep such state out of meta-training."
         )
     if not bool(torch.isfinite(prediction).all()):
         raise NonFiniteGradientError(
-            f"The model's predictions for the first task are NaN or infinite after adaptation; expected finite numbers. "
-            "Lower learner.inner_lr, or look at the model's initial weights."
+            "The model's predictions for the first task are NaN or infinite after adaptation; expected finite "
+            "numbers. Lower learner.inner_lr, or look at the model's initial weights."
         )
     unused = unused_parameters(learner, params, episode)
     if unused:
@@ -184,7 +185,7 @@ def _choose_engine(
         return Probe(vmapped, None)
     if learner.config.vectorise == "vmap":
         raise ModelContractError(
-            f"learner.vectorise=vmap but torch.func.vmap cannot take this model ({reason}). Set learner.vectorise=loop, "
-            "or auto."
+            f"learner.vectorise=vmap but torch.func.vmap cannot take this model ({reason}). Set "
+            "learner.vectorise=loop, or auto."
         )
     return Probe(loop, f"torch.func.vmap cannot take this model ({reason}); looping over tasks: slower, same numbers.")

@@ -58,8 +58,8 @@ def trainable(model: nn.Module) -> Params:
     lazy = [name for name, p in model.named_parameters() if isinstance(p, nn.parameter.UninitializedParameter)]
     if lazy:
         raise ModelContractError(
-            f"{', '.join(lazy)}: the layer is lazy and has no shape yet; expected a built model. Call the model once on a "
-            "batch, or build it from a factory that reads spec.input_shape."
+            f"{', '.join(lazy)}: the layer is lazy and has no shape yet; expected a built model. Call the model once "
+            "on a batch, or build it from a factory that reads spec.input_shape."
         )
     return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
 

@@ -75,7 +75,7 @@ def conv4(width: int = 64, *, pool: Literal["stride", "max"] = "stride", norm: N
 def mlp(hidden: Sequence[int] = (256, 128, 64, 64), *, norm: Norm = "none") -> ModelFactory:
     """A multi-layer perceptron with ReLU.
 
-    The defaults are MAML's non-convolutional Omniglot network; ``mlp((40, 40))`` is its sinusoid regressor
+    ``mlp(norm="batch")`` is MAML's non-convolutional Omniglot network, ``mlp((40, 40))`` its sinusoid regressor
     (Finn et al. 2017, sections 5.1 and 5.2).
 
     Args:

@@ -1,7 +1,7 @@
 """Where the plain worker and server classes run: the one narrow seam between the runtime and a cluster.
 
-:class:`LocalBackend` runs them in this process, one call at a time: for debugging, tests and fault injection, through the
-same door as Ray.
+:class:`LocalBackend` runs them in this process, one call at a time: for debugging, tests and fault injection, through
+the same door as Ray.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class _LocalActor:
     instance: Any = None
     error: BaseException | None = None
     alive: bool = True
-    calls: "itertools.count[int]" = field(default_factory=itertools.count)
+    calls: itertools.count[int] = field(default_factory=itertools.count)
 
 
 @dataclass(eq=False)

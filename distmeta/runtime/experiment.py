@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import NonNegativeInt
 
-from distmeta.config import Config, digest, did_you_mean
+from distmeta.config import Config, did_you_mean, digest
 from distmeta.errors import ConfigError
 from distmeta.learners.base import MetaLearner
 from distmeta.runtime.settings import Evaluation, Outer, Runtime

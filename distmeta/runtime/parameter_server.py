@@ -88,8 +88,8 @@ class ParameterServer:
         norm = float(torch.linalg.vector_norm(mean))
         if not math.isfinite(norm):
             raise NonFiniteGradientError(
-                f"The mean meta-gradient of step {step} has norm {norm}; expected a finite number. Nothing was applied. "
-                "Lower learner.inner_lr or outer.lr, or set outer.clip_norm=10."
+                f"The mean meta-gradient of step {step} has norm {norm}; expected a finite number. Nothing was "
+                "applied. Lower learner.inner_lr or outer.lr, or set outer.clip_norm=10."
             )
         if self._outer.clip_value is not None:
             mean = mean.clamp(-self._outer.clip_value, self._outer.clip_value)

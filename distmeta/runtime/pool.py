@@ -94,7 +94,7 @@ class WorkerPool:
         """Wait until every worker has started.
 
         Raises:
-            RuntimeFailure: one did not start in ``startup_timeout`` seconds, they died too often, or their kernels differ.
+            RuntimeFailure: one did not start in ``startup_timeout`` seconds, they died too often, or kernels differ.
         """
         infos: list[WorkerInfo] = []
         while len(infos) < self.size:
@@ -155,9 +155,9 @@ class WorkerPool:
         self.kernel = self.kernel or info.kernel
         if info.kernel != self.kernel:
             raise RuntimeFailure(
-                f"{member.name} on {info.host} computes with [{info.kernel}], the others with [{self.kernel}]; expected "
-                "one kind, or results would depend on who computed what. Use nodes of one kind (--workers N, or a label "
-                "selector of the cluster)."
+                f"{member.name} on {info.host} computes with [{info.kernel}], the others with [{self.kernel}]; "
+                "expected one kind, or results would depend on who computed what. Use nodes of one kind (--workers N, "
+                "or a label selector of the cluster)."
             )
         return info
 

@@ -54,8 +54,8 @@ class RayBackend(Backend):
     """Actors on a Ray cluster.
 
     Args:
-        address: ``None`` starts a cluster of this machine for the run; ``"auto"`` or ``HOST:PORT`` connects to a running
-            one.
+        address: ``None`` starts a cluster of this machine for the run; ``"auto"`` or ``HOST:PORT`` connects to one
+            that runs.
         cpus: CPU slots of a cluster that is started here; the machine's CPUs when left out. More slots than CPUs let
             workers take turns.
         by_value: modules whose classes are sent along, such as a job file that workers cannot import.
@@ -90,8 +90,8 @@ class RayBackend(Backend):
             except (OSError, RuntimeError, ValueError) as error:
                 where = "a local Ray cluster" if address is None else f"the Ray cluster at {address!r}"
                 raise RuntimeFailure(
-                    f"Could not reach {where}: {error}. Start one with `ray start --head`, give its address, or run with "
-                    "--backend local."
+                    f"Could not reach {where}: {error}. Start one with `ray start --head`, give its address, or run "
+                    "with --backend local."
                 ) from None
         for module in by_value:
             cloudpickle.register_pickle_by_value(module)

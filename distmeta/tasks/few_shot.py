@@ -114,8 +114,8 @@ class FewShot(TaskDistribution):
             turns = self._turns(split)
             if c.ways > classes.classes * turns:
                 raise TaskContractError(
-                    f"ways={c.ways} but {split} of '{self.dataset.name}' has {classes.classes * turns} classes; expected "
-                    f"at most that many. Set tasks.ways={classes.classes * turns} or less, or use a larger dataset."
+                    f"ways={c.ways} but {split} of '{self.dataset.name}' has {classes.classes * turns} classes; "
+                    f"expected at most that many. Set tasks.ways={classes.classes * turns} or less, or use more data."
                 )
             fewest = int(classes.counts.argmin())
             if c.shots + c.queries > classes.counts[fewest]:

@@ -16,6 +16,15 @@ from distmeta.types import Episode
 WAYS = 5
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Tiny networks: a second thread only waits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def problem(shape=(8,), ways=WAYS, shots=5, queries=3, seed=0):
     """A spec and two stacked tasks of it."""
     random = np.random.default_rng(seed)

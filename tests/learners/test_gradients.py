@@ -34,6 +34,7 @@ VECTOR, IMAGE = (5,), (2, 5, 5)
 def _one_thread():
     """A worker sets the threads of its process; this process is not its own."""
     before = torch.get_num_threads()
+    torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
 

@@ -1,0 +1,256 @@
+"""What every algorithm must do: the ones of the package, found by scanning, and a user's own."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from distmeta import MAML, Experiment, FunctionTasks, MetaLearner, Outer, Sinusoids, mlp
+from distmeta.errors import ConfigError, LearnerContractError
+from distmeta.learners import find_learners
+from distmeta.learners.contract import probe
+from distmeta.learners.functional import ParamLayout
+from distmeta.learners.inner_loop import gradient_descent
+from distmeta.runtime import chunks
+from distmeta.runtime.parameter_server import ParameterServer
+from distmeta.runtime.worker import Worker, WorkerSetup
+from distmeta.seeding import rng
+from distmeta.testing import check_gradient
+from distmeta.types import Chunk, Episode, TaskRef
+
+WAYS, DIM, TASKS = 3, 6, 4
+
+
+class NearestMean(MetaLearner):
+    """A whole algorithm, as a user writes it: the class whose mean is nearest."""
+
+    def query_logits(self, params, episode):
+        support, query = self.forward(params, episode.support_x), self.forward(params, episode.query_x)
+        one_hot = F.one_hot(episode.support_y, WAYS).to(support)
+        means = one_hot.T @ support / one_hot.sum(0)[:, None]
+        return -(query[:, None] - means).square().sum(-1)
+
+
+class LearnedRate(MetaLearner):
+    """An algorithm with a meta-parameter of its own: MAML's inner learning rate is learned too."""
+
+    def init_meta_params(self, rng):
+        return {
+            **super().init_meta_params(rng),
+            "log_rate": torch.tensor(-2.0, dtype=next(self.model.parameters()).dtype),
+        }
+
+    def query_logits(self, params, episode):
+        theta = {name: p for name, p in params.items() if name != "log_rate"}
+
+        def loss(point):
+            return F.cross_entropy(self.forward(point, episode.support_x), episode.support_y)
+
+        rates = dict.fromkeys(theta, params["log_rate"].exp())
+        return self.forward(gradient_descent(loss, theta, lr=rates, steps=2), episode.query_x)
+
+
+LEARNERS = {**find_learners(), "NearestMean": NearestMean, "LearnedRate": LearnedRate}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def clusters(random, split):
+    """Classes differ in two of six numbers only: a representation to be learned."""
+    centres = np.zeros((WAYS, DIM))
+    centres[:, :2] = 2 * random.normal(size=(WAYS, 2))
+
+    def half(n):
+        y = np.repeat(np.arange(WAYS), n)
+        return centres[y] + random.normal(size=(len(y), DIM)) * ([0.3] * 2 + [2.0] * 4), y
+
+    return (*half(2), *half(5))
+
+
+CLUSTERS = FunctionTasks(clusters)
+
+
+def build(name, dtype=torch.float32, **settings):
+    learner = LEARNERS[name](mlp((8,), norm="layer"), **settings).bind(CLUSTERS.spec, seed=1)
+    learner.model.to(dtype)
+    return learner
+
+
+def chunk(count=TASKS, dtype=torch.float32, split="meta_train"):
+    return CLUSTERS.episodes([TaskRef(split, 0, i) for i in range(count)], 0).to(torch.device("cpu"), dtype)
+
+
+def flat(gradient):
+    return torch.cat([part.reshape(-1) for part in gradient.values()])
+
+
+every_learner = pytest.mark.parametrize("name", LEARNERS)
+
+
+@every_learner
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_meta_gradient_is_like_the_parameters_and_finite(name, dtype):
+    learner = probe(build(name, dtype), CLUSTERS.spec, chunk()).learner
+    params = learner.init_meta_params(rng(0, "init"))
+    kept = {key: p.clone() for key, p in params.items()}
+    result = learner.meta_gradient(params, chunk(dtype=dtype))
+    assert list(result.gradient) == list(params)
+    for key, part in result.gradient.items():
+        assert (part.shape, part.dtype, part.requires_grad) == (params[key].shape, dtype, False)
+        assert bool(torch.isfinite(part).all())
+    assert float(flat(result.gradient).norm()) > 0
+    assert result.tasks == TASKS
+    for key, values in result.metrics.items():
+        assert (values.shape, values.requires_grad) == ((TASKS,), False), key
+        assert bool(torch.isfinite(values).all())
+    assert "loss" in result.metrics
+    assert all(torch.equal(p, kept[key]) and p.grad is None for key, p in params.items())
+    assert all(p.grad is None for p in learner.model.parameters())
+
+
+@every_learner
+@pytest.mark.parametrize("vectorise", ["vmap", "loop"])
+def test_the_same_bits_twice_and_after_the_way_to_a_worker(name, vectorise):
+    learner = build(name, vectorise=vectorise)
+    params = learner.init_meta_params(rng(0, "init"))
+    other = pickle.loads(pickle.dumps(learner))
+    first, second, sent = (flat(who.meta_gradient(params, chunk()).gradient) for who in (learner, learner, other))
+    assert torch.equal(first, second)
+    assert torch.equal(first, sent)
+
+
+@every_learner
+def test_engines_agree_in_training_and_evaluation(name):
+    mapped, looped = (build(name, torch.float64, vectorise=engine) for engine in ("vmap", "loop"))
+    params, episodes = mapped.init_meta_params(rng(0, "init")), chunk(dtype=torch.float64)
+    fast, slow = mapped.meta_gradient(params, episodes), looped.meta_gradient(params, episodes)
+    assert float((flat(fast.gradient) - flat(slow.gradient)).norm()) <= 1e-12 * float(flat(slow.gradient).norm())
+    judged = [who.for_evaluation().evaluate(params, episodes) for who in (mapped, looped)]
+    for a, b in ((fast.metrics, slow.metrics), judged):
+        assert set(a) == set(b)
+        for key in a:
+            torch.testing.assert_close(a[key], b[key], rtol=1e-10, atol=1e-10)
+
+
+@every_learner
+def test_chunks_add_up(name):
+    learner, episodes = build(name, torch.float64), chunk(dtype=torch.float64)
+    params = learner.init_meta_params(rng(0, "init"))
+    whole = flat(learner.meta_gradient(params, episodes).gradient)
+    parts = [Episode(*(part[i : i + 1] for part in episodes)) for i in range(TASKS)]
+    total = sum(flat(learner.meta_gradient(params, part).gradient) for part in parts)
+    assert float((total - whole).norm()) <= 1e-10 * float(whole.norm())
+
+
+@every_learner
+def test_the_gradient_is_checked_as_users_check_it(name):
+    experiment = Experiment(learner=LEARNERS[name](mlp((8,), norm="layer")), tasks=CLUSTERS)
+    check = check_gradient(experiment)
+    check.require()
+    assert check.engine == "vmap"
+    learner = build(name)
+    assert set(check.difference_errors) == (
+        set(learner.init_meta_params(rng(0, "init"))) if learner.exact_gradient else set()
+    )
+
+
+@every_learner
+def test_evaluation_keeps_no_graph_and_changes_nothing(name):
+    learner = build(name)
+    params = learner.init_meta_params(rng(0, "init"))
+    kept = {key: p.clone() for key, p in params.items()}
+    found = learner.for_evaluation().evaluate({key: p.requires_grad_() for key, p in params.items()}, chunk())
+    assert {"loss", "accuracy", "accuracy_non_transductive"} <= set(found)
+    for key, values in found.items():
+        assert values.shape == (TASKS,), key
+        assert not values.requires_grad
+        assert bool(torch.isfinite(values).all())
+    assert all(0 <= float(v) <= 1 for key in found if "accuracy" in key for v in found[key])
+    assert all(torch.equal(p, kept[key]) and p.grad is None for key, p in params.items())
+
+
+@every_learner
+def test_it_learns(name):
+    """Forty outer steps, worker and server as the driver connects them, lower the loss on tasks never seen."""
+    learner = probe(build(name), CLUSTERS.spec, chunk()).learner
+    layout = ParamLayout.of(learner.init_meta_params(rng(0, "init")))
+    vector = layout.flatten(learner.init_meta_params(rng(0, "init")))
+    worker = Worker("worker-0", WorkerSetup(learner, CLUSTERS, layout, seed=0, threads=1))
+    judged = Chunk(0, "meta_test", 0, 0, 40)
+    before = worker.evaluate_chunk(judged, 0, vector, 0).metrics
+    server = ParameterServer(Outer(lr=0.01), vector)
+    for step in range(40):
+        parts = chunks.split(8, 4, split="meta_train", step=step)
+        for part in parts:
+            header, gradient = worker.train_chunk(part, step, vector)
+            assert (header.version, header.chunk) == (step, part)
+            server.accumulate(step, part.id, len(parts), part.size, gradient)
+        _, vector = server.apply(step)
+    after = worker.evaluate_chunk(judged, 40, vector, 0).metrics
+    assert after["loss"].mean() < 0.9 * before["loss"].mean()
+    assert after["accuracy"].mean() > before["accuracy"].mean()
+    assert after["baseline_accuracy"].tolist() == before["baseline_accuracy"].tolist()
+
+
+@every_learner
+def test_unknown_settings_name_the_nearest(name):
+    with pytest.raises(ConfigError, match=f"{name} has no setting 'vectorize'. Did you mean 'vectorise'?"):
+        LEARNERS[name](mlp((8,)), vectorize="loop")
+
+
+@every_learner
+def test_a_factory_is_built_from_the_seed_alone(name):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    one, same, other = (LEARNERS[name](mlp((8,))).bind(CLUSTERS.spec, seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+    weights = [torch.cat([p.flatten() for p in learner.model.parameters()]) for learner in (one, same, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+@every_learner
+def test_a_factory_has_no_model_before_its_tasks(name):
+    with pytest.raises(LearnerContractError, match=f"{name} was given a model factory and has not seen its tasks yet"):
+        _ = LEARNERS[name](mlp((8,))).model
+
+
+@every_learner
+def test_a_model_instance_keeps_its_weights(name):
+    model = mlp((8,))(CLUSTERS.spec)
+    learner = LEARNERS[name](model)
+    assert learner.bind(CLUSTERS.spec, 5) is learner
+    assert learner.model is model
+
+
+def test_every_file_of_the_folder_is_found():
+    assert find_learners()["MAML"] is MAML
+    assert all(not kind.__name__.startswith("_") for kind in find_learners().values())
+
+
+def test_maml_learns_sinusoids():
+    """The paper's regression problem, shortened: better than the start and than predicting the mean."""
+    tasks = Sinusoids()
+    learner = MAML(mlp((24, 24)), inner_lr=0.02, vectorise="vmap").bind(tasks.spec, 0)
+    params = learner.init_meta_params(rng(0, "init"))
+    layout = ParamLayout.of(params)
+    vector = layout.flatten(params)
+    worker = Worker("worker-0", WorkerSetup(learner, tasks, layout, seed=0, threads=1))
+    server = ParameterServer(Outer(lr=0.01), vector)
+    judged = Chunk(0, "meta_test", 0, 0, 100)
+    before = worker.evaluate_chunk(judged, 0, vector, 0).metrics
+    for step in range(150):
+        _, gradient = worker.train_chunk(Chunk(0, "meta_train", step, 0, 10), step, vector)
+        server.accumulate(step, 0, 1, 10, gradient)
+        _, vector = server.apply(step)
+    after = worker.evaluate_chunk(judged, 150, vector, 0).metrics
+    assert after["loss"].mean() < 0.75 * before["loss"].mean()
+    assert after["loss"].mean() < after["baseline_loss"].mean()

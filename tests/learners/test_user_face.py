@@ -1,0 +1,149 @@
+"""What users call: adapt, predict, evaluate, and a model that adapts itself."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.func import functional_call
+
+import distmeta
+from distmeta import MAML, FewShot, MetaModule, Sinusoids, mlp
+from distmeta.errors import LearnerContractError
+from distmeta.learners.functional import trainable
+
+X, Y = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 0, 1, 1, 2, 2])
+NEW_X, NEW_Y = X + 0.1, Y
+
+
+class MyModel(MetaModule, nn.Linear):
+    pass
+
+
+def descended(model, steps, lr=0.5):
+    """The model after ``steps`` plain gradient steps, torch alone."""
+    params = {name: p.detach().clone().requires_grad_() for name, p in model.named_parameters()}
+    for _ in range(steps):
+        loss = F.cross_entropy(functional_call(model, params, (X,)), Y)
+        gradient = torch.autograd.grad(loss, list(params.values()))
+        params = {
+            name: (p - lr * g).detach().requires_grad_() for (name, p), g in zip(params.items(), gradient, strict=True)
+        }
+    return functional_call(model, params, (NEW_X,)).detach()
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.parametrize(("settings", "steps"), [({}, 2), ({"test_inner_steps": 7}, 7), ({"test_inner_steps": 0}, 0)])
+def test_adapt_takes_the_steps_of_evaluation(settings, steps, first_order):
+    model = nn.Linear(4, 3)
+    fast = MAML(model, inner_lr=0.5, inner_steps=2, first_order=first_order, **settings).adapt(X, Y)
+    torch.testing.assert_close(fast.predict(NEW_X), descended(model, steps))
+
+
+def test_for_evaluation_changes_steps_and_nothing_else():
+    learner = MAML(nn.Linear(4, 3), inner_lr=0.3, inner_steps=2, test_inner_steps=9, adapt="head", vectorise="loop")
+    judged = learner.for_evaluation()
+    assert judged.config == learner.config.replace(inner_steps=9, first_order=True)
+    assert judged.model is learner.model
+    assert (learner.config.inner_steps, learner.config.first_order) == (2, False)
+    assert MAML(nn.Linear(4, 3), inner_steps=3).for_evaluation().config.inner_steps == 3
+
+
+def test_a_fast_model_predicts_evaluates_and_scores():
+    fast = MAML(nn.Linear(4, 3), inner_lr=0.5, inner_steps=5).adapt(X, Y)
+    logits = fast.predict(NEW_X)
+    assert (logits.shape, logits.requires_grad) == ((6, 3), False)
+    assert fast.evaluate(NEW_X, NEW_Y) == pytest.approx(F.cross_entropy(logits, NEW_Y).item())
+    assert fast.accuracy(NEW_X, NEW_Y) == pytest.approx((logits.argmax(1) == NEW_Y).float().mean().item())
+
+
+def test_regression_is_judged_by_its_squared_error():
+    x, y = X[:, :1], X[:, 1:2]
+    fast = MAML(nn.Linear(1, 1), inner_lr=0.1).adapt(x, y)
+    assert fast.evaluate(x, y) == pytest.approx((fast.predict(x) - y).square().mean().item())
+
+
+def test_two_tasks_do_not_share_a_fast_model():
+    learner = MAML(nn.Linear(4, 3), inner_lr=0.5, inner_steps=3)
+    one = learner.adapt(X, Y)
+    before = one.predict(NEW_X)
+    two = learner.adapt(X, (Y + 1) % 3)
+    assert torch.equal(one.predict(NEW_X), before)
+    assert not torch.allclose(two.predict(NEW_X), before)
+    with torch.no_grad():
+        learner.model.weight.zero_()  # later meta-training does not reach back
+    assert torch.equal(one.predict(NEW_X), before)
+
+
+def test_adapting_leaves_the_model_as_it_was():
+    model = nn.Sequential(nn.Linear(4, 5), nn.Dropout(0.5), nn.Linear(5, 3))
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    fast = MAML(model, inner_lr=0.5).adapt(X, Y)
+    assert torch.equal(fast.predict(NEW_X), fast.predict(NEW_X))  # no dropout
+    assert all(torch.equal(p, before[name]) and p.grad is None for name, p in model.named_parameters())
+
+
+def test_a_model_adapts_itself_once_a_learner_holds_it():
+    model = MyModel(4, 3)
+    learner = MAML(model, inner_lr=0.5, inner_steps=4)
+    fast = model.adapt(X, Y)
+    torch.testing.assert_close(model.predict(NEW_X), descended(model, 4))
+    assert model.evaluate(NEW_X, NEW_Y) == fast.evaluate(NEW_X, NEW_Y)
+    assert torch.equal(model.predict(NEW_X), learner.adapt(X, Y).predict(NEW_X))
+    assert list(trainable(model)) == ["weight", "bias"]  # the mix-in adds no parameters
+    assert set(model.state_dict()) == {"weight", "bias"}
+
+
+def test_the_mix_in_says_what_is_missing():
+    model = MyModel(4, 3)
+    for call in (lambda: model.predict(X), lambda: model.evaluate(X, Y)):
+        with pytest.raises(LearnerContractError, match=r"not been adapted yet. Call adapt\(x, y\) first"):
+            call()
+    with pytest.raises(LearnerContractError, match=r"that no meta-learner holds. Make one first: MAML\(model\)"):
+        model.adapt(X, Y)
+    MAML(model)
+    with pytest.raises(LearnerContractError, match="not been adapted yet"):
+        model.evaluate(X, Y)
+
+
+def test_another_learner_takes_the_model_over():
+    model = MyModel(4, 3)
+    MAML(model, inner_lr=0.5, inner_steps=1)
+    model.adapt(X, Y)
+    MAML(model, inner_lr=0.5, inner_steps=3)
+    with pytest.raises(LearnerContractError, match="not been adapted yet"):
+        model.predict(X)  # what the former learner adapted is not this one's
+    model.adapt(X, Y)
+    torch.testing.assert_close(model.predict(NEW_X), descended(model, 3))
+
+
+def test_a_factory_of_self_adapting_models_is_attached_when_it_is_built():
+    learner = MAML(lambda spec: MyModel(1, spec.outputs), inner_lr=0.01).bind(Sinusoids().spec)
+    learner.model.adapt(X[:, :1], X[:, 1:2])
+    assert learner.model.predict(X[:, :1]).shape == (6, 1)
+
+
+def test_training_puts_the_meta_learned_parameters_into_the_model(tmp_path):
+    model = MyModel(1, 1)
+    before = trainable(model)
+    result = MAML(model, inner_lr=0.01).train(
+        Sinusoids(),
+        run_dir=tmp_path / "run",
+        iterations=3,
+        meta_batch_size=4,
+        **{"evaluation.test_tasks": 4, "evaluation.validation_tasks": 4},
+    )
+    assert result.step == 3
+    assert all(not torch.equal(p, before[name]) for name, p in trainable(model).items())
+    x, y = Sinusoids().take(1)[0].sample()
+    model.adapt(x, y)
+    assert model.evaluate(x, y) > 0
+
+
+def test_the_readme_loop_runs_on_images(digits_dir):
+    tasks = FewShot(digits_dir, ways=3, shots=2, queries=2)
+    learner = MAML(mlp((8,)), inner_lr=0.1).bind(tasks.spec)
+    for task in tasks.take(2):
+        x, y = task.sample()
+        fast = learner.adapt(x, y)
+        assert fast.predict(task.episode.query_x).shape == (6, 3)
+    assert distmeta.FastModel is type(fast)

@@ -1,0 +1,179 @@
+"""The checks that users run on their own models, tasks and learners find what they are for."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from distmeta import MAML, Experiment, FunctionTasks, Sinusoids, mlp
+from distmeta.errors import LearnerContractError, ModelContractError, TaskContractError
+from distmeta.testing import GradientCheck, check_gradient, check_model, check_task
+
+
+def clusters(random, split):
+    centres = random.normal(size=(3, 6))
+
+    def half(n):
+        y = np.repeat(np.arange(3), n)
+        return centres[y] + 0.3 * random.normal(size=(len(y), 6)), y
+
+    return (*half(2), *half(3))
+
+
+CLUSTERS = FunctionTasks(clusters)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Tiny networks: a second thread only waits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def experiment(model, tasks=CLUSTERS, **settings):
+    return Experiment(learner=MAML(model, **{"inner_lr": 0.1, **settings}), tasks=tasks)
+
+
+class Detaches(nn.Module):
+    """Half of what the first layer says reaches the loss without its gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.head = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        hidden = torch.tanh(self.first(x))
+        return self.head(torch.cat([hidden[:, :4], hidden[:, 4:].detach()], 1))
+
+
+class WrongBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(x):
+        return x.tanh()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(output)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (output,) = ctx.saved_tensors
+        return gradient * (1 - output)  # the square is forgotten
+
+
+class BadActivation(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.head = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(WrongBackward.apply(self.first(x)))
+
+
+@pytest.mark.parametrize(
+    ("model", "tasks", "parameters"),
+    [
+        pytest.param(mlp((8,)), Sinusoids(), 4, id="regression with ReLU"),
+        pytest.param(mlp((8,), norm="batch"), CLUSTERS, 5, id="batch norm"),
+        pytest.param(nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5), nn.Linear(8, 3)), CLUSTERS, 4, id="dropout"),
+    ],
+)
+def test_a_right_gradient_passes(model, tasks, parameters):
+    check = check_gradient(experiment(model, tasks, inner_steps=2))
+    check.require()
+    assert check.engine == "vmap"
+    assert check.loop_error <= 1e-12
+    assert len(check.difference_errors) == parameters
+    assert max(check.difference_errors.values()) <= 1e-6
+    assert check.wrong == {}
+
+
+def test_checking_leaves_the_model_as_it_was():
+    model = nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5), nn.Linear(8, 3))
+    check_gradient(experiment(model))
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert model[1].p == 0.5
+
+
+def test_a_partial_detach_is_named():
+    check = check_gradient(experiment(Detaches()))
+    assert {"first.weight", "first.bias"} <= set(check.wrong)
+    assert "head.bias" not in check.wrong
+    with pytest.raises(LearnerContractError, match=r"first.weight \(relative error .* Look for .detach\(\)"):
+        check.require()
+
+
+def test_a_wrong_backward_of_ones_own_is_named():
+    check = check_gradient(experiment(BadActivation(), vectorise="loop"))
+    assert "first.weight" in check.wrong
+    with pytest.raises(LearnerContractError, match="a custom backward"):
+        check.require()
+
+
+def test_first_order_has_no_differences_to_compare_with():
+    check = check_gradient(experiment(mlp((8,)), first_order=True))
+    check.require()
+    assert check.difference_errors == {}
+    assert check.loop_error <= 1e-12
+
+
+@pytest.mark.parametrize(
+    ("check", "message"),
+    [
+        (GradientCheck("vmap", 1e-3, {}), "differs from a plain loop's by 1.0e-03"),
+        (GradientCheck("vmap", float("nan"), {}), "differs from a plain loop's by nan"),
+        (GradientCheck("loop", 0.0, {"w": 2e-5, "b": 1e-9}), "The meta-gradient of w (relative error 2.0e-05)"),
+        (GradientCheck("loop", 0.0, {"w": float("nan")}), "The meta-gradient of w (relative error nan)"),
+    ],
+)
+def test_a_check_that_failed_says_so(check, message):
+    with pytest.raises(LearnerContractError) as caught:
+        check.require()
+    assert message in str(caught.value)
+
+
+def test_check_model_tells_of_a_slower_engine_and_refuses_what_cannot_run():
+    class Asks(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) * max(1.0, x.abs().max().item())
+
+    assert check_model(experiment(mlp((8,))).learner, experiment(mlp((8,)))) is None
+    slow = experiment(Asks(6, 3))
+    assert "looping over tasks" in check_model(slow.learner, slow)
+    wrong = experiment(nn.Linear(6, 4))
+    with pytest.raises(ModelContractError, match=r"returned \[6, 4\] for a 3-way episode, expected \[6, 3\]"):
+        check_model(wrong.learner, wrong)
+
+
+def test_check_task_passes_what_is_pure():
+    check_task(experiment(mlp((8,)), Sinusoids()))
+    check_task(experiment(mlp((8,))))
+
+
+def test_check_task_finds_other_randomness():
+    counter = itertools.count()
+
+    def impure(random, split):
+        x = random.normal(size=(4, 1)) + next(counter)
+        return x, x, x, x
+
+    with pytest.raises(LearnerContractError, match="came out differently the second time"):
+        check_task(experiment(mlp((8,)), FunctionTasks(impure)))
+
+
+def test_check_task_finds_tasks_that_are_all_the_same():
+    def constant(random, split):
+        x = np.ones((4, 1))
+        return x, x, x, x
+
+    with pytest.raises(LearnerContractError, match="Two tasks came out equal"):
+        check_task(experiment(mlp((8,)), FunctionTasks(constant)))
+
+
+def test_check_task_runs_the_tasks_own_check():
+    with pytest.raises(TaskContractError, match="returned str"):
+        check_task(experiment(mlp((8,)), FunctionTasks(lambda random, split: "nothing")))
