@@ -384,9 +384,9 @@ def _write_run_directory(folder: Path, what: Experiment | Job, experiment: Exper
         "job": job,
     }
     try:
-        write_json(folder / "experiment.json", experiment.settings())
-        if isinstance(what, Job):
+        if isinstance(what, Job) and old is None:
             (folder / "job.py").write_text(what.source, encoding="utf-8")
+        write_json(folder / "experiment.json", experiment.settings())
         return RunRecord(folder, facts).update()
     except OSError as error:
         raise _cannot_write(folder, error) from None

@@ -231,7 +231,7 @@ def inspect_command(run_dir: RunDir, as_json: Json = False) -> None:
     for name, value in (facts["test"] or {}).items():
         table.add_row(f"test {name}", f"{value:.4f}")
     out.print(table)
-    if facts["status"] in ("interrupted", "failed", "created"):
+    if facts["status"] in ("interrupted", "failed"):
         out.print(f"Go on with: distmeta resume {run_dir}")
 
 

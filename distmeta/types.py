@@ -10,8 +10,8 @@ Splits of classes are named ``meta_train``, ``meta_validation`` and ``meta_test`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -83,12 +83,14 @@ class Episode:
         support_y: ``[N*K]`` int64 class positions 0..N-1, or ``[N*K, D]`` floats for regression.
         query_x: ``[N*Q, ...]`` inputs the adapted model is judged on.
         query_y: ``[N*Q]`` int64 or ``[N*Q, D]`` floats.
+        ways: N, known without looking at the labels; filled in by the engine, ``None`` for regression.
     """
 
     support_x: torch.Tensor
     support_y: torch.Tensor
     query_x: torch.Tensor
     query_y: torch.Tensor
+    ways: int | None = field(default=None, kw_only=True)
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         return iter((self.support_x, self.support_y, self.query_x, self.query_y))
@@ -96,11 +98,21 @@ class Episode:
     @staticmethod
     def stack(episodes: list[Episode]) -> Episode:
         """T episodes of equal shapes as one, ``[T, ...]``."""
-        return Episode(*(torch.stack(parts) for parts in zip(*episodes, strict=True)))
+        return Episode(*(torch.stack(parts) for parts in zip(*episodes, strict=True)), ways=episodes[0].ways)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Episode:
         """The same episode on ``device``, floating point tensors as ``dtype``; labels keep their type."""
-        return Episode(*(t.to(device, dtype if t.is_floating_point() else t.dtype) for t in self))
+        return self.map(lambda t: t.to(device, dtype if t.is_floating_point() else t.dtype))
+
+    def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Episode:
+        """``function`` of each of the four tensors."""
+        return Episode(*(function(part) for part in self), ways=self.ways)
+
+    def counted(self) -> Episode:
+        """With :attr:`ways` filled in: the highest label plus one, for integer labels."""
+        if self.ways is not None or self.support_y.is_floating_point():
+            return self
+        return replace(self, ways=int(self.support_y.max()) + 1)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -46,7 +47,7 @@ class MetaLearner(config.Configurable, ABC):
         ...     def query_logits(self, params, episode):
         ...         support = self.forward(params, episode.support_x)
         ...         query = self.forward(params, episode.query_x)
-        ...         one_hot = F.one_hot(episode.support_y, 5).to(support)
+        ...         one_hot = F.one_hot(episode.support_y, episode.ways).to(support)
         ...         means = one_hot.T @ support / one_hot.sum(0)[:, None]
         ...         return -torch.cdist(query, means)
         >>> NearestMean(nn.Flatten()).config.vectorise
@@ -203,7 +204,7 @@ class MetaLearner(config.Configurable, ABC):
 
         def alone(query: torch.Tensor) -> torch.Tensor:
             batch = torch.cat([episode.support_x, query[None]])
-            return self.query_logits(params, Episode(episode.support_x, episode.support_y, batch, episode.query_y))[-1]
+            return self.query_logits(params, replace(episode, query_x=batch))[-1]
 
         return self.map_queries(alone, episode.query_x)
 
@@ -215,8 +216,10 @@ class MetaLearner(config.Configurable, ABC):
         return mapped
 
     def _vmap(self, function: Callable[..., Any], params: Params, episodes: Episode) -> Any:
+        ways = episodes.counted().ways
+
         def one(*parts: torch.Tensor) -> Any:
-            return function(params, Episode(*parts))
+            return function(params, Episode(*parts, ways=ways))
 
         return vmap(one, randomness="different")(*episodes)
 
@@ -279,9 +282,8 @@ class FastModel:
         """Logits ``[B, N]`` (or values ``[B, D]``) for inputs ``[B, ...]``, all in one batch; no graph is kept."""
         self._learner.model.eval()
         with torch.no_grad(), vectorised(False):
-            return self._learner.query_logits(
-                self._params, Episode(self._support_x, self._support_y, x, self._support_y[:0])
-            )
+            episode = Episode(self._support_x, self._support_y, x, self._support_y[:0]).counted()
+            return self._learner.query_logits(self._params, episode)
 
     def evaluate(self, x: torch.Tensor, y: torch.Tensor) -> float:
         """Mean loss on labelled examples: cross-entropy in nats for int64 labels, mean squared error for floats."""
@@ -356,7 +358,8 @@ def prediction_metrics(prediction: torch.Tensor, target: torch.Tensor) -> Metric
 
 def unstack(episodes: Episode) -> list[Episode]:
     """The T tasks of a stacked episode."""
-    return [Episode(*parts) for parts in zip(*episodes, strict=True)]
+    counted = episodes.counted()
+    return [counted.map(lambda part, i=i: part[i]) for i in range(len(episodes.query_x))]  # type: ignore[misc]
 
 
 # The public interface (a higher floor) puts its training function here: floors import only downwards.

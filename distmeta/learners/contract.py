@@ -52,7 +52,7 @@ def probe(learner: MetaLearner, spec: TaskSpec, episodes: Episode) -> Probe:
     layout = ParamLayout.of(params)
     episodes = episodes.to(next(iter(params.values())).device, layout.torch_dtype)
     loop = learner.with_config(vectorise="loop")
-    _check_one_task(loop, spec, params, Episode(*(part[0] for part in episodes)))
+    _check_one_task(loop, spec, params, episodes.counted().map(lambda part: part[0]))
     if learner.config.vectorise == "loop":
         return Probe(loop, None)
     return _choose_engine(learner, loop, params, layout, episodes)
