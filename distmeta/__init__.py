@@ -10,6 +10,8 @@ from distmeta.job import load_job
 from distmeta.learners.base import FastModel, MetaLearner, MetaModule
 from distmeta.learners.contract import use_batch_statistics
 from distmeta.learners.maml import MAML
+from distmeta.learners.matching_net import MatchingNet
+from distmeta.learners.protonet import ProtoNet
 from distmeta.models.backbones import conv4, mlp
 from distmeta.runtime.backend import LocalBackend
 from distmeta.runtime.evaluation import EvaluationReport
@@ -33,10 +35,12 @@ __all__ = [
     "FewShot",
     "FunctionTasks",
     "LocalBackend",
+    "MatchingNet",
     "MetaLearner",
     "MetaModule",
     "Outer",
     "Place",
+    "ProtoNet",
     "RunResult",
     "Runtime",
     "Sinusoids",

@@ -97,7 +97,7 @@ def meta_train(
     """Run an experiment to its end.
 
     Args:
-        experiment: what to run, or a loaded job file (kept in the run directory, so that the command line can resume it).
+        experiment: what to run, or a loaded job file (kept in the run directory, for the command line to resume it).
         run_dir: a new folder; ``runs/NAME-TIME`` when left out.
         resume: go on from the last checkpoint in ``run_dir``.
         place: where it computes and where it is recorded; this process when left out.
@@ -234,7 +234,7 @@ def evaluate(
         run_dir: its folder.
         tasks: how many tasks.
         split: which classes.
-        seed: of the tasks; the experiment's ``evaluation.seed`` when left out, so that runs are judged on the same tasks.
+        seed: of the tasks; the experiment's ``evaluation.seed`` when left out: the same tasks for every run.
         overrides: settings that do not change the experiment, such as ``runtime.workers``.
         place: where to compute.
 
@@ -363,8 +363,10 @@ class RunRecord:
         return record
 
 
-def _write_run_directory(folder: Path, what: Experiment | Job, experiment: Experiment, old: RunRecord | None) -> RunRecord:
-    """Make a run's directory, or bring the one of the run ``old`` up to date: it keeps the settings it is resumed with."""
+def _write_run_directory(
+    folder: Path, what: Experiment | Job, experiment: Experiment, old: RunRecord | None
+) -> RunRecord:
+    """Fill a new run's directory, or bring that of the run ``old`` up to date: it keeps what it is resumed with."""
     job = None
     if isinstance(what, Job):
         job = {"path": str(what.path), "folder": str(what.folder), "overrides": dict(what.overrides)}
@@ -476,7 +478,7 @@ def _train_learner(
 ) -> RunResult:
     """What ``learner.train(tasks)`` does: the run, then the best parameters into the learner's model.
 
-    ``settings`` are keys of the outer loop (``iterations=2000``), or dotted ones by a mapping (``**{"runtime.workers": 2}``).
+    ``settings`` are those of the outer loop (``iterations=2000``), or dotted: ``**{"runtime.workers": 2}``.
     """
     experiment = Experiment(learner=learner, tasks=tasks, name=type(learner).__name__.lower())
     dotted = {

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,7 +31,10 @@ from distmeta.runtime.events import Event
 from distmeta.types import SPLITS, Split
 
 app = typer.Typer(
-    help="Distributed task-parallel meta-training.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+    help="Distributed task-parallel meta-training.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
 )
 data_app = typer.Typer(help="Build, inspect and verify datasets of Arrow shards.", no_args_is_help=True)
 track_app = typer.Typer(help="MLflow.", no_args_is_help=True)
@@ -49,8 +53,7 @@ Address = Annotated[
     typer.Option(help="Running Ray cluster: auto or HOST:PORT; one of this machine is started when left out."),
 ]
 Data = Annotated[
-    str | None,
-    typer.Option("--data", envvar="DISTMETA_DATA", help="Dataset folder or name, in place of the job's own."),
+    str | None, typer.Option("--data", help="Dataset folder or name, in place of the job's own and of DISTMETA_DATA.")
 ]
 TrackingUri = Annotated[str | None, typer.Option(help="MLflow; MLFLOW_TRACKING_URI or MLflow's default when left out.")]
 Tracking = Annotated[bool, typer.Option("--tracking/--no-tracking", help="Record the run in MLflow.")]
@@ -130,9 +133,10 @@ def data_verify(directory: Annotated[Path, typer.Argument(metavar="DIR")], as_js
         )
         return
     out.print(
-        f"OK: {sum(report.classes.values()):,} classes, {sum(report.images.values()):,} images, {report.shards} shards, "
-        f"{report.bytes / 2**20:.1f} MiB; every checksum agrees.\nfingerprint {report.fingerprint}"
+        f"OK: {sum(report.classes.values()):,} classes, {sum(report.images.values()):,} images, "
+        f"{report.shards} shards, {report.bytes / 2**20:.1f} MiB; every checksum agrees."
     )
+    out.print(f"fingerprint {report.fingerprint}")
 
 
 # -- runs -----------------------------------------------------------------------------------------------------------
@@ -153,7 +157,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Meta-train by a job file: progress, validation, final meta-test accuracy with its 95 % interval."""
-    loaded = load_job(job, _overrides(settings, workers, data_dir))
+    loaded = _load(job, settings, workers, data_dir)
     with _watching(as_json) as watch:
         place = api.Place(backend, address, tracking, tracking_uri, tracking_required, watch)  # type: ignore[arg-type]
         result = api.meta_train(loaded, run_dir=run_dir, place=place)
@@ -175,10 +179,10 @@ def resume(
     """Go on from the last checkpoint, exactly; also with another number of workers or more iterations."""
     loaded = api.job_of(run_dir, _overrides(settings, workers, data_dir))
     outer = loaded.experiment.outer
-    if outer.schedule != "constant" and any((s or "").startswith("outer.iterations") for s in settings or ()):
+    if outer.schedule != "constant" and any(assignment.startswith("outer.iterations") for assignment in settings or ()):
         err.print(
-            f"note: outer.schedule={outer.schedule} runs over all {outer.iterations} iterations, so the steps done so far "
-            "had other learning rates than a run of this length from the start."
+            f"note: outer.schedule={outer.schedule} runs over all {outer.iterations} iterations; the steps done so far "
+            "had other learning rates than in a run of this length from the start."
         )
     with _watching(as_json) as watch:
         place = api.Place(backend, address, tracking, tracking_uri, False, watch)  # type: ignore[arg-type]
@@ -211,7 +215,7 @@ def evaluate(
     if as_json:
         _print_json(report.to_dict())
     else:
-        out.print(_report_table(report, f"{split}, {report.tasks} tasks, seed {report.seed}"))
+        _show_report(report, f"{split}: {report.tasks} tasks of seed {report.seed}, mean ± 95 % interval")
 
 
 @app.command("inspect")
@@ -221,24 +225,24 @@ def inspect_command(run_dir: RunDir, as_json: Json = False) -> None:
     if as_json:
         _print_json(facts)
         return
-    table = Table(show_header=False, box=None)
-    for key in ("run_dir", "status", "error", "step", "iterations", "params_sha256", "dataset_fingerprint", "best"):
-        if facts[key] is not None:
-            table.add_row(key, str(facts[key]))
-    for key in ("engine", "kernel", "batch_norm", "mlflow_run_id"):
-        if facts[key] is not None:
-            table.add_row(key, str(facts[key]))
-    for name, value in (facts["test"] or {}).items():
-        table.add_row(f"test {name}", f"{value:.4f}")
-    out.print(table)
+    best, test = facts.pop("best"), facts.pop("test")
+    del facts["experiment"]
+    facts["step"] = f"{facts['step']} of {facts.pop('iterations')}"
+    if best is not None:
+        facts["best"] = f"step {best['step']}: meta-validation {best['metric']} {abs(best['score']):.4f}"
+    for name in [name for name in test or {} if not name.endswith("_ci95")]:
+        facts[f"test {name}"] = f"{test[name]:.4f} ± {test[name + '_ci95']:.4f}"
+    for key, value in facts.items():
+        if value is not None:
+            out.print(f"{key:<{max(map(len, facts))}}  {value}", markup=False)
     if facts["status"] in ("interrupted", "failed"):
         out.print(f"Go on with: distmeta resume {run_dir}")
 
 
 @app.command()
 def check(job: JobFile, settings: Set = None, data_dir: Data = None, as_json: Json = False) -> None:
-    """Probe tasks, model and learner of a job before it costs anything; compare its gradient with finite differences."""
-    experiment = load_job(job, _overrides(settings, None, data_dir)).experiment
+    """Probe tasks, model and learner of a job before it costs anything; check its gradient by finite differences."""
+    experiment = _load(job, settings, None, data_dir).experiment
     findings: dict[str, Any] = {"job": str(job), "learner": type(experiment.learner).__name__}
     say = err.print if as_json else out.print
     testing.check_task(experiment)
@@ -293,19 +297,17 @@ def submit(
     """Run a job file on a running Ray cluster and follow its log."""
     from distmeta.submit import submit as submit_job
 
-    arguments = [word for assignment in settings or () for word in ("--set", assignment)]
-    arguments += ["--workers", str(workers)] if workers else []
-    arguments += ["--data", data_dir] if data_dir else []
     echo: Callable[[str], None] = lambda line: (err if as_json else out).print(line, markup=False)  # noqa: E731
-    done = submit_job(
-        job,
-        address=address,
-        arguments=arguments,
-        run_dir=run_dir,
-        tracking_uri=tracking_uri,
-        wait=not no_wait,
-        echo=echo,
-    )
+    with _interruptible():
+        done = submit_job(
+            job,
+            address=address,
+            overrides=_overrides(settings, workers, data_dir),
+            run_dir=run_dir,
+            tracking_uri=tracking_uri,
+            wait=not no_wait,
+            echo=echo,
+        )
     if as_json:
         _print_json({"submission_id": done.id, "run_dir": done.run_dir, "status": done.status})
     elif done.status == "PENDING":
@@ -331,6 +333,12 @@ def track_sync(run_dir: RunDir, tracking_uri: TrackingUri = None, as_json: Json 
 # -- how things are shown ---------------------------------------------------------------------------------------------
 
 
+def _load(job: Path, settings: list[str] | None, workers: int | None, data_dir: str | None) -> Job:
+    given = os.environ.get("DISTMETA_DATA")
+    defaults = _overrides(None, None, given) if given else {}
+    return load_job(job, _overrides(settings, workers, data_dir), defaults=defaults)
+
+
 def _overrides(settings: list[str] | None, workers: int | None, data_dir: str | None) -> dict[str, Any]:
     overrides = parse_overrides(settings or ())
     if workers is not None:
@@ -343,7 +351,7 @@ def _overrides(settings: list[str] | None, workers: int | None, data_dir: str | 
 @contextmanager
 def _bar(text: str, *, quiet: bool) -> Iterator[Callable[[int, int | None], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err, disable=quiet, transient=True) as progress:
+    with _interruptible(), Progress(*columns, console=err, disable=quiet, transient=True) as progress:
         task = progress.add_task(text, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
@@ -352,8 +360,18 @@ def _bar(text: str, *, quiet: bool) -> Iterator[Callable[[int, int | None], None
 def _watching(quiet: bool) -> Iterator[Callable[[Event], None]]:
     """A progress bar on a terminal; a line every few seconds where there is none, as in a job's log."""
     view = _View(quiet)
-    with view.progress:
+    with _interruptible(), view.progress:
         yield view
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C says how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        err.print(str(interrupt) or "Interrupted.", markup=False)
+        raise typer.Exit(130) from None
 
 
 class _View:
@@ -425,12 +443,11 @@ _LABELS = {
 }
 
 
-def _report_table(report: EvaluationReport, title: str) -> Table:
-    table = Table(title=title, title_justify="left", box=None, show_header=False)
-    order = [name for name in _LABELS if name in report.metrics]
-    for name in order + [name for name in report.metrics if name not in order]:
-        table.add_row(_LABELS.get(name, name), f"{report.text(name)}")
-    return table
+def _show_report(report: EvaluationReport, title: str) -> None:
+    out.print(title)
+    names = sorted(report.metrics, key=lambda name: list(_LABELS).index(name) if name in _LABELS else len(_LABELS))
+    for name in names:
+        out.print(f"  {_LABELS.get(name, name):<48}  {report.text(name)}")
 
 
 def _show_result(result: api.RunResult, job: Job, as_json: bool) -> None:
@@ -455,7 +472,7 @@ def _show_result(result: api.RunResult, job: Job, as_json: bool) -> None:
             f"meta-test: {what}, {result.test.tasks} tasks, mean ± 95 % interval "
             f"(batch norm '{learner.config.batch_norm}', parameters of step {result.best_step})"
         )
-        out.print(_report_table(result.test, title))
+        _show_report(result.test, title)
     out.print(f"run      {result.run_dir}")
     out.print(f"curves   {result.run_dir / 'curves.png'}")
     if result.how_to_open:
@@ -463,7 +480,7 @@ def _show_result(result: api.RunResult, job: Job, as_json: bool) -> None:
 
 
 def _print_json(values: Any) -> None:
-    sys.stdout.write(json.dumps(values, indent=1) + "\n")
+    out.file.write(json.dumps(values, indent=1) + "\n")
 
 
 def _first_line(kind: type) -> str:
@@ -478,33 +495,36 @@ def _first_line_of(path: Path) -> str:
 
 
 def main() -> None:
-    """Entry point: errors of the user's become one message and exit code 1; ctrl-C says how to go on, code 130."""
+    """Entry point: errors become one message and exit code 1; ctrl-C says how to go on and exits with 130."""
 
     # A cluster ends its jobs by SIGTERM; that is an interrupt like ctrl-C: checkpoint, then leave.
     def interrupt(signum: int, frame: object) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
+    out.file = sys.stdout
+    # What job files, Ray or MLflow print must not get between the lines of a JSON object.
+    with redirect_stdout(sys.stderr if "--json" in sys.argv else sys.stdout):
+        code = _run_app()
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def _run_app() -> int:
     try:
-        app(standalone_mode=False)
+        return app(standalone_mode=False) or 0  # typer returns the code of typer.Exit and of ctrl-C
     except DistmetaError as error:
         err.print(f"error: {error}", markup=False, style="red")
-        code = 1
-    except typer.Exit as exit_request:
-        code = exit_request.exit_code
-    except KeyboardInterrupt:
-        err.print("\nInterrupted. `distmeta resume RUN_DIR` goes on from the checkpoint.", markup=False)
-        code = 130
+        return 1
+    except (KeyboardInterrupt, typer.Abort):
+        err.print("Interrupted.")
+        return 130
     except Exception as error:
         # click's own usage errors know how to show themselves
         if not hasattr(error, "show") or not hasattr(error, "exit_code"):
             raise
         error.show()
-        code = error.exit_code
-    else:
-        code = 0
-    sys.stdout.flush()
-    sys.exit(code)
+        return int(error.exit_code)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,13 @@ class Job:
     overrides: Mapping[str, Any]
 
 
-def load_job(path: Path | str, overrides: Mapping[str, Any] | None = None, *, folder: Path | None = None) -> Job:
+def load_job(
+    path: Path | str,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    defaults: Mapping[str, Any] | None = None,
+    folder: Path | None = None,
+) -> Job:
     """Run a job file and apply overrides.
 
     The file is run with torch's random numbers seeded, so that a model that it builds itself is the same every time.
@@ -46,6 +52,7 @@ def load_job(path: Path | str, overrides: Mapping[str, Any] | None = None, *, fo
     Args:
         path: of the job file.
         overrides: settings by dotted key, see :meth:`Experiment.with_overrides`.
+        defaults: the same, left out where the experiment has no such setting.
         folder: where modules beside the job are found; the file's own folder when left out.
 
     Raises:
@@ -82,5 +89,6 @@ def load_job(path: Path | str, overrides: Mapping[str, Any] | None = None, *, fo
         raise ConfigError(f"{path} must define `experiment = Experiment(...)` at its top level; found {seen}.")
     if experiment.name == "experiment":
         experiment = experiment.replace(name=path.stem)
-    source = path.read_text(encoding="utf-8")
+    source, known = path.read_text(encoding="utf-8"), experiment.keys()
+    overrides = {key: value for key, value in (defaults or {}).items() if key in known} | overrides
     return Job(experiment.with_overrides(overrides), module, path, folder, source, overrides)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from distmeta.errors import ConfigError, RuntimeFailure
@@ -35,7 +37,7 @@ def submit(
     job: Path | str,
     *,
     address: str,
-    arguments: Sequence[str] = (),
+    overrides: Mapping[str, Any] | None = None,
     run_dir: str | None = None,
     tracking_uri: str | None = None,
     wait: bool = True,
@@ -48,26 +50,33 @@ def submit(
     Args:
         job: the job file; its folder travels with it.
         address: of the cluster's dashboard, ``http://HOST:8265``.
-        arguments: more arguments of ``distmeta train``, such as ``("--set", "seed=7")``.
-        run_dir: on the head node; on a cluster of this machine ``runs/ID`` here, elsewhere ``~/distmeta/runs/ID``
-        there. tracking_uri: of MLflow; ``MLFLOW_TRACKING_URI``, or on a cluster of this machine MLflow's default store
-        here. wait: follow the log to the end.
+        overrides: settings by dotted key, as for ``distmeta train --set``.
+        run_dir: on the head node, absolute; on a cluster of this machine ``runs/ID`` here when left out, elsewhere
+            ``~/distmeta/runs/ID`` there.
+        tracking_uri: of MLflow; ``MLFLOW_TRACKING_URI`` when left out, or MLflow's default store here on a cluster of
+            this machine.
+        wait: follow the log to the end.
         echo: receives the log.
 
     Raises:
-        ConfigError: the job file is not one, or the address is not one.
+        ConfigError: the job file is not one, an override does not fit, or the address is not one.
         RuntimeFailure: the cluster does not answer or refuses.
+        KeyboardInterrupt: passed on while following the log; the job goes on.
     """
     _present_token()
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
     path = Path(job).resolve()
-    load_job(path)  # a broken file is told here, not on the cluster
+    load_job(path, overrides)  # what is wrong is told here, not on the cluster
     host = urlsplit(address).hostname
     if not address.startswith(("http://", "https://")) or host is None:
         raise ConfigError(f"--address {address!r} is not the address of a dashboard; expected http://HOST:8265.")
     here = host in ("localhost", "127.0.0.1", "::1")
+    if run_dir is not None and here:
+        run_dir = str(Path(run_dir).expanduser().resolve())
+    if run_dir is not None and not run_dir.startswith(("/", "~/")):
+        raise ConfigError(f"--run-dir {run_dir} is on the head node; expected an absolute path, or one below ~/.")
     name = f"{path.stem}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     # "~" is expanded by the shell that Ray starts the entrypoint with, on the head node.
     target = run_dir or (str(Path("runs", name).resolve()) if here else f"~/distmeta/runs/{name}")
@@ -84,7 +93,8 @@ def submit(
         "MLFLOW_TRACKING_URI": uri,
         "PYTHONUNBUFFERED": "1",
     }
-    words = ["distmeta", "train", path.name, "--address", "auto", *arguments]
+    settings = [word for key, value in (overrides or {}).items() for word in ("--set", f"{key}={json.dumps(value)}")]
+    words = ["distmeta", "train", path.name, "--address", "auto", *settings]
     entrypoint = f"python -m {shlex.join(words)} --run-dir {target if target.startswith('~/') else shlex.quote(target)}"
     try:
         client = JobSubmissionClient(address)
@@ -100,10 +110,11 @@ def submit(
             entrypoint_num_cpus=0,
         )
     except (AuthenticationError, ConnectionError, RuntimeError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise RuntimeFailure(
-            f"The cluster at {address} did not take the job: {str(error).strip().splitlines()[0]} Start one with `ray "
-            "start --head`, check the address of its dashboard, and where it asks for a token give that of its head "
-            "node: RAY_AUTH_MODE=token RAY_AUTH_TOKEN=..."
+            f"The cluster at {address} did not take the job: {reason}. Start one with `ray start --head`, check the "
+            "address of its dashboard, and where it asks for a token give that of its head node: RAY_AUTH_MODE=token "
+            "RAY_AUTH_TOKEN=..."
         ) from None
     echo(f"Submitted {name}: {entrypoint}")
     if not wait:
@@ -113,9 +124,15 @@ def submit(
         async for lines in client.tail_job_logs(name):
             echo(lines.rstrip("\n"))
 
-    asyncio.run(follow())
-    while not (status := client.get_job_status(name)).is_terminal():
-        time.sleep(0.5)
+    try:
+        asyncio.run(follow())
+        while not (status := client.get_job_status(name)).is_terminal():
+            time.sleep(0.5)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"The job goes on. Follow it with: ray job logs {name} --address {address} --follow; end it with: "
+            f"ray job stop {name} --address {address}"
+        ) from None
     return Submission(name, target, status.value)
 
 

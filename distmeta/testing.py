@@ -67,8 +67,8 @@ def check_model(learner: MetaLearner, experiment: Experiment) -> str | None:
     Returns:
         Why a slower engine would be used, or ``None``.
     """
-    episodes = _episodes(experiment, 2)
-    return probe(learner.bind(experiment.tasks.spec, experiment.seed), experiment.tasks.spec, episodes).message
+    spec, episodes = experiment.tasks.spec_of("meta_train"), _episodes(experiment, 2)
+    return probe(learner.bind(spec, experiment.seed), spec, episodes).message
 
 
 def check_task(experiment: Experiment) -> None:
@@ -107,7 +107,7 @@ def check_gradient(experiment: Experiment, *, tasks: int = 3) -> GradientCheck:
         >>> check.engine, check.wrong
         ('vmap', {})
     """
-    spec = experiment.tasks.spec
+    spec = experiment.tasks.spec_of("meta_train")
     learner = _in_float64(experiment.learner.bind(spec, experiment.seed))
     episodes = _episodes(experiment, tasks).to(torch.device("cpu"), torch.float64)
     learner = probe(learner, spec, episodes).learner

@@ -54,8 +54,9 @@ class MetaLearner(config.Configurable, ABC):
         'auto'
     """
 
-    network: ClassVar[Literal["classifier", "any"]] = "any"
-    """What the model must return: ``"classifier"``: one number per class or target, ``[B, outputs]``."""
+    network: ClassVar[Literal["classifier", "encoder", "any"]] = "any"
+    """What the model must return: ``"classifier"``: one number per class or target, ``[B, outputs]``; ``"encoder"``:
+    features ``[B, D]``."""
 
     class Config(config.Config):
         """Settings that every learner has.

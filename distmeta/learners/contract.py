@@ -58,6 +58,20 @@ def probe(learner: MetaLearner, spec: TaskSpec, episodes: Episode) -> Probe:
     return _choose_engine(learner, loop, params, layout, episodes)
 
 
+def require_equal_ways(learner: MetaLearner, train: TaskSpec, test: TaskSpec) -> None:
+    """Raise if a learner with a fixed number of outputs is to be tested on another number of ways than in training.
+
+    Raises:
+        LearnerContractError: names both numbers and the fix.
+    """
+    if learner.network == "classifier" and train.outputs != test.outputs:
+        raise LearnerContractError(
+            f"{type(learner).__name__} is trained on {train.outputs}-way tasks and tested on {test.outputs}-way ones, "
+            "but its model has one output per class. Set tasks.train_ways equal to tasks.ways, or use a metric learner "
+            "such as ProtoNet, which takes any number."
+        )
+
+
 def refuse_running_statistics(model: nn.Module) -> None:
     """Raise if a norm layer keeps running averages: they would carry one task's statistics into the next.
 
@@ -159,7 +173,13 @@ def _check_output(learner: MetaLearner, spec: TaskSpec, batch: int, output: obje
         raise ModelContractError(
             f"{name} needs a {role}: the model returned {list(output.shape)} for a {task}, expected {expected}. "
             f"Give the last layer {spec.outputs} outputs, or give a factory such as conv4() that reads the number from "
-            "the tasks."
+            "the tasks. ProtoNet and MatchingNet take an encoder."
+        )
+    if learner.network == "encoder" and (output.dim() != 2 or list(output.shape) == expected):
+        seen = "one number per class" if list(output.shape) == expected else "not one feature vector per input"
+        raise ModelContractError(
+            f"{name} needs an encoder: the model returned {list(output.shape)} for {batch} inputs, {seen}; expected "
+            f"[{batch}, D]. Leave the last layer out, as conv4(head=False) does, or flatten the features."
         )
 
 

@@ -20,8 +20,10 @@ ModelFactory = Callable[[TaskSpec], nn.Module]
 Norm = Literal["batch", "group", "layer", "none"]
 
 
-def conv4(width: int = 64, *, pool: Literal["stride", "max"] = "stride", norm: Norm = "batch") -> ModelFactory:
-    """Four 3x3 convolution blocks and a linear head: the Omniglot network of MAML.
+def conv4(
+    width: int = 64, *, pool: Literal["stride", "max"] = "stride", norm: Norm = "batch", head: bool = True
+) -> ModelFactory:
+    """Four 3x3 convolution blocks and a linear head: the network of the few-shot papers.
 
     ``pool="stride"`` halves the image by stride-2 convolutions (Finn et al. 2017, section 5.2, Omniglot);
     ``pool="max"`` by 2x2 max-pooling (Vinyals et al. 2016; MAML on MiniImagenet).
@@ -30,9 +32,10 @@ def conv4(width: int = 64, *, pool: Literal["stride", "max"] = "stride", norm: N
         width: filters per block.
         pool: how a block halves the image.
         norm: the norm layer after each convolution.
+        head: a linear layer with one output per class at the end; without it the model is an encoder.
 
     Returns:
-        A factory; the built model maps ``[B, C, H, W]`` to ``[B, outputs]``.
+        A factory; the built model maps ``[B, C, H, W]`` to ``[B, outputs]``, or to features ``[B, D]`` without a head.
 
     Example:
         >>> spec = TaskSpec(input_shape=(1, 28, 28), outputs=5, kind="classification", support=5, queries=5)
@@ -66,13 +69,14 @@ def conv4(width: int = 64, *, pool: Literal["stride", "max"] = "stride", norm: N
             )
         model = nn.Sequential()
         model.add_module("features", nn.Sequential(*blocks, nn.Flatten()))
-        model.add_module("head", nn.Linear(width * height * width_px, spec.outputs))
+        if head:
+            model.add_module("head", nn.Linear(width * height * width_px, spec.outputs))
         return model
 
     return build
 
 
-def mlp(hidden: Sequence[int] = (256, 128, 64, 64), *, norm: Norm = "none") -> ModelFactory:
+def mlp(hidden: Sequence[int] = (256, 128, 64, 64), *, norm: Norm = "none", head: bool = True) -> ModelFactory:
     """A multi-layer perceptron with ReLU.
 
     ``mlp(norm="batch")`` is MAML's non-convolutional Omniglot network, ``mlp((40, 40))`` its sinusoid regressor
@@ -81,9 +85,10 @@ def mlp(hidden: Sequence[int] = (256, 128, 64, 64), *, norm: Norm = "none") -> M
     Args:
         hidden: units per hidden layer.
         norm: the norm layer after each hidden linear layer.
+        head: a linear layer with one output per class or target at the end; without it the model is an encoder.
 
     Returns:
-        A factory; the built model maps ``[B, ...]`` to ``[B, outputs]``.
+        A factory; the built model maps ``[B, ...]`` to ``[B, outputs]``, or to features ``[B, D]`` without a head.
 
     Example:
         >>> spec = TaskSpec(input_shape=(1,), outputs=1, kind="regression", support=10, queries=10)
@@ -98,7 +103,8 @@ def mlp(hidden: Sequence[int] = (256, 128, 64, 64), *, norm: Norm = "none") -> M
             layers += [nn.Linear(inputs, outputs, bias=norm != "batch"), _norm(norm, outputs, flat=True), nn.ReLU()]
         model = nn.Sequential()
         model.add_module("features", nn.Sequential(*(layer for layer in layers if not isinstance(layer, nn.Identity))))
-        model.add_module("head", nn.Linear(sizes[-1], spec.outputs))
+        if head:
+            model.add_module("head", nn.Linear(sizes[-1], spec.outputs))
         return model
 
     return build

@@ -12,7 +12,7 @@ import numpy as np
 from distmeta.config import differences
 from distmeta.errors import CheckpointMismatch, FailureBudgetExceeded, ServerLost
 from distmeta.learners.base import MetaLearner
-from distmeta.learners.contract import probe
+from distmeta.learners.contract import probe, require_equal_ways
 from distmeta.learners.functional import ParamLayout
 from distmeta.runtime import chunks
 from distmeta.runtime.backend import SERVER, Backend, Resources
@@ -63,9 +63,10 @@ class Driver:
         self._experiment, self._store, self._watch = experiment, store, watch
         tasks = experiment.tasks
         tasks.check()
-        bound = experiment.learner.bind(tasks.spec, experiment.seed)
+        spec = tasks.spec_of("meta_train")
+        require_equal_ways(experiment.learner, spec, tasks.spec)
         episodes = tasks.episodes([TaskRef("meta_train", 0, i) for i in range(2)], experiment.seed)
-        found = probe(bound, tasks.spec, episodes)
+        found = probe(experiment.learner.bind(spec, experiment.seed), spec, episodes)
         if found.message:
             self._say(0, found.message)
         self.learner: MetaLearner = found.learner

@@ -36,7 +36,11 @@ class TaskDistribution(config.Configurable, ABC):
     @property
     @abstractmethod
     def spec(self) -> TaskSpec:
-        """Shapes that all tasks share."""
+        """Shapes of the tasks that the learner is judged on."""
+
+    def spec_of(self, split: Split) -> TaskSpec:
+        """Shapes of the tasks of one split, where training tasks differ from test tasks."""
+        return self.spec
 
     @property
     @abstractmethod
@@ -74,7 +78,7 @@ class TaskDistribution(config.Configurable, ABC):
                 :attr:`spec` says.
         """
         episode = self.draw(ref.split, rng(seed, self.fingerprint, ref.split, ref.step, ref.index))
-        spec = self.spec
+        spec = self.spec_of(ref.split)
         row = {"x": spec.input_shape, "y": (spec.outputs,) if spec.kind == "regression" else ()}
         for name, part in zip(("support_x", "support_y", "query_x", "query_y"), episode, strict=True):
             expected = (spec.support if name.startswith("support") else spec.queries, *row[name[-1]])
@@ -97,7 +101,7 @@ class TaskDistribution(config.Configurable, ABC):
             if part.is_floating_point() and not bool(torch.isfinite(part).all()):
                 raise TaskContractError(
                     f"{name} of a task from {type(self).__name__} has NaN or infinite values; expected finite numbers. "
-                    "Clean the data (`distmeta data verify DIR` finds the shard) and build it again.",
+                    "Mend the function that draws the task, or the data that it reads.",
                     task_ref=ref,
                 )
         return episode

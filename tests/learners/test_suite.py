@@ -78,8 +78,13 @@ def clusters(random, split):
 CLUSTERS = FunctionTasks(clusters)
 
 
+def network(name):
+    """What the learner takes: a classifier, or an encoder."""
+    return mlp((8,), norm="layer", head=LEARNERS[name].network != "encoder")
+
+
 def build(name, dtype=torch.float32, **settings):
-    learner = LEARNERS[name](mlp((8,), norm="layer"), **settings).bind(CLUSTERS.spec, seed=1)
+    learner = LEARNERS[name](network(name), **settings).bind(CLUSTERS.spec, seed=1)
     learner.model.to(dtype)
     return learner
 
@@ -152,7 +157,7 @@ def test_chunks_add_up(name):
 
 @every_learner
 def test_the_gradient_is_checked_as_users_check_it(name):
-    experiment = Experiment(learner=LEARNERS[name](mlp((8,), norm="layer")), tasks=CLUSTERS)
+    experiment = Experiment(learner=LEARNERS[name](network(name)), tasks=CLUSTERS)
     check = check_gradient(experiment)
     check.require()
     assert check.engine == "vmap"

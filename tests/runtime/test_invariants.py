@@ -1,8 +1,9 @@
-"""The promises of the design, section 7: equal bits for any worker count, backend, loss of a process, or interruption."""
+"""Section 7 of the design: equal bits for any worker count, backend, loss of a process, or interruption."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import signal
 import subprocess
@@ -47,10 +48,11 @@ def sines(**outer) -> Experiment:
 class Run:
     """One run without the files that only people look at."""
 
-    def __init__(self, experiment, folder, backend=None, watch=lambda event: None):
+    def __init__(self, experiment, folder, backend=None, watch=lambda event: None, rows=None):
         self.store = CheckpointStore(folder, keep=experiment.runtime.keep_checkpoints)
-        self.rows = Rows()
+        self.rows = Rows() if rows is None else rows
         driver = Driver(experiment, self.store, watch)
+        self.rows.truncate(driver.first_step)
         self.infos = driver.start(backend or LocalBackend())
         try:
             self.end = driver.train(self.rows)
@@ -265,7 +267,9 @@ def test_a_worker_lost_at_any_call_changes_nothing(at, straight, tmp_path):
 
 @pytest.mark.parametrize("at", range(2))
 def test_a_worker_lost_while_it_starts_is_replaced(at, straight, tmp_path):
-    assert_same(Run(sines().with_overrides({"runtime.workers": 2}), tmp_path, LocalBackend(Faults("lost", {at}))), straight)
+    assert_same(
+        Run(sines().with_overrides({"runtime.workers": 2}), tmp_path, LocalBackend(Faults("lost", {at}))), straight
+    )
 
 
 @pytest.mark.parametrize("at", range(1, 4 * STEPS + STEPS + 3))
@@ -284,7 +288,7 @@ def test_calls_that_never_answer_are_duplicated_or_time_out(calls, straight, tmp
 
 
 def test_hanging_workers_do_not_wear_the_pool_out(straight, tmp_path):
-    """A duplicate finishes the batch in time, and the call that hangs outlives it: more of them than there are leases."""
+    """A duplicate finishes the batch, the call that hangs outlives it: more such calls than there are leases."""
     settings = {"runtime.workers": 3, "runtime.speculate_after": 0.02, "runtime.chunk_timeout": 0.5}
     backend = LocalBackend(Faults("hang", {4, 9, 14, 19, 24, 29, 34}))
     run = Run(sines().with_overrides(settings), tmp_path, backend)
@@ -317,6 +321,51 @@ def test_half_and_then_the_rest_is_the_whole(outer, tmp_path):
     assert [row["step"] for row in rest.rows if "train/loss" in row] == [4, 5, 6]
     for name, values in whole.last.optimizer.items():
         np.testing.assert_array_equal(rest.last.optimizer[name], values)
+
+
+@pytest.mark.parametrize("at", range(2, 75, 3))
+def test_an_interrupt_at_any_call_then_resume(at, straight, tmp_path):
+    """Ctrl-C: no row is missing or twice afterwards, no meta-validation is left out."""
+    calls, rows = itertools.count(), Rows()
+
+    def interrupt(actor, method, number):
+        if next(calls) == at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Run(sines(), tmp_path, LocalBackend(interrupt), rows=rows)
+    assert_same(Run(sines(), tmp_path, rows=rows), straight)
+
+
+@pytest.mark.parametrize("kind", ["step", "validation"])
+def test_an_interrupt_while_something_is_shown_then_resume(kind, straight, tmp_path):
+    rows = Rows()
+
+    def watch(event):
+        if (event.kind, event.step) == (kind, 4):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Run(sines(), tmp_path, watch=watch, rows=rows)
+    assert_same(Run(sines(), tmp_path, rows=rows), straight)
+
+
+def test_an_interrupt_writes_a_checkpoint(tmp_path):
+    def interrupt(actor, method, number):
+        if (actor, method, number) == ("worker-0", "train_chunk", 1 + 4 * 3 + 2):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Run(sines().with_overrides({"runtime.checkpoint_every": 100}), tmp_path, LocalBackend(interrupt))
+    assert CheckpointStore(tmp_path).steps() == [0, 3]
+
+
+def test_what_a_killed_process_left_half_written_is_no_obstacle(straight, tmp_path):
+    """In a container the next process may well have the same id."""
+    (tmp_path / ".partial").mkdir()
+    (tmp_path / ".partial" / "params.safetensors").write_bytes(b"half")
+    assert_same(Run(sines(), tmp_path), straight)
+    assert not (tmp_path / ".partial").exists()
 
 
 def test_half_here_and_the_rest_on_ray(straight, ray_backend, tmp_path):
@@ -390,6 +439,8 @@ def run(moment):
     print("events", seen, flush=True)
     os._exit(0)
 
+# Once before forking: what torch loads at its first gradient is then loaded for all.
+meta_train(load_job(job), run_dir=f"{out}/straight")
 for moment in moments:
     child = os.fork()
     if not child:

@@ -1,0 +1,48 @@
+"""What metric-based learners share: embeddings of an episode and similarities between them."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from distmeta.learners.base import MetaLearner
+from distmeta.types import Episode, Params
+
+
+def embed(learner: MetaLearner, params: Params, episode: Episode) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features of the support set ``[N*K, D]`` and of the queries ``[M, D]``, from one pass of the encoder.
+
+    One pass, as in the authors' code of Prototypical networks: where the encoder has batch statistics, both halves
+    share them.
+    """
+    features = learner.forward(params, torch.cat([episode.support_x, episode.query_x]))
+    support, query = features[: len(episode.support_x)], features[len(episode.support_x) :]
+    return support, query
+
+
+def one_hot(episode: Episode, like: torch.Tensor) -> torch.Tensor:
+    """Support labels as ``[N*K, N]``, in the type of ``like``."""
+    assert episode.ways is not None, "metric learners classify"
+    return F.one_hot(episode.support_y, episode.ways).to(like.dtype)
+
+
+def squared_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """``|a_i - b_j|^2`` for ``[A, D]`` and ``[B, D]``, as ``[A, B]``.
+
+    From differences, not from ``|a|^2 - 2ab + |b|^2``: that loses digits where it matters, between near neighbours.
+
+    Example:
+        >>> squared_distance(torch.tensor([[0.0, 3.0]]), torch.tensor([[4.0, 0.0]])).item()
+        25.0
+    """
+    return (a[:, None, :] - b[None, :, :]).square().sum(-1)
+
+
+def cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Cosine similarities of ``[A, D]`` and ``[B, D]``, as ``[A, B]``.
+
+    Example:
+        >>> cosine(torch.tensor([[0.0, 2.0]]), torch.tensor([[0.0, 5.0], [1.0, 0.0]])).tolist()
+        [[1.0, 0.0]]
+    """
+    return F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T
