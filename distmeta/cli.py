@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -101,7 +101,8 @@ def data_build(
                 )
             if channels not in (None, 1, 3):
                 raise ConfigError(f"--channels {channels}; expected 1 or 3.")
-            build_image_folder(from_dir, out_dir, split=split, size=size, channels=channels, progress=progress)
+            colours: Literal[1, 3] | None = None if channels is None else 1 if channels == 1 else 3
+            build_image_folder(from_dir, out_dir, split=split, size=size, channels=colours, progress=progress)
         else:
             known = ("omniglot", "glyphs", "image-folder")
             raise ConfigError(
@@ -207,7 +208,7 @@ def evaluate(
     """Judge the best parameters of a run, distributed over the workers, always on the same tasks."""
     if split not in SPLITS:
         raise ConfigError(f"--split {split}; expected one of {', '.join(SPLITS)}.")
-    chosen: Split = split  # type: ignore[assignment]
+    chosen: Split = split
     with _watching(as_json) as watch:
         place = api.Place(backend, address, watch=watch)  # type: ignore[arg-type]
         overrides = _overrides(None, workers, data_dir)

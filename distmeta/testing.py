@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,7 +9,7 @@ import torch
 
 from distmeta.errors import LearnerContractError
 from distmeta.learners.base import MetaLearner
-from distmeta.learners.contract import probe
+from distmeta.learners.contract import in_float64, probe
 from distmeta.learners.functional import ParamLayout
 from distmeta.runtime.experiment import Experiment
 from distmeta.seeding import rng
@@ -108,7 +107,7 @@ def check_gradient(experiment: Experiment, *, tasks: int = 3) -> GradientCheck:
         ('vmap', {})
     """
     spec = experiment.tasks.spec_of("meta_train")
-    learner = _in_float64(experiment.learner.bind(spec, experiment.seed))
+    learner = in_float64(experiment.learner.bind(spec, experiment.seed))
     episodes = _episodes(experiment, tasks).to(torch.device("cpu"), torch.float64)
     learner = probe(learner, spec, episodes).learner
     params = learner.init_meta_params(rng(experiment.seed, "init"))
@@ -146,19 +145,6 @@ def _direction_error(
         true = (loss(step) - loss(-step)) / (2 * step)
         errors.append(abs(true - claimed) / max(abs(true), abs(claimed), 1e-3 * norm))
     return min(errors)
-
-
-def _in_float64(learner: MetaLearner) -> MetaLearner:
-    """A copy in float64 and without dropout: noise has no finite differences."""
-    clone = copy.copy(learner)
-    clone._model = model = copy.deepcopy(learner.model).double()
-    for layer in model.modules():
-        for name in ("p", "dropout"):  # of dropout layers; of attention and recurrent layers
-            if isinstance(getattr(layer, name, None), float) and (
-                name == "dropout" or "Dropout" in type(layer).__name__
-            ):
-                setattr(layer, name, 0.0)
-    return clone
 
 
 def _episodes(experiment: Experiment, count: int) -> Episode:

@@ -25,8 +25,9 @@ def conv4(
 ) -> ModelFactory:
     """Four 3x3 convolution blocks and a linear head: the network of the few-shot papers.
 
-    ``pool="stride"`` halves the image by stride-2 convolutions (Finn et al. 2017, section 5.2, Omniglot);
-    ``pool="max"`` by 2x2 max-pooling (Vinyals et al. 2016; MAML on MiniImagenet).
+    ``pool="stride"`` halves the image by stride-2 convolutions and averages the last map, for ``width`` features at any
+    image size (Finn et al. 2017, section 5.2, Omniglot; the averaging is in the authors' code); ``pool="max"``
+    halves it by 2x2 max-pooling and flattens the last map (Vinyals et al. 2016; MAML on MiniImagenet).
 
     Args:
         width: filters per block.
@@ -58,8 +59,6 @@ def conv4(
             if pool == "max":
                 layers.append(nn.MaxPool2d(2))
                 height, width_px = height // 2, width_px // 2
-            else:
-                height, width_px = (height + 1) // 2, (width_px + 1) // 2
             blocks.append(nn.Sequential(*layers))
             channels = width
         if not height * width_px:
@@ -68,6 +67,9 @@ def conv4(
                 "Use images of at least 16x16, or pool='stride'."
             )
         model = nn.Sequential()
+        if pool == "stride":
+            blocks.append(nn.AdaptiveAvgPool2d(1))
+            height = width_px = 1
         model.add_module("features", nn.Sequential(*blocks, nn.Flatten()))
         if head:
             model.add_module("head", nn.Linear(width * height * width_px, spec.outputs))

@@ -43,8 +43,8 @@ def conv4_count(channels, width, features, outputs):
     ("net", "shape", "outputs", "parameters"),
     [
         # Omniglot, 28x28, strides: 28, 14, 7, 4, 2, so the head sees 64 x 2 x 2.
-        pytest.param(conv4(64), (1, 28, 28), 5, conv4_count(1, 64, 256, 5), id="omniglot 5-way"),
-        pytest.param(conv4(64), (1, 28, 28), 20, conv4_count(1, 64, 256, 20), id="omniglot 20-way"),
+        pytest.param(conv4(64), (1, 28, 28), 5, conv4_count(1, 64, 64, 5), id="omniglot 5-way"),
+        pytest.param(conv4(64), (1, 28, 28), 20, conv4_count(1, 64, 64, 20), id="omniglot 20-way"),
         # Pooling: 28, 14, 7, 3, 1: the 64 numbers that MAML's text gives for the last hidden layer.
         pytest.param(conv4(64, pool="max"), (1, 28, 28), 5, conv4_count(1, 64, 64, 5), id="omniglot pooled"),
         # MiniImagenet with 32 filters: the 32,901 that peers print, less the 4 x 32 biases that have no effect.
@@ -52,7 +52,7 @@ def conv4_count(channels, width, features, outputs):
         # The 113,088 of Conv-4-64 without its head, less 4 x 64 biases, plus a head of 5 x (1600 + 1).
         pytest.param(conv4(64, pool="max"), (3, 84, 84), 5, 113_088 - 256 + 8005, id="miniimagenet 64"),
         # Group norm keeps the convolutions' biases: they matter there.
-        pytest.param(conv4(64, norm="group"), (1, 28, 28), 5, conv4_count(1, 64, 256, 5) + 256, id="group norm"),
+        pytest.param(conv4(64, norm="group"), (1, 28, 28), 5, conv4_count(1, 64, 64, 5) + 256, id="group norm"),
         # 784-256-128-64-64-5 with biases.
         pytest.param(mlp(), (1, 28, 28), 5, 246_597, id="mlp omniglot"),
         # With batch norm a hidden layer has two norm weights in place of its bias.
