@@ -486,11 +486,7 @@ def _train_learner(
     }
     result, (driver, best) = _run(experiment.with_overrides(dotted), run_dir, False, place or Place())
     learner._model = driver.learner.model
-    params = best.layout.unflatten(best.vector)
-    with torch.no_grad():
-        for name, parameter in learner.model.named_parameters():
-            if name in params:
-                parameter.copy_(params[name])
+    learner.load(best.layout.unflatten(best.vector))
     return result
 
 

@@ -22,7 +22,7 @@ from torch.func import vmap
 from distmeta import config
 from distmeta.errors import LearnerContractError
 from distmeta.learners.functional import trainable, vectorised
-from distmeta.seeding import torch_seed
+from distmeta.seeding import rng, torch_seed
 from distmeta.types import Episode, MetaGradient, Params, TaskSpec
 
 Metrics = dict[str, torch.Tensor]
@@ -76,6 +76,7 @@ class MetaLearner(config.Configurable, ABC):
     def __init__(self, model: nn.Module | ModelFactory, **settings: Any) -> None:
         super().__init__(**settings)
         self._model = model
+        self._own: Params = {}  # learned meta-parameters that are not the model's
         _attach(model, self)
 
     # -- what an algorithm writes ---------------------------------------------------------------------------------
@@ -261,7 +262,24 @@ class MetaLearner(config.Configurable, ABC):
             support_x: ``[N*K, ...]`` inputs.
             support_y: ``[N*K]`` int64 class positions, or ``[N*K, D]`` floats.
         """
-        return FastModel(self.for_evaluation(), trainable(self.model), support_x, support_y)
+        return FastModel(self.for_evaluation(), self.meta_params, support_x, support_y)
+
+    @property
+    def meta_params(self) -> Params:
+        """The meta-parameters that the model, and the algorithm where it has its own, hold now."""
+        return {**self.init_meta_params(rng(0, "init")), **trainable(self.model), **self._own}
+
+    def load(self, params: Params) -> None:
+        """Take over meta-parameters: the model's into the model, the algorithm's own beside it.
+
+        Args:
+            params: by name, as :meth:`init_meta_params` names them.
+        """
+        model = dict(self.model.named_parameters())
+        with torch.no_grad():
+            for name in params.keys() & model.keys():
+                model[name].copy_(params[name])
+        self._own = {name: p.detach().clone() for name, p in params.items() if name not in model}
 
 
 class FastModel:

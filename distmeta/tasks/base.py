@@ -20,6 +20,9 @@ from distmeta.types import SPLITS, Episode, Split, TaskRef, TaskSpec
 Metrics = dict[str, torch.Tensor]
 
 
+_PARTS = ("support_x", "support_y", "query_x", "query_y")
+
+
 class TaskDistribution(config.Configurable, ABC):
     """p(T). A subclass says what its tasks look like (:attr:`spec`) and draws one from a generator (:meth:`draw`).
 
@@ -71,16 +74,34 @@ class TaskDistribution(config.Configurable, ABC):
         return {"name": type(self).__name__, "source": type(self).__name__}
 
     def episode(self, ref: TaskRef, seed: int) -> Episode:
-        """The task that ``ref`` names in a run with ``seed``.
+        """The task that ``ref`` names in a run with ``seed``; errors as of :meth:`episodes`."""
+        return self.episodes([ref], seed).map(lambda part: part[0])
+
+    def episodes(self, refs: Sequence[TaskRef], seed: int) -> Episode:
+        """The tasks of a chunk, stacked: ``[T, ...]``.
+
+        Args:
+            refs: T names of tasks of one split.
+            seed: of the run.
 
         Raises:
-            TaskContractError: the task has NaN or infinite numbers, labels out of range, or shapes other than
-                :attr:`spec` says.
+            TaskContractError: a task has NaN or infinite numbers, labels out of range, or shapes other than
+                :meth:`spec_of` says; it carries the task's name.
         """
-        episode = self.draw(ref.split, rng(seed, self.fingerprint, ref.split, ref.step, ref.index))
+        drawn = []
+        for ref in refs:
+            drawn.append(self.draw(ref.split, rng(seed, self.fingerprint, ref.split, ref.step, ref.index)))
+            self._require_shapes(ref, drawn[-1])
+        stacked = Episode.stack(drawn)
+        if not self._sound(stacked, refs[0].split):  # one look at the whole chunk; only a bad one is searched
+            for ref, episode in zip(refs, drawn, strict=True):
+                self._require_sound(ref, episode)
+        return stacked
+
+    def _require_shapes(self, ref: TaskRef, episode: Episode) -> None:
         spec = self.spec_of(ref.split)
         row = {"x": spec.input_shape, "y": (spec.outputs,) if spec.kind == "regression" else ()}
-        for name, part in zip(("support_x", "support_y", "query_x", "query_y"), episode, strict=True):
+        for name, part in zip(_PARTS, episode, strict=True):
             expected = (spec.support if name.startswith("support") else spec.queries, *row[name[-1]])
             if part.shape != expected:
                 raise TaskContractError(
@@ -88,27 +109,35 @@ class TaskDistribution(config.Configurable, ABC):
                     f"{list(expected)} by its spec. Give every task the same number of examples, of the same shape.",
                     task_ref=ref,
                 )
-            if (
-                name[-1] == "y"
-                and spec.kind == "classification"
-                and not bool(((part >= 0) & (part < spec.outputs)).all())
+
+    def _sound(self, episode: Episode, split: Split) -> bool:
+        spec = self.spec_of(split)
+        floats = [part for part in episode if part.is_floating_point()]
+        labels = (episode.support_y, episode.query_y) if spec.kind == "classification" else ()
+        return all(bool(torch.isfinite(part).all()) for part in floats) and all(
+            int(part.min()) >= 0 and int(part.max()) < spec.outputs for part in labels
+        )
+
+    def _require_sound(self, ref: TaskRef, episode: Episode) -> None:
+        spec = self.spec_of(ref.split)
+        for name, part in zip(_PARTS, episode, strict=True):
+            if part.is_floating_point():
+                if not bool(torch.isfinite(part).all()):
+                    raise TaskContractError(
+                        f"{name} of a task from {type(self).__name__} has NaN or infinite values; expected finite "
+                        "numbers. Clean the data (`distmeta data verify DIR` finds the shard) and build it again.",
+                        task_ref=ref,
+                    )
+            elif (
+                spec.kind == "classification"
+                and name[-1] == "y"
+                and (int(part.min()) < 0 or int(part.max()) >= spec.outputs)
             ):
                 raise TaskContractError(
                     f"{name} of a task from {type(self).__name__} has labels from {int(part.min())} to "
                     f"{int(part.max())}; expected 0 to {spec.outputs - 1}. Number the classes of every task from 0.",
                     task_ref=ref,
                 )
-            if part.is_floating_point() and not bool(torch.isfinite(part).all()):
-                raise TaskContractError(
-                    f"{name} of a task from {type(self).__name__} has NaN or infinite values; expected finite numbers. "
-                    "Mend the function that draws the task, or the data that it reads.",
-                    task_ref=ref,
-                )
-        return episode
-
-    def episodes(self, refs: Sequence[TaskRef], seed: int) -> Episode:
-        """The tasks of a chunk, stacked: ``[T, ...]``."""
-        return Episode.stack([self.episode(ref, seed) for ref in refs])
 
     def take(self, count: int = 20, *, split: Split = "meta_test", seed: int = 0) -> list[Task]:
         """The first ``count`` tasks of ``split``: the same ones for every learner and every run."""

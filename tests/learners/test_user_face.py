@@ -147,3 +147,28 @@ def test_the_readme_loop_runs_on_images(digits_dir):
         fast = learner.adapt(x, y)
         assert fast.predict(task.episode.query_x).shape == (6, 3)
     assert distmeta.FastModel is type(fast)
+
+
+class LearnedRate(MAML):
+    """MAML with one more meta-parameter, its inner learning rate."""
+
+    def init_meta_params(self, rng):
+        return {**super().init_meta_params(rng), "log_rate": torch.tensor(-2.0)}
+
+    def query_logits(self, params, episode):
+        theta = {name: p for name, p in params.items() if name != "log_rate"}
+        gain = params["log_rate"].exp() / self.config.inner_lr
+        fast = self.fast_params(theta, episode.support_x, episode.support_y)
+        return self.forward({k: theta[k] + gain * (fast[k] - theta[k]) for k in theta}, episode.query_x)
+
+
+def test_meta_parameters_of_the_algorithm_are_learned_and_used(tmp_path):
+    learner, tasks = LearnedRate(mlp((8,)), inner_lr=0.1), Sinusoids(shots=5)
+    learner.train(tasks, iterations=3, run_dir=tmp_path / "run", **{"evaluation.test_tasks": 2})
+    learned = learner.meta_params
+    assert float(learned["log_rate"]) != -2.0
+    x, y = next(iter(tasks)).sample()
+    fast = learner.adapt(x, y)
+    before = fast.predict(x)
+    learner.load({**learned, "log_rate": torch.tensor(-9.0)})
+    assert not torch.equal(learner.adapt(x, y).predict(x), before)

@@ -1,0 +1,1 @@
+"""`distmeta submit` against a real Ray head in its own process group and private directories."""
