@@ -12,6 +12,7 @@ from distmeta.learners.contract import use_batch_statistics
 from distmeta.learners.maml import MAML
 from distmeta.learners.matching_net import MatchingNet
 from distmeta.learners.protonet import ProtoNet
+from distmeta.learners.reptile import Reptile
 from distmeta.models.backbones import conv4, mlp
 from distmeta.runtime.backend import LocalBackend
 from distmeta.runtime.evaluation import EvaluationReport
@@ -41,6 +42,7 @@ __all__ = [
     "Outer",
     "Place",
     "ProtoNet",
+    "Reptile",
     "RunResult",
     "Runtime",
     "Sinusoids",

@@ -142,7 +142,7 @@ def _run(
             backend = open_backend(place, what, experiment.runtime.workers, experiment.runtime.threads)
             infos = driver.start(backend)
             tracker.truncate(driver.first_step)  # what a crash left after the last checkpoint is done again
-            tracker.start(_params(experiment), _tags(experiment, infos[0].kernel), _dataset(experiment.tasks))
+            tracker.start(_params(experiment), _tags(what, experiment, infos[0].kernel), _dataset(experiment.tasks))
             trained = driver.train(tracker)
             result = _finish(folder, experiment, driver, store, trained, tracker, record)
         except KeyboardInterrupt:
@@ -429,9 +429,9 @@ def _params(experiment: Experiment) -> dict[str, Any]:
     return flatten(experiment.settings())
 
 
-def _tags(experiment: Experiment, kernel: str) -> dict[str, str]:
+def _tags(what: Experiment | Job, experiment: Experiment, kernel: str) -> dict[str, str]:
     return {
-        **git_tags(),
+        **git_tags(what.folder if isinstance(what, Job) else None),
         "distmeta.dataset_fingerprint": experiment.tasks.fingerprint,
         "distmeta.kernel": kernel,
         "distmeta.identity": experiment.digest(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import os
 import signal
@@ -37,11 +38,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 data_app = typer.Typer(help="Build, inspect and verify datasets of Arrow shards.", no_args_is_help=True)
-track_app = typer.Typer(help="MLflow.", no_args_is_help=True)
+track_app = typer.Typer(help="Keep MLflow's record of a run complete.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(track_app, name="track")
 
-out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True, markup=False)
+err = Console(highlight=False, soft_wrap=True, markup=False, stderr=True)
 
 JobFile = Annotated[Path, typer.Argument(metavar="JOB.py", help="Job file with `experiment = Experiment(...)`.")]
 RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder of a run, as `distmeta train` printed it.")]
@@ -235,7 +237,7 @@ def inspect_command(run_dir: RunDir, as_json: Json = False) -> None:
         facts[f"test {name}"] = f"{test[name]:.4f} ± {test[name + '_ci95']:.4f}"
     for key, value in facts.items():
         if value is not None:
-            out.print(f"{key:<{max(map(len, facts))}}  {value}", markup=False)
+            out.print(f"{key:<{max(map(len, facts))}}  {value}")
     if facts["status"] in ("interrupted", "failed"):
         out.print(f"Go on with: distmeta resume {run_dir}")
 
@@ -269,21 +271,21 @@ def check(job: JobFile, settings: Set = None, data_dir: Data = None, as_json: Js
 def list_command(as_json: Json = False) -> None:
     """List learners, task distributions, datasets and the jobs in ./jobs."""
     learners = {name: _first_line(kind) for name, kind in sorted(find_learners().items())}
-    tasks = {
-        kind.__name__: _first_line(kind) for kind in (distmeta.FewShot, distmeta.Sinusoids, distmeta.FunctionTasks)
-    }
+    public = (getattr(distmeta, name) for name in distmeta.__all__)
+    kinds = (kind for kind in public if isinstance(kind, type) and issubclass(kind, distmeta.TaskDistribution))
+    tasks = {kind.__name__: _first_line(kind) for kind in kinds if not inspect.isabstract(kind)}
     jobs = {str(path): _first_line_of(path) for path in sorted(Path("jobs").glob("*.py"))}
     found = {"learners": learners, "tasks": tasks, "datasets": dict(data.DATASETS), "jobs": jobs}
     if as_json:
         _print_json(found)
         return
     for title, rows in found.items():
-        out.print(title)
+        out.print(title if rows else f"{title}: none here")
         for name, text in rows.items():
             out.print(f"  {name:<24} {text}")
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": False})
+@app.command()
 def submit(
     job: JobFile,
     address: Annotated[str, typer.Option(help="Dashboard of a running Ray cluster, http://HOST:8265.")],
@@ -298,7 +300,7 @@ def submit(
     """Run a job file on a running Ray cluster and follow its log."""
     from distmeta.submit import submit as submit_job
 
-    echo: Callable[[str], None] = lambda line: (err if as_json else out).print(line, markup=False)  # noqa: E731
+    echo: Callable[[str], None] = lambda line: (err if as_json else out).print(line)  # noqa: E731
     with _interruptible():
         done = submit_job(
             job,
@@ -371,7 +373,7 @@ def _interruptible() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        err.print(str(interrupt) or "Interrupted.", markup=False)
+        err.print(str(interrupt) or "Interrupted.")
         raise typer.Exit(130) from None
 
 
@@ -396,7 +398,7 @@ class _View:
             self._step(event)
         elif not self._quiet:
             prefix = f"step {event.step}: validation " if event.kind == "validation" else ""
-            self.progress.console.print(f"{prefix}{event.text}", markup=False)
+            self.progress.console.print(f"{prefix}{event.text}")
 
     def _step(self, event: Event) -> None:
         values = event.values
@@ -408,7 +410,7 @@ class _View:
             now = time.monotonic()
             if now - self._last >= 10 or event.step == total:
                 self._last = now
-                err.print(f"step {event.step}/{total}  {numbers}", markup=False)
+                err.print(f"step {event.step}/{total}  {numbers}")
             return
         if self._task is None:
             self._task = self.progress.add_task("meta-training", total=total, numbers="")
@@ -485,7 +487,7 @@ def _print_json(values: Any) -> None:
 
 
 def _first_line(kind: type) -> str:
-    return (kind.__doc__ or "").strip().splitlines()[0]
+    return (kind.__doc__ or "").strip().splitlines()[0].replace("``", "")
 
 
 def _first_line_of(path: Path) -> str:
@@ -515,7 +517,7 @@ def _run_app() -> int:
     try:
         return app(standalone_mode=False) or 0  # typer returns the code of typer.Exit and of ctrl-C
     except DistmetaError as error:
-        err.print(f"error: {error}", markup=False, style="red")
+        err.print(f"error: {error}", style="red")
         return 1
     except (KeyboardInterrupt, typer.Abort):
         err.print("Interrupted.")

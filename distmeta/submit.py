@@ -60,10 +60,11 @@ def submit(
 
     Raises:
         ConfigError: the job file is not one, an override does not fit, or the address is not one.
-        RuntimeFailure: the cluster does not answer or refuses.
+        RuntimeFailure: the cluster does not answer or refuses, or is lost while its log is followed.
         KeyboardInterrupt: passed on while following the log; the job goes on.
     """
     _present_token()
+    from aiohttp import ClientError
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
@@ -85,7 +86,7 @@ def submit(
         or os.environ.get("MLFLOW_TRACKING_URI")
         or (f"sqlite:///{Path('mlflow.db').resolve()}" if here else "")
     )
-    tags = git_tags()
+    tags = git_tags(path.parent)
     environment = {
         "DISTMETA_GIT_SHA": tags.get("mlflow.source.git.commit", ""),
         "DISTMETA_GIT_BRANCH": tags.get("mlflow.source.git.branch", ""),
@@ -132,6 +133,11 @@ def submit(
         raise KeyboardInterrupt(
             f"The job goes on. Follow it with: ray job logs {name} --address {address} --follow; end it with: "
             f"ray job stop {name} --address {address}"
+        ) from None
+    except (ClientError, OSError, RuntimeError) as error:
+        raise RuntimeFailure(
+            f"The connection to {address} was lost ({str(error).strip() or type(error).__name__}); the job may go on. "
+            f"When the cluster answers again, follow it with: ray job logs {name} --address {address} --follow"
         ) from None
     return Submission(name, target, status.value)
 

@@ -174,8 +174,8 @@ class MetaLearner(config.Configurable, ABC):
                 rows.append({"loss": loss.detach()} | {k: v.detach() for k, v in metrics.items()})
             columns = {key: torch.stack([row[key] for row in rows]) for key in rows[0]}
         else:
-            with vectorised(True):
-                losses, metrics = self._vmap(self.meta_loss, theta, episodes)
+            with vectorised(True):  # autograd must come back through the vectorised call with the exact norms
+                losses, metrics = self.map_tasks(self.meta_loss, theta, episodes)
                 total = {name: torch.zeros_like(p) for name, p in theta.items()}
                 self._accumulate(total, losses.sum(), theta)
             columns = {"loss": losses.detach()} | {k: v.detach() for k, v in metrics.items()}
@@ -190,12 +190,8 @@ class MetaLearner(config.Configurable, ABC):
         """
         self.model.eval()
         with torch.no_grad():
-            if self.config.vectorise == "loop":
-                with vectorised(False):
-                    rows = [self._evaluate_task(params, episode) for episode in unstack(episodes)]
-                return {key: torch.stack([row[key] for row in rows]) for key in rows[0]}
-            with vectorised(True):
-                return self._vmap(self._evaluate_task, params, episodes)  # type: ignore[no-any-return]
+            metrics: Metrics = self.map_tasks(self._evaluate_task, params, episodes)
+        return metrics
 
     def query_logits_alone(self, params: Params, episode: Episode) -> torch.Tensor:
         """Like :meth:`query_logits`, each query predicted without the others: the non-transductive figure.
@@ -217,13 +213,27 @@ class MetaLearner(config.Configurable, ABC):
         mapped: torch.Tensor = vmap(function, randomness="different")(query_x)
         return mapped
 
-    def _vmap(self, function: Callable[..., Any], params: Params, episodes: Episode) -> Any:
+    def map_tasks(self, function: Callable[[Params, Episode], Any], params: Params, episodes: Episode) -> Any:
+        """``function(params, episode)`` of each of T stacked tasks; vectorised, or in a loop, as the engine is.
+
+        Args:
+            function: returns a tensor, or tuples and dictionaries of tensors.
+            params: shared by all tasks.
+            episodes: T stacked tasks.
+
+        Returns:
+            What ``function`` returns, each tensor with a leading axis T.
+        """
+        if self.config.vectorise == "loop":
+            with vectorised(False):
+                return _stack([function(params, episode) for episode in unstack(episodes)])
         ways = episodes.counted().ways
 
         def one(*parts: torch.Tensor) -> Any:
             return function(params, Episode(*parts, ways=ways))
 
-        return vmap(one, randomness="different")(*episodes)
+        with vectorised(True):
+            return vmap(one, randomness="different")(*episodes)
 
     def _evaluate_task(self, params: Params, episode: Episode) -> Metrics:
         prediction = self.query_logits(params, episode)
@@ -379,6 +389,15 @@ def unstack(episodes: Episode) -> list[Episode]:
     """The T tasks of a stacked episode."""
     counted = episodes.counted()
     return [counted.map(lambda part, i=i: part[i]) for i in range(len(episodes.query_x))]  # type: ignore[misc]
+
+
+def _stack(results: list[Any]) -> Any:
+    first = results[0]
+    if isinstance(first, dict):
+        return {key: _stack([result[key] for result in results]) for key in first}
+    if isinstance(first, tuple):
+        return tuple(_stack([result[i] for result in results]) for i in range(len(first)))
+    return torch.stack(results)
 
 
 # The public interface (a higher floor) puts its training function here: floors import only downwards.

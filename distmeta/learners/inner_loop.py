@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Literal
 
 import torch
 
@@ -47,6 +49,57 @@ def gradient_descent(
         gradient, _value = task_gradient(lambda moving: loss({**fixed, **moving}), fast, create_graph=not first_order)
         fast = {name: fast[name] - (lr if isinstance(lr, float | int) else lr[name]) * gradient[name] for name in names}
     return {name: fast.get(name, params[name]) for name in params}
+
+
+def first_order_descent(
+    loss: Callable[[Params, int], torch.Tensor],
+    params: Params,
+    *,
+    lr: float,
+    steps: int,
+    optimizer: Literal["sgd", "adam"] = "sgd",
+    beta2: float = 0.999,
+    epsilon: float = 1e-8,
+) -> Params:
+    """Plain training from ``params``, gradients taken as constants: SGD, or Adam without momentum (beta1 = 0).
+
+    Adam, from ``v_0 = 0``::
+
+        v_i   = beta2 v_{i-1} + (1 - beta2) g_i^2
+        phi_i = phi_{i-1} - lr g_i / (sqrt(v_i / (1 - beta2^i)) + epsilon)
+
+    Args:
+        loss: of a point and the number of the step, so that steps may see different mini-batches.
+        params: theta, tensors by name.
+        lr: learning rate.
+        steps: number of steps.
+        optimizer: ``"sgd"`` or ``"adam"``.
+        beta2: Adam's decay of the squared gradient.
+        epsilon: keeps Adam's quotient finite.
+
+    Returns:
+        phi, under the same names.
+
+    Example:
+        >>> start = {"w": torch.tensor([1.0])}
+        >>> phi = first_order_descent(lambda p, i: (p["w"] ** 2).sum(), start, lr=0.25, steps=1, optimizer="adam")
+        >>> round(float(phi["w"]), 4)
+        0.75
+    """
+    fast, square = dict(params), {name: torch.zeros_like(p) for name, p in params.items()}
+    for step in range(steps):
+        gradient, _value = task_gradient(partial(_at, loss, step), fast, create_graph=False)
+        move = gradient
+        if optimizer == "adam":
+            square = {name: beta2 * square[name] + (1 - beta2) * gradient[name].square() for name in fast}
+            correction = 1 - beta2 ** (step + 1)
+            move = {name: gradient[name] / ((square[name] / correction).sqrt() + epsilon) for name in fast}
+        fast = {name: p - lr * move[name] for name, p in fast.items()}
+    return fast
+
+
+def _at(loss: Callable[[Params, int], torch.Tensor], step: int, point: Params) -> torch.Tensor:
+    return loss(point, step)
 
 
 def select(pattern: str, names: Iterable[str]) -> tuple[str, ...]:

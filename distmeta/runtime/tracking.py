@@ -400,11 +400,14 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def git_tags() -> dict[str, str]:
+def git_tags(folder: Path | None = None) -> dict[str, str]:
     """The state of the code as MLflow tags; empty outside a git checkout.
 
     A submitted job runs in a copy without ``.git``; there the environment says what was captured at submission:
     ``DISTMETA_GIT_SHA``, ``DISTMETA_GIT_BRANCH``, ``DISTMETA_GIT_DIRTY``.
+
+    Args:
+        folder: in the checkout; the current directory when left out.
 
     Returns:
         ``mlflow.source.git.commit``, ``mlflow.source.git.branch`` (absent on a detached head) and
@@ -415,11 +418,12 @@ def git_tags() -> dict[str, str]:
         commit, branch = environ["DISTMETA_GIT_SHA"], environ.get("DISTMETA_GIT_BRANCH")
         dirty = environ.get("DISTMETA_GIT_DIRTY")
     else:
-        found = _git("rev-parse", "HEAD")
+        there = ("-C", str(folder or Path.cwd()))
+        found = _git(*there, "rev-parse", "HEAD")
         if not found:
             return {}
-        commit, branch = found, _git("symbolic-ref", "--short", "-q", "HEAD")
-        changes = _git("status", "--porcelain", "--untracked-files=no")
+        commit, branch = found, _git(*there, "symbolic-ref", "--short", "-q", "HEAD")
+        changes = _git(*there, "status", "--porcelain", "--untracked-files=no")
         dirty = None if changes is None else str(bool(changes))
     tags = {"mlflow.source.git.commit": commit}
     if branch:

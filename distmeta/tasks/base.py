@@ -125,7 +125,7 @@ class TaskDistribution(config.Configurable, ABC):
                 if not bool(torch.isfinite(part).all()):
                     raise TaskContractError(
                         f"{name} of a task from {type(self).__name__} has NaN or infinite values; expected finite "
-                        "numbers. Clean the data (`distmeta data verify DIR` finds the shard) and build it again.",
+                        "numbers. Mend the function that draws the task, or the data that it reads.",
                         task_ref=ref,
                     )
             elif (

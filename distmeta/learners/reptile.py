@@ -1,0 +1,111 @@
+"""Reptile: a first-order meta-learning algorithm (Nichol, Achiam, Schulman 2018, algorithm 1 and its batch version).
+
+For each task: ``phi = U^k(theta)``, k steps of SGD or Adam on mini-batches of the task; then::
+
+    theta <- theta + epsilon * mean_i (phi_i - theta)
+
+The meta-gradient is ``theta - phi``, so the outer optimizer is SGD whose rate is epsilon: ``Outer(optimizer="sgd",
+lr=1.0, schedule="linear")`` is the paper's epsilon from 1 to 0. ``meta_batch_size=1`` is the serial version.
+
+The inner optimizer starts every task afresh; in the authors' code Adam's statistics live on from task to task, which
+would make a task depend on the tasks before it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+import torch
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+
+from distmeta.learners.base import MetaLearner, Metrics, prediction_loss, prediction_metrics
+from distmeta.learners.inner_loop import first_order_descent
+from distmeta.types import Episode, MetaGradient, Params
+
+
+class Reptile(MetaLearner):
+    """Move the initialisation towards the weights that each task leads to.
+
+    Args:
+        model: a network with one output per class (or per regression target), or a factory of one.
+        inner_lr: learning rate of the inner loop.
+        inner_steps: k, steps per task in meta-training.
+        inner_batch: examples per inner step; the whole support set when left out.
+        inner_optimizer: ``"adam"`` (beta1 = 0, as the authors) or ``"sgd"``.
+        test_inner_steps: steps in evaluation; as in training when left out.
+        test_inner_batch: examples per step in evaluation; as in training when left out.
+
+    Example:
+        >>> from torch import nn
+        >>> learner = Reptile(nn.Linear(4, 5), inner_steps=2)
+        >>> theta = {name: p.detach() for name, p in learner.model.named_parameters()}
+        >>> x, y = torch.rand(2, 5, 4), torch.arange(5).expand(2, 5)
+        >>> learner.meta_gradient(theta, Episode(x, y, x, y)).tasks
+        2
+    """
+
+    network = "classifier"
+
+    class Config(MetaLearner.Config):
+        """The settings of :class:`Reptile`."""
+
+        inner_lr: PositiveFloat = 1e-3
+        inner_steps: NonNegativeInt = 5
+        inner_batch: PositiveInt | None = None
+        inner_optimizer: Literal["adam", "sgd"] = "adam"
+        test_inner_steps: NonNegativeInt | None = None
+        test_inner_batch: PositiveInt | None = None
+
+    config: Config
+
+    def fast_params(self, params: Params, episode: Episode) -> Params:
+        """phi: ``params`` after the inner loop on mini-batches of the support set of one task."""
+        count = len(episode.support_x)
+        size = self.config.inner_batch or count
+        # Support sets come class by class: one of every class in turn keeps the classes of a mini-batch balanced.
+        shots = count // episode.ways if episode.ways else count
+        order = [row for shot in range(shots) for row in range(shot, count, shots)]
+
+        def loss(point: Params, step: int) -> torch.Tensor:
+            rows = [order[(step * size + i) % count] for i in range(size)]
+            return prediction_loss(self.forward(point, episode.support_x[rows]), episode.support_y[rows])
+
+        c = self.config
+        return first_order_descent(loss, params, lr=c.inner_lr, steps=c.inner_steps, optimizer=c.inner_optimizer)
+
+    def query_logits(self, params: Params, episode: Episode) -> torch.Tensor:
+        """f(query_x; phi)."""
+        return self.forward(self.fast_params(params, episode), episode.query_x)
+
+    def query_logits_alone(self, params: Params, episode: Episode) -> torch.Tensor:
+        """As the parent's, with the inner loop run once for all queries."""
+        fast = self.fast_params(params, episode)
+        return self.map_queries(
+            lambda query: self.forward(fast, torch.cat([episode.support_x, query[None]]))[-1], episode.query_x
+        )
+
+    def meta_gradient(self, params: Params, episodes: Episode) -> MetaGradient:
+        """``sum_i theta - phi_i`` over the tasks of a chunk, and the losses of phi_i on the queries."""
+        self.model.train()
+
+        def one(theta: Params, episode: Episode) -> tuple[Params, Metrics]:
+            phi = self.fast_params(theta, episode)
+            prediction = self.forward(phi, episode.query_x)
+            metrics = {"loss": prediction_loss(prediction, episode.query_y)}
+            return phi, metrics | prediction_metrics(prediction, episode.query_y)
+
+        with torch.no_grad():
+            fast, metrics = self.map_tasks(one, params, episodes)
+        moved = {name: (p - fast[name]).sum(0) for name, p in params.items()}
+        return MetaGradient(moved, tasks=len(episodes.query_x), metrics=metrics)
+
+    def for_evaluation(self) -> Self:
+        """With ``test_inner_steps`` and ``test_inner_batch``."""
+        c = self.config
+        steps = c.inner_steps if c.test_inner_steps is None else c.test_inner_steps
+        return self.with_config(inner_steps=steps, inner_batch=c.test_inner_batch or c.inner_batch)
+
+    @property
+    def exact_gradient(self) -> bool:
+        """False: theta - phi is the derivative of no loss in general."""
+        return False
