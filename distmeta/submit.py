@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import shlex
 import time
@@ -68,6 +69,7 @@ def submit(
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
+    logging.getLogger("ray").setLevel(logging.ERROR)  # what it packs and when it hangs up is not the job's log
     path = Path(job).resolve()
     load_job(path, overrides)  # what is wrong is told here, not on the cluster
     host = urlsplit(address).hostname
