@@ -69,7 +69,9 @@ def submit(
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    logging.getLogger("ray").setLevel(logging.ERROR)  # what it packs and when it hangs up is not the job's log
+    logging.getLogger("ray").setLevel(logging.WARNING)
+    for chatty in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.working_dir"):
+        logging.getLogger(f"ray.{chatty}").setLevel(logging.ERROR)  # what it packs, that it leaves .git out
     path = Path(job).resolve()
     load_job(path, overrides)  # what is wrong is told here, not on the cluster
     host = urlsplit(address).hostname
