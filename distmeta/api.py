@@ -27,6 +27,7 @@ from distmeta.runtime.driver import Driver, Trained
 from distmeta.runtime.evaluation import EvaluationReport
 from distmeta.runtime.events import Event
 from distmeta.runtime.experiment import Experiment
+from distmeta.runtime.settings import Outer, Runtime
 from distmeta.runtime.tracking import DatasetInput, Tracker, git_tags, read_metrics
 from distmeta.tasks.base import TaskDistribution
 from distmeta.types import Split, TaskRef
@@ -480,7 +481,12 @@ def _train_learner(
 
     ``settings`` are those of the outer loop (``iterations=2000``), or dotted: ``**{"runtime.workers": 2}``.
     """
-    experiment = Experiment(learner=learner, tasks=tasks, name=type(learner).__name__.lower())
+    experiment = Experiment(
+        learner=learner,
+        tasks=tasks,
+        runtime=Runtime(chunk_size=Outer().meta_batch_size),  # one process: one vectorised call per step is fastest
+        name=type(learner).__name__.lower(),
+    )
     dotted = {
         key if "." in key or key in ("seed", "name") else f"outer.{key}": value for key, value in settings.items()
     }

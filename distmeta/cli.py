@@ -300,7 +300,6 @@ def submit(
     """Run a job file on a running Ray cluster and follow its log."""
     from distmeta.submit import submit as submit_job
 
-    echo: Callable[[str], None] = lambda line: (err if as_json else out).print(line)  # noqa: E731
     with _interruptible():
         done = submit_job(
             job,
@@ -309,7 +308,7 @@ def submit(
             run_dir=run_dir,
             tracking_uri=tracking_uri,
             wait=not no_wait,
-            echo=echo,
+            echo=(err if as_json else out).print,
         )
     if as_json:
         _print_json({"submission_id": done.id, "run_dir": done.run_dir, "status": done.status})

@@ -46,7 +46,7 @@ class Row:
 
     Args:
         name: what is wrong.
-        command: words of the command line; it runs in a folder with ``job.py``, ``digits`` and the finished run ``run``.
+        command: words of the command line; run in a folder with ``job.py``, ``digits`` and the finished ``run``.
         says: regular expressions that the message matches, the fix among them.
         prepare: makes it wrong, called with that folder.
         connects: whether a backend may be asked for: the input is about the backend itself.

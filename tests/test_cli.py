@@ -376,11 +376,10 @@ def interrupted(folder: Path, *words: str, number: signal.Signals, group: bool) 
     ("backend", "number", "group"),
     [
         ("local", signal.SIGINT, False),
-        ("local", signal.SIGTERM, False),
         ("ray", signal.SIGINT, True),
         ("ray", signal.SIGTERM, False),
     ],
-    ids=["local-ctrl-c", "local-term", "ray-ctrl-c", "ray-term"],
+    ids=["local-ctrl-c", "ray-ctrl-c", "ray-term"],
 )
 def test_a_signal_checkpoints_and_says_how_to_go_on(backend, number, group, run, straight, tmp_path):
     if backend == "ray":

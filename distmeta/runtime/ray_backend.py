@@ -90,8 +90,8 @@ class RayBackend(Backend):
             except (OSError, RuntimeError, ValueError) as error:
                 where = "a local Ray cluster" if address is None else f"the Ray cluster at {address!r}"
                 raise RuntimeFailure(
-                    f"Could not reach {where}: {str(error).rstrip('. ')}. Start one with `ray start --head`, give its address, or run "
-                    "with --backend local."
+                    f"Could not reach {where}: {str(error).rstrip('. ')}. Start one with `ray start --head`, give its "
+                    "address, or run with --backend local."
                 ) from None
         for module in by_value:
             cloudpickle.register_pickle_by_value(module)
