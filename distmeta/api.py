@@ -157,7 +157,7 @@ def _run(
         finally:
             with suppress(ServerLost):
                 driver.close()
-            if backend is not None:
+            if backend is not None and backend is not place.backend:  # a backend that was given stays open
                 backend.close()
     return result, (driver, trained.best)
 
@@ -259,7 +259,8 @@ def evaluate(
         found = driver.evaluate(best, split, tasks, experiment.evaluation.seed if seed is None else seed)
     finally:
         driver.close()
-        backend.close()
+        if backend is not where.backend:
+            backend.close()
     assert found is not None, split
     return found
 
@@ -492,6 +493,7 @@ def _train_learner(
     }
     result, (driver, best) = _run(experiment.with_overrides(dotted), run_dir, False, place or Place())
     learner._model = driver.learner.model
+    base.attach(learner._model, learner)
     learner.load(best.layout.unflatten(best.vector))
     return result
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self
 
@@ -77,7 +77,7 @@ class MetaLearner(config.Configurable, ABC):
         super().__init__(**settings)
         self._model = model
         self._own: Params = {}  # learned meta-parameters that are not the model's
-        _attach(model, self)
+        attach(model, self)
 
     # -- what an algorithm writes ---------------------------------------------------------------------------------
 
@@ -144,8 +144,14 @@ class MetaLearner(config.Configurable, ABC):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch_seed(seed, "model"))
             bound._model = self._model(spec)
-        _attach(bound._model, bound)
+        attach(bound._model, bound)
         return bound
+
+    def on(self, device: torch.device) -> Self:
+        """A copy of this learner with a copy of its model on ``device``; this one's model stays where it is."""
+        moved = copy.copy(self)
+        moved._model = copy.deepcopy(self.model).to(device)
+        return moved
 
     def forward(self, params: Params, x: torch.Tensor) -> torch.Tensor:
         """``model(x)`` with ``params`` in place of the model's own parameters."""
@@ -204,13 +210,23 @@ class MetaLearner(config.Configurable, ABC):
             batch = torch.cat([episode.support_x, query[None]])
             return self.query_logits(params, replace(episode, query_x=batch))[-1]
 
-        return self.map_queries(alone, episode.query_x)
+        return self.map_queries(alone, episode.query_x, support=len(episode.support_x))
 
-    def map_queries(self, function: Callable[[torch.Tensor], torch.Tensor], query_x: torch.Tensor) -> torch.Tensor:
-        """``function`` of each query apart, stacked; vectorised where the engine is."""
+    def map_queries(
+        self, function: Callable[[torch.Tensor], torch.Tensor], query_x: torch.Tensor, *, support: int
+    ) -> torch.Tensor:
+        """``function`` of each query apart, stacked; vectorised where the engine is.
+
+        Args:
+            function: of one query, ``[...]``.
+            query_x: ``[M, ...]``.
+            support: examples that ``function`` passes through the model beside the query.
+        """
         if self.config.vectorise == "loop":
             return torch.stack([function(query) for query in query_x])
-        mapped: torch.Tensor = vmap(function, randomness="different")(query_x)
+        # A query alone is a forward pass of the whole support set: some at a time, or memory would be a multiple of
+        # what training needs.
+        mapped: torch.Tensor = vmap(function, randomness="different", chunk_size=max(1, 256 // support))(query_x)
         return mapped
 
     def map_tasks(self, function: Callable[[Params, Episode], Any], params: Params, episodes: Episode) -> Any:
@@ -366,7 +382,8 @@ class MetaModule:
         return self._fast_model
 
 
-def _attach(model: object, learner: MetaLearner) -> None:
+def attach(model: object, learner: MetaLearner) -> None:
+    """Let a :class:`MetaModule` know its learner; other modules need not."""
     if isinstance(model, MetaModule):
         model.attach(learner)
 
@@ -402,8 +419,3 @@ def _stack(results: list[Any]) -> Any:
 
 # The public interface (a higher floor) puts its training function here: floors import only downwards.
 _TRAINER: list[Callable[..., Any]] = []
-
-
-def metric_means(metrics: Mapping[str, torch.Tensor]) -> dict[str, float]:
-    """Means over tasks as plain floats."""
-    return {key: float(values.double().mean()) for key, values in metrics.items()}

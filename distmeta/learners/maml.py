@@ -79,7 +79,9 @@ class MAML(MetaLearner):
         """As the parent's, with the inner loop run once for all queries."""
         fast = self.fast_params(params, episode.support_x, episode.support_y)
         return self.map_queries(
-            lambda query: self.forward(fast, torch.cat([episode.support_x, query[None]]))[-1], episode.query_x
+            lambda query: self.forward(fast, torch.cat([episode.support_x, query[None]]))[-1],
+            episode.query_x,
+            support=len(episode.support_x),
         )
 
     def for_evaluation(self) -> Self:

@@ -81,7 +81,9 @@ class Reptile(MetaLearner):
         """As the parent's, with the inner loop run once for all queries."""
         fast = self.fast_params(params, episode)
         return self.map_queries(
-            lambda query: self.forward(fast, torch.cat([episode.support_x, query[None]]))[-1], episode.query_x
+            lambda query: self.forward(fast, torch.cat([episode.support_x, query[None]]))[-1],
+            episode.query_x,
+            support=len(episode.support_x),
         )
 
     def meta_gradient(self, params: Params, episodes: Episode) -> MetaGradient:

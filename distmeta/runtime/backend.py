@@ -135,6 +135,9 @@ class LocalBackend(Backend):
     def __init__(self, fault: Fault | None = None) -> None:
         self._fault = fault
         self._threads = torch.get_num_threads()
+        self._deterministic = torch.are_deterministic_algorithms_enabled()
+        self._warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+        self._fill: bool = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
 
     def default_workers(self, threads: int) -> int:
         """One: they would only take turns."""
@@ -199,5 +202,7 @@ class LocalBackend(Backend):
         actor.alive, actor.instance = False, None
 
     def close(self) -> None:
-        """Gives torch its threads back, which in-process workers changed."""
+        """Gives torch its settings back, which in-process workers changed."""
         torch.set_num_threads(self._threads)
+        torch.use_deterministic_algorithms(self._deterministic, warn_only=self._warn_only)
+        torch.utils.deterministic.fill_uninitialized_memory = self._fill  # type: ignore[attr-defined]

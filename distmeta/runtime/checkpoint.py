@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ class CheckpointStore:
         Raises:
             CheckpointError: the disk refuses.
         """
-        final = self._path(checkpoint.step)
+        final = self.path(checkpoint.step)
         if final.exists():
             return final  # the same step of the same experiment has the same bits
         partial = self._directory / ".partial"
@@ -92,7 +93,7 @@ class CheckpointStore:
                 f"Could not write the checkpoint of step {checkpoint.step} to {final}: {error}. Free the disk or fix "
                 "its permissions, then `distmeta resume RUN_DIR`."
             ) from None
-        self._prune(best=(checkpoint.record.get("best") or {}).get("step"))
+        self._prune()
         return final
 
     def steps(self) -> list[int]:
@@ -116,7 +117,7 @@ class CheckpointStore:
                 f"{self._directory} has no checkpoint{'' if step is None else f' of step {step}'}; {have}. "
                 "Start the run again with `distmeta train`."
             )
-        path = self._path(steps[-1] if step is None else step)
+        path = self.path(steps[-1] if step is None else step)
         try:
             state = dict(json.loads((path / "state.json").read_text(encoding="utf-8")))
             if state.pop("format", None) != FORMAT:
@@ -137,15 +138,19 @@ class CheckpointStore:
 
     def path(self, step: int) -> Path:
         """Folder of the checkpoint of ``step``."""
-        return self._path(step)
-
-    def _path(self, step: int) -> Path:
         return self._directory / f"step-{step:08d}"
 
-    def _prune(self, best: int | None) -> None:
-        for step in self.steps()[: -self._keep]:
-            if step != best:
-                shutil.rmtree(self._path(step), ignore_errors=True)
+    def _prune(self) -> None:
+        """Keep the last ones, and the best as each of them knows it: a run may go on from any of them."""
+        steps = self.steps()
+        kept: set[int | None] = set(steps[-self._keep :])
+        for step in steps[-self._keep :]:
+            with suppress(OSError, ValueError):
+                state = json.loads((self.path(step) / "state.json").read_text(encoding="utf-8"))
+                kept.add((state.get("best") or {}).get("step"))
+        for step in steps:
+            if step not in kept:
+                shutil.rmtree(self.path(step), ignore_errors=True)
 
 
 def write_json(path: Path, values: Any) -> None:

@@ -3,7 +3,7 @@
 Floating point addition is not associative, so the order of additions is fixed by the chunk ids alone: an aligned binary
 tree. Node ``(level, i)`` is the sum of ``(level-1, 2i)`` and ``(level-1, 2i+1)``; a node whose right sibling would lie
 past the last chunk is passed up as it is. Any arrival order gives the same
-sums, and at most one vector per level waits.
+sums; siblings are added as soon as both are there.
 """
 
 from __future__ import annotations

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from distmeta.config import differences
-from distmeta.errors import CheckpointMismatch, FailureBudgetExceeded, ServerLost
+from distmeta.errors import CheckpointMismatch, DistmetaError, FailureBudgetExceeded, ServerLost
 from distmeta.learners.base import MetaLearner
 from distmeta.learners.contract import probe, require_equal_ways
 from distmeta.learners.functional import ParamLayout
@@ -115,7 +116,7 @@ class Driver:
             DistmetaError: what ended the run; what was done before is in the last checkpoint.
         """
         self._log = log
-        step, stopped = self._open(self._from), False
+        step, stopped = self._open(self._from), self._out_of_patience()
         self._checkpoint()
         try:
             while step < self._experiment.outer.iterations and not stopped:
@@ -127,7 +128,8 @@ class Driver:
                     step = self._recover(step, error)
         except KeyboardInterrupt:
             if self._whole:  # else the last checkpoint is what there is to go on from, with the same bits
-                self._checkpoint()
+                with suppress(DistmetaError):  # an interrupt stays an interrupt
+                    self._checkpoint()
             raise
         best = self._store.load((self._record["best"] or {}).get("step"))
         settings = self._experiment.evaluation
@@ -207,7 +209,12 @@ class Driver:
         else:
             self._record["best"] = {**best, "since": best["since"] + 1}
         self._watch(Event("validation", step, text=f"{name} {report.text(name)}", values=values))
-        return settings.patience is not None and self._record["best"]["since"] >= settings.patience
+        return self._out_of_patience()
+
+    def _out_of_patience(self) -> bool:
+        """Whether the run stops early; known from the checkpoint too, so that a stopped run stays stopped."""
+        patience, best = self._experiment.evaluation.patience, self._record["best"]
+        return patience is not None and best is not None and best["since"] >= patience
 
     def _judge(self, split: Split, tasks: int, seed: int, vector: Any, version: int) -> EvaluationReport:
         size = self._experiment.runtime.chunk_size
@@ -257,6 +264,7 @@ class Driver:
         self._server_losses += 1
         if self._server_losses > self._experiment.runtime.max_losses:
             raise FailureBudgetExceeded(f"The parameter server was lost {self._server_losses} times: {error.message}")
+        self._backend.kill(self._server)  # it may only be out of reach
         checkpoint = self._store.load()
         self._record["best"] = checkpoint.record["best"]
         self._say(step, f"{error.message} Doing steps {checkpoint.step} to {step} again.")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from distmeta.errors import NonFiniteGradientError
+from distmeta.errors import NonFiniteGradientError, RuntimeFailure
 from distmeta.runtime.chunks import TreeSum
 from distmeta.runtime.settings import Outer
 from distmeta.types import FloatArray, ParamVersion
@@ -66,7 +66,8 @@ class ParameterServer:
         """
         if step < self._published.version:
             return  # a late duplicate of a step that is done
-        assert step == self._published.version, f"gradient of step {step} at version {self._published.version}"
+        if step > self._published.version:
+            raise RuntimeFailure(f"A gradient of step {step} came at version {self._published.version}.")
         if self._sum is None:
             self._sum, self._tasks = TreeSum(chunks), {}
         self._sum.add(chunk, gradient)
@@ -83,7 +84,8 @@ class ParameterServer:
         """
         if step < self._published.version:
             return self._published, self.vector()
-        assert self._sum is not None, f"no gradient for step {step}"
+        if self._sum is None or step > self._published.version:
+            raise RuntimeFailure(f"There is no gradient for step {step} at version {self._published.version}.")
         mean = torch.from_numpy(self._sum.total / np.asarray(sum(self._tasks.values()), self._sum.total.dtype))
         norm = float(torch.linalg.vector_norm(mean))
         if not math.isfinite(norm):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections import Counter, deque
@@ -22,6 +23,9 @@ from distmeta.runtime.failure_policy import Decision, decide, should_speculate
 from distmeta.runtime.settings import Runtime
 from distmeta.runtime.worker import Worker, WorkerInfo, WorkerSetup
 from distmeta.types import Chunk, ChunkResult
+
+MAX_DEATHS = 4
+"""Workers that may be lost with the same chunk before the chunk is blamed."""
 
 Submit = Callable[[Any, Chunk], tuple[Any, Any]]
 """(worker, chunk) -> (reference to the header, reference to a payload or None)."""
@@ -56,7 +60,6 @@ class PoolCounters:
 
     losses: int = 0
     duplicates: int = 0
-    retries: int = 0
 
 
 class WorkerPool:
@@ -76,8 +79,8 @@ class WorkerPool:
         self.size = runtime.workers or backend.default_workers(runtime.threads)
         gpus = runtime.gpus_per_worker
         if gpus is None:
-            # Several workers may share a GPU; a GPU is not split for fewer workers than there are GPUs.
-            gpus = min(1.0, backend.gpus() / self.size)
+            # Several workers may share a GPU, in parts that fill it; a GPU is not split for fewer workers than GPUs.
+            gpus = 1.0 / math.ceil(self.size / backend.gpus()) if backend.gpus() else 0.0
         elif gpus and not backend.gpus():
             raise ConfigError(f"runtime.gpus_per_worker={gpus:g} but there is no GPU; set it to 0.")
         self._resources = Resources(cpus=runtime.threads, gpus=gpus, timeout=runtime.startup_timeout)
@@ -186,6 +189,8 @@ class _Batch:
         self._pending = deque(chunks)
         self._headers: dict[int, ChunkResult] = {}
         self._attempts: dict[int, int] = dict.fromkeys(self._chunks, 0)
+        self._deaths: dict[int, int] = dict.fromkeys(self._chunks, 0)  # workers lost while they computed a chunk
+        self._failed_on: dict[int, set[_Member]] = {chunk_id: set() for chunk_id in self._chunks}
 
     @property
     def done(self) -> bool:
@@ -213,10 +218,19 @@ class _Batch:
         for _ in range(self._runtime.leases_per_worker):
             # One round gives every worker one more chunk, so that a small batch spreads over all of them.
             for member in sorted(free, key=lambda m: len(m.leases)):
-                if self._pending and len(member.leases) < self._runtime.leases_per_worker:
-                    self._start(self._pending.popleft(), member)
+                if len(member.leases) < self._runtime.leases_per_worker and (chunk := self._next(member, free)):
+                    self._start(chunk, member)
         if not self._pending:
             self._speculate([m for m in free if not m.leases])
+
+    def _next(self, member: _Member, free: list[_Member]) -> Chunk | None:
+        """The next chunk for ``member``: not one that failed on it, while there is another worker to try."""
+        for chunk in self._pending:
+            failed_on = self._failed_on[chunk.id]
+            if member not in failed_on or all(other in failed_on for other in free):
+                self._pending.remove(chunk)
+                return chunk
+        return None
 
     def _speculate(self, idle: list[_Member]) -> None:
         median = statistics.median(self._pool._seconds) if self._pool._seconds else None
@@ -273,13 +287,18 @@ class _Batch:
             member.leases.discard(lease)
             if lease.batch is not self:
                 return
+            if self._is_elsewhere(lease.chunk):
+                return  # a duplicate failed; the other one decides
+            self._failed_on[lease.chunk.id].add(member)
             self._attempts[lease.chunk.id] += 1
             attempts = self._attempts[lease.chunk.id]
             limits = {"max_losses": self._runtime.max_losses, "window": self._runtime.loss_window}
             if decide(error, attempts=attempts, losses=[], now=0.0, **limits) is Decision.FAIL:  # type: ignore[arg-type]
                 raise
-            self._pool.counters.retries += 1
             self._pending.appendleft(lease.chunk)
+
+    def _is_elsewhere(self, chunk: Chunk) -> bool:
+        return chunk.id in self._headers or any(lease.chunk.id == chunk.id for lease in self._own())
 
     def _lost(self, member: _Member, error: DistmetaError, failed: _Lease | None) -> None:
         """Put everything that the member held, and what was lost on the way from it, back into the queue."""
@@ -287,10 +306,20 @@ class _Batch:
         for ref, lease in list(self._pool._running.items()):
             if lease.member is member and lease.header is None:
                 lost.append(self._pool._running.pop(ref))
+        held = [lease for lease in lost if lease.header is None]
+        if held and (oldest := min(held, key=lambda lease: lease.started)).batch is self:
+            # The oldest is the one it computed. A chunk that kills every worker must not go on killing them.
+            self._deaths[oldest.chunk.id] += 1
+            if self._deaths[oldest.chunk.id] >= MAX_DEATHS:
+                raise RuntimeFailure(
+                    f"{self._deaths[oldest.chunk.id]} workers in turn were lost with {oldest.chunk}: {error.message} "
+                    "Expected at most one. If they die of memory, lower runtime.chunk_size; if the chunk takes long, "
+                    "raise runtime.chunk_timeout.",
+                    task_ref=oldest.chunk.refs[0],
+                )
         again = {lease.chunk.id: lease.chunk for lease in lost if lease.batch is self}
-        still = {lease.chunk.id for lease in self._own()} | set(self._headers)
         self._pending.extendleft(
-            chunk for chunk_id, chunk in sorted(again.items(), reverse=True) if chunk_id not in still
+            chunk for _, chunk in sorted(again.items(), reverse=True) if not self._is_elsewhere(chunk)
         )
         if member in self._pool._members:
             self._pool._lose(member, error)
@@ -304,6 +333,8 @@ class _Batch:
                 self._lost(
                     lease.member, WorkerTimeout(f"{lease.member.name} held {lease.chunk} for over {limit:g} s."), None
                 )
+        if any(member.kernel is not None for member in self._pool._members):
+            return  # a replacement that finds no room is waited for while others do the work
         for member in list(self._pool._members):
             if member.kernel is None and now - member.started > self._runtime.startup_timeout:
                 limit = self._runtime.startup_timeout

@@ -22,9 +22,10 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
 from ray import cloudpickle, exceptions
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distmeta.errors import ClusterTooSmall, DistmetaError, RuntimeFailure, WorkerLost
-from distmeta.runtime.backend import Backend, Resources, lost
+from distmeta.runtime.backend import SERVER, Backend, Resources, lost
 
 
 def _reach(address: str | None) -> None:
@@ -124,6 +125,11 @@ class RayBackend(Backend):
             "num_gpus": resources.gpus,
             "max_restarts": 0,
         }
+        if name == SERVER:
+            # A cluster puts an actor without CPUs on any node; losing that node would lose the newest parameters. The
+            # driver's own node is the one that the run cannot do without anyway.
+            node = ray.get_runtime_context().get_node_id()
+            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=True)
         if self._search_path:
             # Ray sends its workers the driver's folder at most, and a job file's neighbours may be elsewhere.
             known = os.environ.get("PYTHONPATH", "").split(os.pathsep)

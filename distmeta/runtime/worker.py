@@ -64,14 +64,17 @@ class Worker:
         torch.set_num_threads(setup.threads)
         self._name, self._setup = name, setup
         self._device = torch.device("cuda" if gpu else "cpu")
+        # The same bits on every run: deterministic kernels where torch has them (several CPU threads need them too), no
+        # autotuning, no TF32.
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        # A debugging aid that would cost every empty().
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        self._learner = setup.learner
         if gpu:
-            # The same bits on every run: no autotuning, no TF32, deterministic kernels where torch has them.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.backends.cudnn.benchmark = False
-            torch.use_deterministic_algorithms(True, warn_only=True)
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        self._learner = setup.learner
-        self._learner.model.to(self._device)
+            self._learner = setup.learner.on(self._device)
         self._evaluator = self._learner.for_evaluation()
         self._tasks = setup.tasks
 

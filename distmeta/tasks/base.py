@@ -93,7 +93,8 @@ class TaskDistribution(config.Configurable, ABC):
             drawn.append(self.draw(ref.split, rng(seed, self.fingerprint, ref.split, ref.step, ref.index)))
             self._require_shapes(ref, drawn[-1])
         stacked = Episode.stack(drawn)
-        if not self._sound(stacked, refs[0].split):  # one look at the whole chunk; only a bad one is searched
+        flaws = (self._flaw(name, part, refs[0].split) for name, part in zip(_PARTS, stacked, strict=True))
+        if any(flaws):  # one look at the whole chunk; only a bad one is searched
             for ref, episode in zip(refs, drawn, strict=True):
                 self._require_sound(ref, episode)
         return stacked
@@ -110,34 +111,30 @@ class TaskDistribution(config.Configurable, ABC):
                     task_ref=ref,
                 )
 
-    def _sound(self, episode: Episode, split: Split) -> bool:
-        spec = self.spec_of(split)
-        floats = [part for part in episode if part.is_floating_point()]
-        labels = (episode.support_y, episode.query_y) if spec.kind == "classification" else ()
-        return all(bool(torch.isfinite(part).all()) for part in floats) and all(
-            int(part.min()) >= 0 and int(part.max()) < spec.outputs for part in labels
-        )
-
     def _require_sound(self, ref: TaskRef, episode: Episode) -> None:
-        spec = self.spec_of(ref.split)
         for name, part in zip(_PARTS, episode, strict=True):
-            if part.is_floating_point():
-                if not bool(torch.isfinite(part).all()):
-                    raise TaskContractError(
-                        f"{name} of a task from {type(self).__name__} has NaN or infinite values; expected finite "
-                        "numbers. Mend the function that draws the task, or the data that it reads.",
-                        task_ref=ref,
-                    )
-            elif (
-                spec.kind == "classification"
-                and name[-1] == "y"
-                and (int(part.min()) < 0 or int(part.max()) >= spec.outputs)
-            ):
-                raise TaskContractError(
-                    f"{name} of a task from {type(self).__name__} has labels from {int(part.min())} to "
-                    f"{int(part.max())}; expected 0 to {spec.outputs - 1}. Number the classes of every task from 0.",
-                    task_ref=ref,
-                )
+            flaw = self._flaw(name, part, ref.split)
+            if flaw:
+                raise TaskContractError(f"{name} of a task from {type(self).__name__} has {flaw}", task_ref=ref)
+
+    def _flaw(self, name: str, part: torch.Tensor, split: Split) -> str | None:
+        """What is wrong with the numbers of one part of one task, or of many stacked ones."""
+        spec = self.spec_of(split)
+        if part.is_floating_point() and not bool(torch.isfinite(part).all()):
+            return (
+                "NaN or infinite values; expected finite numbers. Mend the function that draws the task, or the data "
+                "that it reads."
+            )
+        if (
+            name[-1] == "y"
+            and spec.kind == "classification"
+            and (int(part.min()) < 0 or int(part.max()) >= spec.outputs)
+        ):
+            return (
+                f"labels from {int(part.min())} to {int(part.max())}; expected 0 to {spec.outputs - 1}. Number the "
+                "classes of every task from 0."
+            )
+        return None
 
     def take(self, count: int = 20, *, split: Split = "meta_test", seed: int = 0) -> list[Task]:
         """The first ``count`` tasks of ``split``: the same ones for every learner and every run."""
@@ -222,6 +219,11 @@ class FunctionTasks(TaskDistribution):
     def __init__(self, function: Callable[[np.random.Generator, Split], Drawn], **settings: Any) -> None:
         super().__init__(**settings)
         self.function = function
+        # Read once: the file may change while the run goes on, and is not there at all on another node.
+        try:
+            self._source = inspect.getsource(function)
+        except (OSError, TypeError):  # typed at a prompt: the name has to do
+            self._source = getattr(function, "__qualname__", type(function).__name__)
         self._spec: TaskSpec | None = None
 
     @property
@@ -245,11 +247,7 @@ class FunctionTasks(TaskDistribution):
     @property
     def fingerprint(self) -> str:
         """Over the function's source text and ``version``."""
-        try:
-            source = inspect.getsource(self.function)
-        except (OSError, TypeError):  # typed at a prompt: the name has to do
-            source = getattr(self.function, "__qualname__", type(self.function).__name__)
-        return hashlib.sha256(f"{source}\0{self.config.version}".encode()).hexdigest()
+        return hashlib.sha256(f"{self._source}\0{self.config.version}".encode()).hexdigest()
 
     def describe(self) -> dict[str, Any]:
         """The function's name."""

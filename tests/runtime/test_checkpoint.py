@@ -104,7 +104,9 @@ def test_last_and_best_are_kept(store):
         store.save(make(step, best=best))
     assert store.steps() == [100, 300, 400]
     store.save(make(500, best=400))
-    assert store.steps() == [400, 500]
+    assert store.steps() == [100, 400, 500]  # who goes on from 400 still finds its best
+    store.save(make(600, best=400))
+    assert store.steps() == [400, 500, 600]
     assert_same(store.load(400), make(400, best=100))
 
 
