@@ -15,11 +15,12 @@ import pytest
 
 import distmeta
 from distmeta import MAML, Evaluation, Experiment, FewShot, LocalBackend, Outer, Place, Runtime, Sinusoids, mlp
-from distmeta.errors import CheckpointMismatch, FailureBudgetExceeded
+from distmeta.errors import CheckpointMismatch, FailureBudgetExceeded, RuntimeFailure
 from distmeta.runtime.backend import SERVER
 from distmeta.runtime.checkpoint import CheckpointStore
 from distmeta.runtime.driver import Driver
 from distmeta.runtime.tracking import read_metrics
+from distmeta.types import TaskRef
 
 STEPS = 6
 
@@ -312,6 +313,30 @@ OPTIMIZERS = [
 ]
 
 
+def test_a_chunk_that_kills_every_worker_is_blamed_by_its_task(tmp_path):
+    def deadly(actor, method, number):
+        return "lost" if method == "train_chunk" else None
+
+    with pytest.raises(RuntimeFailure, match=r"4 workers in turn were lost.*runtime.chunk_size") as caught:
+        Run(sines().with_overrides({"runtime.max_losses": 100}), tmp_path, LocalBackend(deadly))
+    assert caught.value.task_ref == TaskRef("meta_train", 0, 0)
+
+
+class Sick(LocalBackend):
+    """A backend whose first worker cannot compute, as on a machine with a full disk."""
+
+    def call(self, actor, method, *args, parts=1):
+        refs = super().call(actor, method, *args, parts=parts)
+        if actor.name == "worker-0" and method == "train_chunk":
+            for ref in refs:
+                ref.error = RuntimeFailure("No space left on device.")
+        return refs
+
+
+def test_a_sick_worker_s_chunks_are_computed_elsewhere(straight, tmp_path):
+    assert_same(Run(sines().with_overrides({"runtime.workers": 3}), tmp_path, Sick()), straight)
+
+
 @pytest.mark.parametrize("outer", OPTIMIZERS, ids=lambda outer: outer["optimizer"])
 def test_half_and_then_the_rest_is_the_whole(outer, tmp_path):
     whole = Run(sines(**outer, iterations=6), tmp_path / "whole")
@@ -393,6 +418,13 @@ def test_early_stopping(tmp_path):
     run = Run(experiment, tmp_path)
     assert run.end.stopped_early
     assert (run.end.best.step, run.end.step, run.store.steps()[-1]) == (2, 6, 6)
+
+
+def test_a_run_that_stopped_early_stays_stopped(tmp_path):
+    experiment = sines(iterations=50, lr=1.0).with_overrides({"evaluation.every": 2, "evaluation.patience": 2})
+    first = Run(experiment, tmp_path)
+    again = Run(experiment, tmp_path, rows=first.rows)
+    assert (again.end.step, again.end.stopped_early, again.sha) == (first.end.step, True, first.sha)
 
 
 # -- kill -9 ---------------------------------------------------------------------------------------------------------

@@ -228,3 +228,22 @@ def test_baseline_of_regression_is_the_mean_of_the_support_targets():
 def test_a_distribution_must_say_what_it_is():
     with pytest.raises(TypeError, match="abstract"):
         type("Half", (TaskDistribution,), {"draw": lambda self, split, random: None})()
+
+
+def test_a_functions_fingerprint_does_not_change_with_its_file(tmp_path, monkeypatch):
+    """The file may be edited while the run goes on, and is not there at all on another node."""
+    import importlib
+    import linecache
+
+    path = tmp_path / "drawn_here.py"
+    text = "def draw(random, split):\n    x = random.normal(size=(4, 1))\n    return x, x, x, x\n"
+    path.write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    tasks = FunctionTasks(importlib.import_module("drawn_here").draw)
+    before, sent = tasks.fingerprint, pickle.dumps(tasks)
+    path.write_text(text.replace("4", "5"))
+    linecache.checkcache()
+    assert tasks.fingerprint == pickle.loads(sent).fingerprint == before
+    path.unlink()
+    linecache.checkcache()
+    assert pickle.loads(sent).fingerprint == before
