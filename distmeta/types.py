@@ -78,11 +78,15 @@ class Chunk:
 class Episode:
     """The data of one task, or of T tasks stacked along a leading axis.
 
+    A sequence, for memory-based learners, has its labels among its inputs: the support set is empty, and the queries
+    are the L time steps in their order. A step with negative targets is not scored. See :meth:`sequence`.
+
     Args:
         support_x: ``[N*K, ...]`` inputs to adapt on (``[T, N*K, ...]`` when stacked), floating point.
         support_y: ``[N*K]`` int64 class positions 0..N-1, or ``[N*K, D]`` floats for regression.
-        query_x: ``[N*Q, ...]`` inputs the adapted model is judged on.
-        query_y: ``[N*Q]`` int64 or ``[N*Q, D]`` floats.
+        query_x: ``[N*Q, ...]`` inputs the adapted model is judged on; ``[L, ...]`` for sequences.
+        query_y: ``[N*Q]`` int64 or ``[N*Q, D]`` floats; for sequences ``[L]`` int64, or ``[L, S]`` int64 for S symbols
+            per step, or ``[L, B]`` floats 0 or 1 for B bits per step.
         ways: N, known without looking at the labels; filled in by the engine, ``None`` for regression.
     """
 
@@ -94,6 +98,17 @@ class Episode:
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         return iter((self.support_x, self.support_y, self.query_x, self.query_y))
+
+    @staticmethod
+    def sequence(inputs: torch.Tensor, targets: torch.Tensor) -> Episode:
+        """One sequence of L steps: ``inputs [L, ...]`` and ``targets [L, ...]``, negative where nothing is scored.
+
+        Example:
+            >>> episode = Episode.sequence(torch.rand(7, 3), torch.tensor([-1, -1, -1, 0, 1, 2, 0]))
+            >>> len(episode.support_x), len(episode.query_x)
+            (0, 7)
+        """
+        return Episode(inputs[:0], targets[:0], inputs, targets)
 
     @staticmethod
     def stack(episodes: list[Episode]) -> Episode:
@@ -110,7 +125,7 @@ class Episode:
 
     def counted(self) -> Episode:
         """With :attr:`ways` filled in: the highest label plus one, for integer labels."""
-        if self.ways is not None or self.support_y.is_floating_point():
+        if self.ways is not None or self.support_y.is_floating_point() or not self.support_y.numel():
             return self
         return replace(self, ways=int(self.support_y.max()) + 1)
 
@@ -121,15 +136,16 @@ class TaskSpec:
 
     Args:
         input_shape: shape of one input, for example ``(1, 28, 28)``.
-        outputs: numbers the model must return per input: N for N-way classification, D for regression.
-        kind: ``"classification"`` (integer labels) or ``"regression"`` (float targets).
-        support: examples in the support set, N*K.
-        queries: examples in the query set, N*Q.
+        outputs: numbers the model must return per input: N for N-way classification, D for regression; per time step
+            of a sequence: one per bit, or one per symbol and value.
+        kind: ``"classification"`` (integer labels), ``"regression"`` (float targets) or ``"sequence"``.
+        support: examples in the support set, N*K; 0 for sequences.
+        queries: examples in the query set, N*Q; for sequences L, the time steps of a test task.
     """
 
     input_shape: tuple[int, ...]
     outputs: int
-    kind: Literal["classification", "regression"]
+    kind: Literal["classification", "regression", "sequence"]
     support: int
     queries: int
 

@@ -54,9 +54,9 @@ class MetaLearner(config.Configurable, ABC):
         'auto'
     """
 
-    network: ClassVar[Literal["classifier", "encoder", "any"]] = "any"
+    network: ClassVar[Literal["classifier", "encoder", "sequence", "any"]] = "any"
     """What the model must return: ``"classifier"``: one number per class or target, ``[B, outputs]``; ``"encoder"``:
-    features ``[B, D]``."""
+    features ``[B, D]``; ``"sequence"``: ``[B, L, outputs]`` for sequences ``[B, L, ...]``."""
 
     class Config(config.Config):
         """Settings that every learner has.

@@ -48,6 +48,7 @@ def probe(learner: MetaLearner, spec: TaskSpec, episodes: Episode) -> Probe:
         >>> probe(MAML(nn.Linear(4, 5)), spec, Episode(x, y, x, y)).learner.config.vectorise
         'vmap'
     """
+    _require_kind(learner, spec)
     refuse_running_statistics(learner.model)
     params = learner.init_meta_params(rng(0, "init"))
     layout = ParamLayout.of(params)
@@ -137,19 +138,20 @@ def _check_one_task(learner: MetaLearner, spec: TaskSpec, params: Params, episod
     # Copies, not references: a module that writes to a buffer in place would change both.
     before = {key: buffer.clone() for key, buffer in learner.model.named_buffers()}
     learner.model.train()
+    x = episode.query_x[None] if spec.kind == "sequence" else episode.support_x
     try:
         with torch.no_grad():
-            output = learner.forward(params, episode.support_x)
-            _check_output(learner, spec, len(episode.support_x), output)
+            output = learner.forward(params, x)
+            _check_output(learner, spec, len(x), output)
             with vectorised(False):
                 prediction = learner.query_logits(params, episode)
     except DistmetaError:
         raise
     except Exception as error:
         raise ModelContractError(
-            f"{name} could not run the model on inputs of shape {[spec.support, *spec.input_shape]}: "
-            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}. Make the model take a batch "
-            f"of {list(spec.input_shape)} inputs; `distmeta inspect` or tasks.spec shows what tasks look like."
+            f"{name} could not run the model on inputs of shape {list(x.shape)}: {type(error).__name__}: "
+            f"{str(error).splitlines()[0] if str(error) else ''}. Make the model take such a batch; the shapes of a "
+            "task are in tasks.spec, and `distmeta check JOB.py` tries the model on one."
         ) from error
     if not isinstance(prediction, torch.Tensor) or list(prediction.shape) != [len(episode.query_x), spec.outputs]:
         seen = list(prediction.shape) if isinstance(prediction, torch.Tensor) else type(prediction).__name__
@@ -181,6 +183,8 @@ def _check_output(learner: MetaLearner, spec: TaskSpec, batch: int, output: obje
     if not isinstance(output, torch.Tensor):
         raise ModelContractError(f"{name} needs a model that returns one tensor; it returned {type(output).__name__}.")
     expected = [batch, spec.outputs]
+    if learner.network == "sequence":
+        _check_sequence_output(name, [1, spec.queries, spec.outputs], output)
     if learner.network == "classifier" and list(output.shape) != expected:
         task = f"{spec.outputs}-way episode" if spec.kind == "classification" else "regression task"
         role = "classifier" if spec.kind == "classification" else "regressor"
@@ -194,6 +198,30 @@ def _check_output(learner: MetaLearner, spec: TaskSpec, batch: int, output: obje
         raise ModelContractError(
             f"{name} needs an encoder: the model returned {list(output.shape)} for {batch} inputs, {seen}; expected "
             f"[{batch}, D]. Leave the last layer out, as conv4(head=False) does, or flatten the features."
+        )
+
+
+def _check_sequence_output(name: str, expected: list[int], output: torch.Tensor) -> None:
+    if output.dim() != 3 or [output.shape[0], output.shape[2]] != [expected[0], expected[2]]:
+        raise ModelContractError(
+            f"{name} needs a sequence model: the model returned {list(output.shape)}, expected {expected}: "
+            f"{expected[2]} numbers for each of {expected[1]} time steps. Use a factory such as ntm() or mann(), or "
+            "return [B, L, outputs] for inputs [B, L, ...]."
+        )
+
+
+def _require_kind(learner: MetaLearner, spec: TaskSpec) -> None:
+    """Raise if sequence tasks are given to a learner that adapts to a support set, or the other way round."""
+    name = type(learner).__name__
+    if spec.kind == "sequence" and learner.network in ("classifier", "encoder"):
+        raise LearnerContractError(
+            f"{name} learns from a support set; the tasks are sequences that hold their labels in their inputs. Use "
+            "MANN or NTM, or give tasks such as FewShot."
+        )
+    if spec.kind != "sequence" and learner.network == "sequence":
+        raise LearnerContractError(
+            f"{name} learns from sequences; the tasks are {spec.kind} with a support set of {spec.support}. Give "
+            "sequence tasks such as LabelSequences or CopyTask, or use MAML or ProtoNet."
         )
 
 

@@ -13,7 +13,7 @@ from distmeta.errors import NonFiniteGradientError
 from distmeta.learners.base import MetaLearner, Metrics
 from distmeta.learners.functional import ParamLayout
 from distmeta.seeding import torch_seed
-from distmeta.tasks.base import TaskDistribution, baseline
+from distmeta.tasks.base import TaskDistribution
 from distmeta.types import Chunk, ChunkResult, Episode, FloatArray
 
 
@@ -114,7 +114,7 @@ class Worker:
         params, episodes = self._prepare(chunk, vector, seed)
         metrics = self._evaluator.evaluate(params, episodes)
         self._require_finite(chunk, metrics["loss"])
-        return self._header(chunk, version, metrics | baseline(episodes), started)
+        return self._header(chunk, version, metrics | self._tasks.baseline(episodes), started)
 
     def _prepare(self, chunk: Chunk, vector: FloatArray, seed: int) -> tuple[dict[str, torch.Tensor], Episode]:
         layout = self._setup.layout

@@ -7,7 +7,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -59,6 +59,14 @@ class TaskDistribution(config.Configurable, ABC):
     def draw(self, split: Split, random: np.random.Generator) -> Episode:
         """One task; every random number comes from ``random``."""
 
+    def at_step(self, split: Split, random: np.random.Generator) -> Self:
+        """The distribution as it is in one outer step.
+
+        The tasks of a step are stacked and must have the same shapes: what changes these, the length of a sequence say,
+        is drawn here, once for all tasks of the step. Evaluation tasks are all of step 0.
+        """
+        return self
+
     def check(self) -> None:
         """Everything that can be checked before a worker starts: data present, enough classes, enough examples.
 
@@ -68,6 +76,15 @@ class TaskDistribution(config.Configurable, ABC):
         """
         for split in self.splits:
             self.episode(TaskRef(split, 0, 0), seed=0)
+
+    def baseline(self, episodes: Episode) -> Metrics:
+        """What no learning at all achieves on stacked tasks ``[T, ...]``: the yardstick beside every result.
+
+        Classification: ``baseline_accuracy`` of the nearest support example by Euclidean distance on the raw inputs.
+        Regression: ``baseline_loss``, the mean squared error of predicting the mean of the support targets. Sequences:
+        none here, a distribution of them has its own.
+        """
+        return _baseline(episodes)
 
     def describe(self) -> dict[str, Any]:
         """JSON-ready facts for the run's record, such as the dataset's name and source."""
@@ -81,17 +98,19 @@ class TaskDistribution(config.Configurable, ABC):
         """The tasks of a chunk, stacked: ``[T, ...]``.
 
         Args:
-            refs: T names of tasks of one split.
+            refs: T names of tasks of one split and step.
             seed: of the run.
 
         Raises:
             TaskContractError: a task has NaN or infinite numbers, labels out of range, or shapes other than
                 :meth:`spec_of` says; it carries the task's name.
         """
-        drawn = []
+        drawn: list[Episode] = []
+        split, step = refs[0].split, refs[0].step
+        now = self.at_step(split, rng(seed, self.fingerprint, split, step, "shapes"))
         for ref in refs:
-            drawn.append(self.draw(ref.split, rng(seed, self.fingerprint, ref.split, ref.step, ref.index)))
-            self._require_shapes(ref, drawn[-1])
+            drawn.append(now.draw(split, rng(seed, self.fingerprint, split, step, ref.index)))
+            now._require_shapes(ref, drawn[-1])
         stacked = Episode.stack(drawn)
         flaws = (self._flaw(name, part, refs[0].split) for name, part in zip(_PARTS, stacked, strict=True))
         if any(flaws):  # one look at the whole chunk; only a bad one is searched
@@ -102,6 +121,10 @@ class TaskDistribution(config.Configurable, ABC):
     def _require_shapes(self, ref: TaskRef, episode: Episode) -> None:
         spec = self.spec_of(ref.split)
         row = {"x": spec.input_shape, "y": (spec.outputs,) if spec.kind == "regression" else ()}
+        if spec.kind == "sequence" and episode.query_y.dim() > 1:  # S symbols or B bits per step
+            symbols = episode.query_y.shape[1]
+            whole = symbols == spec.outputs if episode.query_y.is_floating_point() else spec.outputs % symbols == 0
+            row["y"] = (symbols if whole else spec.outputs,)
         for name, part in zip(_PARTS, episode, strict=True):
             expected = (spec.support if name.startswith("support") else spec.queries, *row[name[-1]])
             if part.shape != expected:
@@ -113,28 +136,35 @@ class TaskDistribution(config.Configurable, ABC):
 
     def _require_sound(self, ref: TaskRef, episode: Episode) -> None:
         for name, part in zip(_PARTS, episode, strict=True):
-            flaw = self._flaw(name, part, ref.split)
+            flaw = self._flaw(name, part[None], ref.split)
             if flaw:
                 raise TaskContractError(f"{name} of a task from {type(self).__name__} has {flaw}", task_ref=ref)
 
     def _flaw(self, name: str, part: torch.Tensor, split: Split) -> str | None:
-        """What is wrong with the numbers of one part of one task, or of many stacked ones."""
+        """What is wrong with the numbers of one part of stacked tasks."""
         spec = self.spec_of(split)
         if part.is_floating_point() and not bool(torch.isfinite(part).all()):
             return (
                 "NaN or infinite values; expected finite numbers. Mend the function that draws the task, or the data "
                 "that it reads."
             )
-        if (
-            name[-1] == "y"
-            and spec.kind == "classification"
-            and (int(part.min()) < 0 or int(part.max()) >= spec.outputs)
-        ):
+        if name[-1] != "y" or spec.kind == "regression" or not part.numel():
+            return None
+        lowest, highest = (0, spec.outputs - 1) if spec.kind == "classification" else self._range(part, spec)
+        if part.min() < lowest or part.max() > highest:
             return (
-                f"labels from {int(part.min())} to {int(part.max())}; expected 0 to {spec.outputs - 1}. Number the "
-                "classes of every task from 0."
+                f"labels from {float(part.min()):g} to {float(part.max()):g}; expected {lowest} to {highest}. Number "
+                "the classes of every task from 0."
             )
         return None
+
+    @staticmethod
+    def _range(targets: torch.Tensor, spec: TaskSpec) -> tuple[int, int]:
+        """Lowest and highest target of stacked sequences; -1 is not scored."""
+        if targets.is_floating_point():
+            return -1, 1
+        symbols = targets.shape[2] if targets.dim() == 3 else 1
+        return -1, spec.outputs // symbols - 1
 
     def take(self, count: int = 20, *, split: Split = "meta_test", seed: int = 0) -> list[Task]:
         """The first ``count`` tasks of ``split``: the same ones for every learner and every run."""
@@ -174,13 +204,10 @@ class Task:
         return episode.support_x, episode.support_y
 
 
-def baseline(episodes: Episode) -> Metrics:
-    """What no learning at all achieves on stacked tasks ``[T, ...]``: the yardstick beside every result.
-
-    Classification: ``baseline_accuracy`` of the nearest support example by Euclidean distance on the raw inputs.
-    Regression: ``baseline_loss``, the mean squared error of predicting the mean of the support targets.
-    """
+def _baseline(episodes: Episode) -> Metrics:
     support_x, support_y, query_x, query_y = episodes
+    if not support_y.shape[1]:
+        return {}
     if query_y.is_floating_point():
         guess = support_y.mean(1, keepdim=True)
         return {"baseline_loss": (guess - query_y).square().flatten(1).mean(1)}

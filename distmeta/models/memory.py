@@ -1,0 +1,300 @@
+"""Networks with an external memory: the Neural Turing Machine (Graves, Wayne, Danihelka 2014), and an LSTM to compare.
+
+The memory is ``M [B, S, W]``: S slots of width W. A head addresses it by a weighting ``w [B, H, S]`` over the slots,
+H heads at once::
+
+    w_c = softmax(strength * cosine(key, M))            content              (equations 5 and 6)
+    w_g = gate * w_c + (1 - gate) * w_{t-1}             interpolation        (7)
+    w_~(i) = sum_j w_g(j) shift(i - j)                  circular convolution (8)
+    w(i) = w_~(i)^sharpness / sum_j w_~(j)^sharpness    sharpening           (9)
+    r = sum_i w(i) M(i)                                 reading              (2)
+    M(i) <- M(i) * (1 - w(i) erase) + w(i) add          writing              (3 and 4)
+
+Within a time step the controller sees the input and the last reads, then the memory is written, then read; the output
+sees the controller and the new reads.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from distmeta.models.backbones import ModelFactory
+from distmeta.types import TaskSpec
+
+
+def content_weights(memory: torch.Tensor, key: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:
+    """Attention to the slots that look like the key (equations 5 and 6).
+
+    Args:
+        memory: ``[B, S, W]``.
+        key: ``[B, H, W]``.
+        strength: ``[B, H, 1]``, beta, positive.
+
+    Returns:
+        ``[B, H, S]``, each row sums to 1.
+
+    Example:
+        >>> memory = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+        >>> content_weights(memory, torch.tensor([[[2.0, 0.0]]]), torch.full((1, 1, 1), 100.0)).round().tolist()
+        [[[1.0, 0.0]]]
+    """
+    return torch.softmax(strength * cosine_similarity(memory, key), -1)
+
+
+def cosine_similarity(memory: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """Cosine of each key ``[B, H, W]`` with each slot ``[B, S, W]``, as ``[B, H, S]``; 0 for a slot of zeros."""
+    lengths = _norm(key)[:, :, None] * _norm(memory)[:, None, :]
+    return torch.bmm(key, memory.transpose(1, 2)) / (lengths + 1e-8)
+
+
+def _norm(rows: torch.Tensor) -> torch.Tensor:
+    # A slot of zeros has no direction; the norm's derivative there would be NaN.
+    return (rows.square().sum(-1) + 1e-16).sqrt()
+
+
+def interpolate(content: torch.Tensor, previous: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
+    """``gate * content + (1 - gate) * previous`` (equation 7); ``[B, H, S]``, gate ``[B, H, 1]``."""
+    return previous + gate * (content - previous)
+
+
+def shift(weights: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
+    """Circular convolution (equation 8).
+
+    Args:
+        weights: ``[B, H, S]``.
+        kernel: ``[B, H, 2R + 1]``: how much to move by -R .. R slots.
+
+    Example:
+        >>> shift(torch.tensor([[[1.0, 0.0, 0.0, 0.0]]]), torch.tensor([[[0.0, 0.0, 1.0]]])).tolist()
+        [[[0.0, 1.0, 0.0, 0.0]]]
+    """
+    reach = kernel.shape[-1] // 2
+    moved = torch.stack([weights.roll(by, -1) for by in range(-reach, reach + 1)], -1)
+    return (moved * kernel[:, :, None, :]).sum(-1)
+
+
+def sharpen(weights: torch.Tensor, sharpness: torch.Tensor) -> torch.Tensor:
+    """``w^sharpness``, normalised to sum 1 (equation 9); ``[B, H, S]``, sharpness ``[B, H, 1]`` at least 1."""
+    powered = (weights + 1e-16).pow(sharpness)
+    return powered / powered.sum(-1, keepdim=True)
+
+
+def write(memory: torch.Tensor, weights: torch.Tensor, erase: torch.Tensor, add: torch.Tensor) -> torch.Tensor:
+    """Erase, then add (equations 3 and 4); the order of the heads makes no difference.
+
+    Args:
+        memory: ``[B, S, W]``.
+        weights: ``[B, H, S]``.
+        erase: ``[B, H, W]``, 0 to 1.
+        add: ``[B, H, W]``.
+    """
+    if weights.shape[1] == 1:
+        kept = 1 - weights.transpose(1, 2) * erase
+    else:
+        kept = (1 - weights[:, :, :, None] * erase[:, :, None, :]).prod(1)
+    return torch.baddbmm(memory * kept, weights.transpose(1, 2), add)
+
+
+class LSTMCell(nn.Module):
+    """One step of an LSTM from plain operations: differentiable twice, on every device and under ``vmap``.
+
+    Args:
+        inputs: numbers in.
+        size: units.
+
+    Example:
+        >>> cell = LSTMCell(3, 5)
+        >>> h, c = cell(torch.zeros(2, 3), (torch.zeros(2, 5), torch.zeros(2, 5)))
+        >>> h.shape
+        torch.Size([2, 5])
+    """
+
+    def __init__(self, inputs: int, size: int) -> None:
+        super().__init__()
+        self.gates = nn.Linear(inputs + size, 4 * size)
+
+    def forward(self, x: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Next ``(h, c)`` from ``x [B, inputs]`` and the last ``(h, c)``, each ``[B, size]``."""
+        h, c = state
+        i, f, g, o = self.gates(torch.cat([x, h], -1)).chunk(4, -1)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        return o.sigmoid() * c.tanh(), c
+
+
+class Trace(NamedTuple):
+    """What a memory network looked at, for pictures.
+
+    Args:
+        output: ``[B, L, outputs]``.
+        read: read weights ``[B, L, H, S]``.
+        written: write weights ``[B, L, H, S]``.
+    """
+
+    output: torch.Tensor
+    read: torch.Tensor
+    written: torch.Tensor
+
+
+class NTM(nn.Module):
+    """A Neural Turing Machine for sequences ``[B, L, inputs]``; see :func:`ntm` for the settings."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        controller: Literal["lstm", "feedforward"],
+        size: int,
+        heads: int,
+        slots: int,
+        width: int,
+        reach: int,
+        memory_init: Literal["constant", "learned"],
+    ) -> None:
+        super().__init__()
+        self.heads, self.slots, self.width, self.size = heads, slots, width, size
+        self.controller: nn.Module = (
+            LSTMCell(inputs + heads * width, size) if controller == "lstm" else nn.Linear(inputs + heads * width, size)
+        )
+        # For each head: key, strength, gate, shift, sharpness; write heads also erase and add.
+        self.address = (width, 1, 1, 2 * reach + 1, 1)
+        self.interface = nn.Linear(size, heads * (2 * sum(self.address) + 2 * width))
+        self.output = nn.Linear(size + heads * width, outputs)
+        self.first_read = nn.Parameter(torch.randn(heads, width) * 0.01)
+        if memory_init == "learned":
+            self.first_memory = nn.Parameter(torch.randn(slots, width) * 0.05)
+        else:  # Collier and Beel 2018: a small constant converges fastest
+            self.register_buffer("first_memory", torch.full((slots, width), 1e-6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits ``[B, L, outputs]``."""
+        return self.trace(x).output
+
+    def trace(self, x: torch.Tensor) -> Trace:
+        """The output, and where the heads were at each step."""
+        batch = len(x)
+        memory = self.first_memory.expand(batch, -1, -1)
+        read = self.first_read.expand(batch, -1, -1)
+        # Every head starts at slot 0: a fixed place, so that shifting alone can walk through the memory.
+        start = F.one_hot(torch.zeros(batch, 2 * self.heads, dtype=torch.long, device=x.device), self.slots).to(x.dtype)
+        weights, state = start, (x.new_zeros(batch, self.size), x.new_zeros(batch, self.size))
+        outputs, readings, writings = [], [], []
+        for step in x.unbind(1):
+            h, state = self._control(torch.cat([step, read.flatten(1)], -1), state)
+            addresses, erase, add = self._split(self.interface(h))
+            weights = self._weights(memory, addresses, weights)
+            looking, writing = weights[:, : self.heads], weights[:, self.heads :]
+            memory = write(memory, writing, erase.sigmoid(), add)
+            read = torch.bmm(looking, memory)
+            outputs.append(self.output(torch.cat([h, read.flatten(1)], -1)))
+            readings.append(looking)
+            writings.append(writing)
+        return Trace(torch.stack(outputs, 1), torch.stack(readings, 1), torch.stack(writings, 1))
+
+    def _control(
+        self, x: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor]
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+        if isinstance(self.controller, LSTMCell):
+            state = self.controller(x, state)
+            return state[0], state
+        return self.controller(x).tanh(), state
+
+    def _split(self, interface: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Addresses of read and write heads ``[B, 2H, A]``, erase and add vectors ``[B, H, W]``."""
+        addressing = 2 * self.heads * sum(self.address)
+        addresses = interface[:, :addressing].reshape(len(interface), 2 * self.heads, -1)
+        erase, add = interface[:, addressing:].reshape(len(interface), 2, self.heads, self.width).unbind(1)
+        return addresses, erase, add
+
+    def _weights(self, memory: torch.Tensor, addresses: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
+        key, strength, gate, kernel, sharpness = torch.split(addresses, list(self.address), -1)
+        content = content_weights(memory, key.tanh(), F.softplus(strength))
+        focus = interpolate(content, previous, gate.sigmoid())
+        return sharpen(shift(focus, kernel.softmax(-1)), 1 + F.softplus(sharpness))
+
+
+class LSTM(nn.Module):
+    """Stacked LSTM layers and a linear output, for sequences ``[B, L, ...]``; see :func:`lstm`."""
+
+    def __init__(self, inputs: int, outputs: int, *, size: int, layers: int) -> None:
+        super().__init__()
+        self.recurrent = nn.LSTM(inputs, size, layers, batch_first=True)
+        self.output = nn.Linear(size, outputs)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits ``[B, L, outputs]``."""
+        hidden, _ = self.recurrent(x.flatten(2))
+        logits: torch.Tensor = self.output(hidden)
+        return logits
+
+
+def ntm(
+    controller: Literal["lstm", "feedforward"] = "lstm",
+    *,
+    size: int = 100,
+    heads: int = 1,
+    slots: int = 128,
+    width: int = 20,
+    reach: int = 1,
+    memory_init: Literal["constant", "learned"] = "constant",
+) -> ModelFactory:
+    """A Neural Turing Machine (Graves et al. 2014), with the paper's sizes for the copy task.
+
+    Args:
+        controller: an LSTM, or one hidden layer of tanh units.
+        size: units of the controller.
+        heads: H read heads and H write heads.
+        slots: S, rows of the memory.
+        width: W, numbers per row.
+        reach: R, the farthest a head can shift in one step.
+        memory_init: ``"constant"``: every number 1e-6 at the start (Collier and Beel 2018); ``"learned"``: a parameter.
+
+    Returns:
+        A factory; the built model maps ``[B, L, inputs]`` to logits ``[B, L, outputs]``.
+
+    Example:
+        >>> spec = TaskSpec(input_shape=(9,), outputs=8, kind="sequence", support=0, queries=41)
+        >>> ntm()(spec)(torch.zeros(2, 41, 9)).shape
+        torch.Size([2, 41, 8])
+    """
+
+    def build(spec: TaskSpec) -> nn.Module:
+        return NTM(
+            torch.Size(spec.input_shape).numel(),
+            spec.outputs,
+            controller=controller,
+            size=size,
+            heads=heads,
+            slots=slots,
+            width=width,
+            reach=reach,
+            memory_init=memory_init,
+        )
+
+    return build
+
+
+def lstm(size: int = 256, layers: int = 3) -> ModelFactory:
+    """An LSTM without external memory: what the memory networks are compared with (Graves et al. 2014, table 3).
+
+    Args:
+        size: units per layer.
+        layers: stacked layers.
+
+    Returns:
+        A factory; the built model maps ``[B, L, ...]`` to logits ``[B, L, outputs]``.
+
+    Example:
+        >>> spec = TaskSpec(input_shape=(9,), outputs=8, kind="sequence", support=0, queries=41)
+        >>> lstm()(spec)(torch.zeros(2, 41, 9)).shape
+        torch.Size([2, 41, 8])
+    """
+
+    def build(spec: TaskSpec) -> nn.Module:
+        return LSTM(torch.Size(spec.input_shape).numel(), spec.outputs, size=size, layers=layers)
+
+    return build
