@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import platform
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -86,6 +87,10 @@ class RunResult:
     best_step: int
     test: EvaluationReport | None
     how_to_open: str = ""
+
+    def __repr__(self) -> str:
+        test = {name: self.test.text(name) for name in self.test.metrics} if self.test else None
+        return f"RunResult({str(self.run_dir)!r}, step={self.step}, best_step={self.best_step}, test={test})"
 
 
 def meta_train(
@@ -312,7 +317,12 @@ def job_of(run_dir: Path, overrides: Mapping[str, Any]) -> Job:
             "distmeta.meta_train(experiment, run_dir=..., resume=True)."
         )
     folder = Path(kept["folder"])
-    return load_job(run_dir / "job.py", {**kept["overrides"], **overrides}, folder=folder if folder.is_dir() else None)
+    return load_job(
+        run_dir / "job.py",
+        {**kept["overrides"], **overrides},
+        folder=folder if folder.is_dir() else None,
+        name=Path(kept["path"]).stem,
+    )
 
 
 def open_backend(place: Place, what: Experiment | Job, workers: int | None, threads: int) -> Backend:
@@ -470,6 +480,15 @@ def _alive(pid: int) -> bool:
     return True
 
 
+def _say(event: Event) -> None:
+    """What a run in a notebook or a script shows of itself: every tenth of its steps, and each meta-validation."""
+    if event.kind == "step":
+        if event.of and event.step % max(1, event.of // 10) == 0:
+            print(f"step {event.step}/{event.of}  loss {event.values['train/loss']:.3f}", file=sys.stderr)
+    else:
+        print(f"step {event.step}: {event.text}", file=sys.stderr)
+
+
 def _train_learner(
     learner: MetaLearner,
     tasks: TaskDistribution,
@@ -479,6 +498,8 @@ def _train_learner(
     **settings: Any,
 ) -> RunResult:
     """What ``learner.train(tasks)`` does: the run, then the best parameters into the learner's model.
+
+    A line of progress goes to standard error now and then; ``place=Place()`` is silent.
 
     ``settings`` are those of the outer loop (``iterations=2000``), or dotted: ``**{"runtime.workers": 2}``.
     """
@@ -491,7 +512,7 @@ def _train_learner(
     dotted = {
         key if "." in key or key in ("seed", "name") else f"outer.{key}": value for key, value in settings.items()
     }
-    result, (driver, best) = _run(experiment.with_overrides(dotted), run_dir, False, place or Place())
+    result, (driver, best) = _run(experiment.with_overrides(dotted), run_dir, False, place or Place(watch=_say))
     learner._model = driver.learner.model
     base.attach(learner._model, learner)
     learner.load(best.layout.unflatten(best.vector))

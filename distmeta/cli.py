@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import math
 import os
 import signal
 import sys
@@ -61,6 +62,16 @@ TrackingUri = Annotated[str | None, typer.Option(help="MLflow; MLFLOW_TRACKING_U
 Tracking = Annotated[bool, typer.Option("--tracking/--no-tracking", help="Record the run in MLflow.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, for machines.")]
 Out = Annotated[Path, typer.Option(help="Folder for the dataset.")]
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+) -> None:
+    """Distributed task-parallel meta-training."""
+    if version:
+        out.print(f"distmeta {distmeta.__version__}")
+        raise typer.Exit
 
 
 # -- data -----------------------------------------------------------------------------------------------------------
@@ -253,6 +264,16 @@ def check(job: JobFile, settings: Set = None, data_dir: Data = None, as_json: Js
     slower = testing.check_model(experiment.learner, experiment)
     say(f"ok  model: shapes, batch norm policy '{experiment.learner.config.batch_norm}', every parameter used")
     say(f"ok  engine: {slower or 'vmap over the tasks of a chunk'}")
+    adapted = testing.check_adaptation(experiment)
+    if adapted is not None:
+        before, after = findings["adaptation"] = adapted
+        if after > before or not math.isfinite(after):
+            say(
+                f"!!  inner loop: raises the query loss of an untrained model from {before:.3g} to {after:.3g}. Lower "
+                "learner.inner_lr, or scale the inputs to about zero mean and unit variance"
+            )
+        else:
+            say(f"ok  inner loop: lowers the query loss of an untrained model from {before:.4g} to {after:.4g}")
     gradient = testing.check_gradient(experiment)
     gradient.require()
     findings |= {"engine": gradient.engine, "loop_error": gradient.loop_error}
@@ -452,6 +473,19 @@ def _show_report(report: EvaluationReport, title: str) -> None:
         out.print(f"  {_LABELS.get(name, name):<48}  {report.text(name)}")
 
 
+def _warn_of_guessing(report: EvaluationReport, ways: int | None) -> None:
+    """Say so when the result is no better than guessing although the tasks can be done."""
+    if ways is None or not {"accuracy", "baseline_accuracy"} <= report.metrics.keys():
+        return
+    guess = 1 / ways
+    if report.mean("accuracy") - report.ci95("accuracy") <= 1.01 * guess < report.mean("baseline_accuracy"):
+        err.print(
+            f"warning: the accuracy is no better than guessing ({guess:.0%}), while nearest neighbour does better: the "
+            "model has not learned. Try a lower learner.inner_lr, more outer.iterations, and `distmeta check`.",
+            style="yellow",
+        )
+
+
 def _show_result(result: api.RunResult, job: Job, as_json: bool) -> None:
     if as_json:
         _print_json(
@@ -465,7 +499,7 @@ def _show_result(result: api.RunResult, job: Job, as_json: bool) -> None:
         )
         return
     tasks, learner = job.experiment.tasks, job.experiment.learner
-    what = type(tasks).__name__
+    what = tasks.describe()["name"]
     if hasattr(tasks.config, "ways"):
         what = f"{tasks.config.ways}-way {tasks.config.shots}-shot"
     out.print()
@@ -475,6 +509,7 @@ def _show_result(result: api.RunResult, job: Job, as_json: bool) -> None:
             f"(batch norm '{learner.config.batch_norm}', parameters of step {result.best_step})"
         )
         _show_report(result.test, title)
+        _warn_of_guessing(result.test, getattr(tasks.config, "ways", None))
     out.print(f"run      {result.run_dir}")
     out.print(f"curves   {result.run_dir / 'curves.png'}")
     if result.how_to_open:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import hashlib
+import inspect
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -68,6 +69,20 @@ class Configurable:
 
     Config: ClassVar[type[Config]] = Config
     config: Any
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let ``help()`` and editors show the settings with their defaults, in place of ``**settings``."""
+        super().__init_subclass__(**kwargs)
+        named = [p for p in list(inspect.signature(cls.__init__).parameters.values())[1:] if p.kind != p.VAR_KEYWORD]
+        taken = {p.name for p in named}
+        settings = [
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=inspect._empty if field.is_required() else field.default
+            )
+            for name, field in cls.Config.model_fields.items()
+            if name not in taken
+        ]
+        cls.__signature__ = inspect.Signature([*named, *settings])  # type: ignore[attr-defined]
 
     def __init__(self, **settings: Any) -> None:
         self.config = self._checked(lambda: self.Config(**settings))

@@ -44,6 +44,7 @@ def load_job(
     *,
     defaults: Mapping[str, Any] | None = None,
     folder: Path | None = None,
+    name: str | None = None,
 ) -> Job:
     """Run a job file and apply overrides.
 
@@ -54,6 +55,7 @@ def load_job(
         overrides: settings by dotted key, see :meth:`Experiment.with_overrides`.
         defaults: the same, left out where the experiment has no such setting.
         folder: where modules beside the job are found; the file's own folder when left out.
+        name: of an experiment that does not name itself; the file's when left out.
 
     Raises:
         ConfigError: the file is absent, fails, or defines no experiment; an override does not fit.
@@ -61,12 +63,12 @@ def load_job(
     path, overrides = Path(path).resolve(), dict(overrides or {})
     if not path.is_file():
         raise ConfigError(f"There is no job file {path}; expected a Python file such as jobs/maml_glyphs.py.")
-    name = f"distmeta_job_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
+    module_name = f"distmeta_job_{path.stem}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"{path} is not a Python file; expected one that ends in .py.")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # before it runs, so that its classes can be pickled and its source be found
+    sys.modules[module_name] = module  # before it runs, so that its classes can be pickled and its source be found
     folder = folder or path.parent
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
@@ -77,18 +79,17 @@ def load_job(
     except DistmetaError:
         raise
     except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1] if error.__traceback__ else None
-        where = f", line {error.lineno}" if isinstance(error, SyntaxError) else f", line {last.lineno}" if last else ""
-        file = last.filename if last and not isinstance(error, SyntaxError) else str(path)
-        raise ConfigError(
-            f"The job file fails: {type(error).__name__}: {error} ({file}{where}). Mend that line."
-        ) from error
+        # The line of the job itself, not of the library that it calls wrongly.
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        line = error.lineno if isinstance(error, SyntaxError) and error.filename == str(path) else (lines or [None])[-1]
+        where = f"{path}, line {line}" if line else str(path)
+        raise ConfigError(f"The job file fails: {type(error).__name__}: {error} ({where}). Mend that line.") from error
     experiment = getattr(module, "experiment", None)
     if not isinstance(experiment, Experiment):
         seen = "nothing of that name" if experiment is None else f"a {type(experiment).__name__}"
         raise ConfigError(f"{path} must define `experiment = Experiment(...)` at its top level; found {seen}.")
     if experiment.name == "experiment":
-        experiment = experiment.replace(name=path.stem)
+        experiment = experiment.replace(name=name or path.stem)
     source, known = path.read_text(encoding="utf-8"), experiment.keys()
     overrides = {key: value for key, value in (defaults or {}).items() if key in known} | overrides
     return Job(experiment.with_overrides(overrides), module, path, folder, source, overrides)

@@ -126,6 +126,34 @@ def check_gradient(experiment: Experiment, *, tasks: int = 3) -> GradientCheck:
     return GradientCheck(learner.config.vectorise, loop_error, errors)
 
 
+def check_adaptation(experiment: Experiment, *, tasks: int = 20) -> tuple[float, float] | None:
+    """Mean query loss of untrained parameters before and after the inner loop of evaluation, on training tasks.
+
+    Afterwards it should be lower, or at least not much higher: else the inner rate is too high for these inputs.
+
+    Returns:
+        Loss before and after; ``None`` for a learner without inner steps.
+
+    Example:
+        >>> import distmeta
+        >>> learner = distmeta.MAML(distmeta.mlp((8,)), inner_lr=0.01)
+        >>> before, after = check_adaptation(distmeta.Experiment(learner=learner, tasks=distmeta.Sinusoids()))
+        >>> after < before
+        True
+    """
+    spec = experiment.tasks.spec_of("meta_train")
+    learner = experiment.learner.bind(spec, experiment.seed).with_config(vectorise="loop").for_evaluation()
+    if "inner_steps" not in type(learner.config).model_fields:
+        return None
+    params = learner.init_meta_params(rng(experiment.seed, "init"))
+    layout = ParamLayout.of(params)
+    episodes = _episodes(experiment, tasks).to(torch.device("cpu"), layout.torch_dtype)
+    before, after = (
+        float(who.evaluate(params, episodes)["loss"].mean()) for who in (learner.with_config(inner_steps=0), learner)
+    )
+    return before, after
+
+
 def _direction_error(
     learner: MetaLearner,
     params: Params,
@@ -151,4 +179,4 @@ def _episodes(experiment: Experiment, count: int) -> Episode:
     return experiment.tasks.episodes([TaskRef("meta_train", 0, i) for i in range(count)], experiment.seed)
 
 
-__all__ = ["GradientCheck", "check_gradient", "check_model", "check_task"]
+__all__ = ["GradientCheck", "check_adaptation", "check_gradient", "check_model", "check_task"]

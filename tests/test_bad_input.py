@@ -252,6 +252,12 @@ MODEL = Net()
     Row("missing job file", "train nowhere.py", (r"no job file .*nowhere\.py", "expected a Python file")),
     Row("not Python", "train job.txt", ("is not a Python file", r"ends in \.py"), write("job.txt", JOB)),
     Row(
+        "an error deep in a library, where the job calls it wrongly",
+        TRAIN,
+        (r"The job file fails: RuntimeError", r"job\.py, line 2\)", "Mend"),
+        write("job.py", "import torch\ntorch.nn.Linear(2, 3)(torch.zeros(4))\n"),
+    ),
+    Row(
         "syntax error", TRAIN, ("The job file fails: SyntaxError", "line 2", "Mend"), write("job.py", "x = 1\ny = (\n")
     ),
     Row("a job that raises", TRAIN, ("KeyError: 'here'", "line 2", "Mend"), write("job.py", "\n{}['here']\n")),

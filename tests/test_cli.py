@@ -169,6 +169,36 @@ def test_a_run_keeps_the_settings_that_it_was_last_resumed_with(run):
     seen = run("inspect", "a", "--json").json
     assert (seen["iterations"], seen["experiment"]["outer"]["iterations"]) == (4, 4)
     assert run("resume", "a", *LOCAL, "--json").json["step"] == 4
+    assert seen["experiment"]["name"] == "job"
+
+
+def test_a_resumed_run_keeps_its_name(run):
+    Path("sines.py").write_text(JOB)
+    run("train", "sines.py", *LOCAL, "--run-dir", "a", "--set", "outer.iterations=2")
+    run("resume", "a", *LOCAL, "--set", "outer.iterations=4")
+    assert run("inspect", "a", "--json").json["experiment"]["name"] == "sines"
+
+
+def test_a_result_no_better_than_guessing_is_called_that(run):
+    Path("blind.py").write_text(
+        "import numpy, distmeta\n"
+        "@distmeta.task_distribution\n"
+        "def easy(random, split):\n"
+        "    x, y = numpy.eye(3, dtype='float32'), numpy.arange(3)\n"
+        "    return x, y, x, y\n"
+        "class Easy(distmeta.FunctionTasks):\n"
+        "    class Config(distmeta.FunctionTasks.Config):\n"
+        "        ways: int = 3\n"
+        "        shots: int = 1\n"
+        "experiment = distmeta.Experiment(\n"
+        "    learner=distmeta.MAML(distmeta.mlp((4,)), inner_steps=0), tasks=Easy(easy.function),\n"
+        "    outer=distmeta.Outer(iterations=1, lr=1e-9), evaluation=distmeta.Evaluation(every=0, test_tasks=9),\n"
+        ")\n"
+    )
+    shown = run("train", "blind.py", *LOCAL)
+    assert shown.code == 0
+    assert "warning: the accuracy is no better than guessing (33%)" in shown.err
+    assert "meta-test: 3-way 1-shot, 9 tasks" in shown.out
 
 
 def test_what_a_person_sees(run):
@@ -230,12 +260,16 @@ def test_list(run, monkeypatch):
 
 def test_check_of_a_good_job(run):
     shown = run("check", "job.py")
-    assert (shown.code, shown.out.count("\nok  ")) == (0, 5)
+    assert (shown.code, shown.out.count("\nok  ")) == (0, 6)
+    assert "ok  inner loop: lowers the query loss" in shown.out
     found = run("check", "job.py", "--json").json
     assert found["ok"]
     assert (found["learner"], found["engine"]) == ("MAML", "vmap")
     assert max(found["difference_errors"].values()) < 1e-5
     assert set(found["difference_errors"]) >= {"head.weight", "head.bias"}
+    steep = run("check", "job.py", "--set", "learner.inner_lr=30")
+    assert "!!  inner loop: raises the query loss" in steep.out
+    assert "Lower learner.inner_lr" in steep.out
     first_order = run("check", "job.py", "--set", "learner.first_order=true")
     assert "finite differences: left out" in first_order.out
 
@@ -336,6 +370,10 @@ def test_the_surface_is_frozen():
                 yield path + name, {word for p in sub.params for word in (*p.opts, *p.secondary_opts)}
 
     assert dict(walk(get_command(cli.app))) == SURFACE
+
+
+def test_the_version(run):
+    assert run("--version").out == f"distmeta {distmeta.__version__}\n"
 
 
 def test_help_names_every_command(run):

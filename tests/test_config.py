@@ -1,5 +1,6 @@
 """Settings are checked when they are made, and a mistake is answered with the word that was meant."""
 
+import inspect
 from typing import Literal
 
 import hypothesis.strategies as st
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given
 from pydantic import PositiveFloat, PositiveInt, ValidationError
 
-from distmeta import MAML, Experiment, Sinusoids, mlp
+from distmeta import MAML, Experiment, FewShot, Sinusoids, mlp
 from distmeta.config import Config, Configurable, canonical_json, did_you_mean, digest, flatten, parse_overrides
 from distmeta.errors import ConfigError
 
@@ -194,3 +195,10 @@ def test_canonical_json_is_one_text_for_equal_values():
     )
     assert digest({"a": 1}) != digest({"a": 2})
     assert len(digest({})) == 64
+
+
+def test_help_shows_every_setting_and_its_default():
+    shown = inspect.signature(MAML).parameters
+    assert (shown["model"].default, shown["inner_lr"].default) == (inspect.Parameter.empty, 0.4)
+    assert set(shown) == {"model", *MAML.Config.model_fields}
+    assert inspect.signature(FewShot).parameters["data"].default == "glyphs"  # named by the class itself

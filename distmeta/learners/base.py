@@ -20,7 +20,7 @@ from torch import nn
 from torch.func import vmap
 
 from distmeta import config
-from distmeta.errors import LearnerContractError
+from distmeta.errors import DistmetaError, LearnerContractError, ModelContractError
 from distmeta.learners.functional import trainable, vectorised
 from distmeta.seeding import rng, torch_seed
 from distmeta.types import Episode, MetaGradient, Params, TaskSpec
@@ -140,10 +140,15 @@ class MetaLearner(config.Configurable, ABC):
         """
         if isinstance(self._model, nn.Module):
             return self
+        if not callable(self._model):
+            raise ModelContractError(
+                f"{type(self).__name__} was given a {type(self._model).__name__} as its model; expected an nn.Module, "
+                "or a function TaskSpec -> nn.Module such as conv4()."
+            )
         bound = copy.copy(self)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch_seed(seed, "model"))
-            bound._model = self._model(spec)
+            bound._model = _build(self._model, spec)
         attach(bound._model, bound)
         return bound
 
@@ -386,6 +391,25 @@ def attach(model: object, learner: MetaLearner) -> None:
     """Let a :class:`MetaModule` know its learner; other modules need not."""
     if isinstance(model, MetaModule):
         model.attach(learner)
+
+
+def _build(factory: ModelFactory, spec: TaskSpec) -> nn.Module:
+    name = getattr(factory, "__qualname__", type(factory).__name__)
+    try:
+        model: object = factory(spec)
+    except DistmetaError:
+        raise
+    except Exception as error:
+        raise ModelContractError(
+            f"The model factory {name} fails on the tasks' spec: {type(error).__name__}: {error}. A factory takes one "
+            f"argument, the TaskSpec (here {spec}), and returns an nn.Module; to use a module class, give an instance: "
+            f"{name}(...)."
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise ModelContractError(
+            f"The model factory {name} returned {type(model).__name__}; expected a torch.nn.Module. Return the module."
+        )
+    return model
 
 
 def prediction_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -150,8 +150,8 @@ def _check_one_task(learner: MetaLearner, spec: TaskSpec, params: Params, episod
     except Exception as error:
         raise ModelContractError(
             f"{name} could not run the model on inputs of shape {list(x.shape)}: {type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else ''}. Make the model take such a batch; the shapes of a "
-            "task are in tasks.spec, and `distmeta check JOB.py` tries the model on one."
+            f"{_short(str(error))}. Make the model take a batch of "
+            f"{list(x.shape[1:])} inputs; `distmeta check JOB.py` tries it."
         ) from error
     if not isinstance(prediction, torch.Tensor) or list(prediction.shape) != [len(episode.query_x), spec.outputs]:
         seen = list(prediction.shape) if isinstance(prediction, torch.Tensor) else type(prediction).__name__
@@ -232,7 +232,7 @@ def _choose_engine(learner: MetaLearner, loop: MetaLearner, params: Params, epis
         vmapped.for_evaluation().evaluate(params, episodes)
         reason = _compare_engines(learner, episodes)
     except Exception as error:  # noqa: BLE001 (a user's module may raise anything under vmap)
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        reason = f"{type(error).__name__}: {_short(str(error))}"
     if reason is None:
         return Probe(vmapped, None)
     if learner.config.vectorise == "vmap":
@@ -241,6 +241,12 @@ def _choose_engine(learner: MetaLearner, loop: MetaLearner, params: Params, epis
             "learner.vectorise=loop, or auto."
         )
     return Probe(loop, f"torch.func.vmap cannot take this model ({reason}); looping over tasks: slower, same numbers.")
+
+
+def _short(text: str) -> str:
+    """The first sentence of torch's long messages."""
+    line = (text.strip().splitlines() or [""])[0].split(". ")[0].rstrip(".")
+    return line if len(line) <= 160 else line[:157] + "..."
 
 
 def _compare_engines(learner: MetaLearner, episodes: Episode) -> str | None:

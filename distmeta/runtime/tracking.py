@@ -931,6 +931,8 @@ def _git(*arguments: str) -> str | None:
 
 def _reason(error: BaseException) -> str:
     """The cause in a few words; MLflow's messages repeat the request and may show its credentials."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{(error.strerror or type(error).__name__).lower()}: {error.filename}"
     text = re.sub(r"//[^/@\s]+@", "//", str(error)).strip() or type(error).__name__
     known = re.search(r"\[Errno -?\d+\] ([^'\")\]]+)|(timed out)|(unable to open database file)", text)
     if known:

@@ -168,10 +168,12 @@ class FewShot(TaskDistribution):
         ways, shots, queries = self._numbers(split)
         train = "train_" if split == "meta_train" else ""
         if ways > data.classes * turns:
+            shared = [s for s in self.splits if self._numbers(s)[0] == ways]  # one setting for all of these
+            most = min(self._split(s).classes * self._turns(s) for s in shared)
             raise TaskContractError(
                 f"ways={ways} but {split} of '{self.dataset.name}' has {data.classes * turns} classes; expected at "
-                f"most that many. Set tasks.{train if self.config.train_ways else ''}ways={data.classes * turns} or "
-                "less, or use a larger dataset."
+                f"most that many. Set tasks.{train if self.config.train_ways else ''}ways={most} or less, or use a "
+                "larger dataset."
             )
         fewest = int(data.counts.argmin())
         if shots + queries > data.counts[fewest]:

@@ -386,3 +386,21 @@ def test_evaluation_statistics_come_from_the_batch():
     assert float(found["loss"][0]) == pytest.approx(
         float(F.cross_entropy(learner.forward(fast, episodes.query_x[0]), episodes.query_y[0])), rel=1e-5
     )
+
+
+class NoFactory(nn.Linear):
+    """A class where a factory is expected."""
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (NoFactory, r"The model factory NoFactory fails on the tasks' spec: TypeError: .*to use a module class, give"),
+        (lambda: nn.Linear(4, 5), r"A factory takes one argument, the TaskSpec"),
+        (lambda spec: "a net", r"returned str; expected a torch.nn.Module"),
+        ("a net", r"MAML was given a str as its model; expected an nn.Module, or a function"),
+    ],
+)
+def test_what_is_no_factory_is_refused_in_words(model, message):
+    with pytest.raises(ModelContractError, match=message):
+        MAML(model).bind(TaskSpec((4,), 5, "classification", 5, 5))
