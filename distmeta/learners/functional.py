@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
@@ -26,27 +25,6 @@ from distmeta.errors import ModelContractError
 from distmeta.types import FloatArray, Params
 
 _VECTORISED: ContextVar[bool] = ContextVar("distmeta_vectorised", default=False)
-
-
-def forward(model: nn.Module, params: Mapping[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    """``model(x)`` with ``params`` in place of the model's own; names that are absent keep the model's own.
-
-    Args:
-        model: any module.
-        params: tensors by parameter name.
-        x: ``[B, ...]`` inputs.
-
-    Returns:
-        What the model returns, ``[B, ...]``.
-
-    Example:
-        >>> model = nn.Linear(2, 1)
-        >>> zeros = {"weight": torch.zeros(1, 2), "bias": torch.ones(1)}
-        >>> forward(model, zeros, torch.rand(3, 2)).tolist()
-        [[1.0], [1.0], [1.0]]
-    """
-    output: torch.Tensor = functional_call(model, dict(params), (x,))
-    return output
 
 
 def trainable(model: nn.Module) -> Params:
@@ -62,6 +40,23 @@ def trainable(model: nn.Module) -> Params:
             "on a batch, or build it from a factory that reads spec.input_shape."
         )
     return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def frozen_digest(model: nn.Module) -> str | None:
+    """sha256 over the parameters that are not trained and the buffers; ``None`` where there are none.
+
+    Example:
+        >>> frozen_digest(nn.Linear(2, 1)) is None
+        True
+    """
+    fixed = {name: p for name, p in model.named_parameters() if not p.requires_grad} | dict(model.named_buffers())
+    if not fixed:
+        return None
+    digest = hashlib.sha256()
+    for name, value in fixed.items():
+        digest.update(f"{name}\0{value.dtype}\0{list(value.shape)}\0".encode())
+        digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

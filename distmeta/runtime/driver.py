@@ -14,7 +14,7 @@ from distmeta.config import differences
 from distmeta.errors import CheckpointMismatch, DistmetaError, FailureBudgetExceeded, ServerLost
 from distmeta.learners.base import MetaLearner
 from distmeta.learners.contract import probe, require_equal_ways
-from distmeta.learners.functional import ParamLayout
+from distmeta.learners.functional import ParamLayout, frozen_digest
 from distmeta.runtime import chunks
 from distmeta.runtime.backend import SERVER, Backend, Resources
 from distmeta.runtime.checkpoint import Checkpoint, CheckpointStore
@@ -74,7 +74,8 @@ class Driver:
         params = self.learner.init_meta_params(rng(experiment.seed, "init"))
         self.layout = ParamLayout.of(params)
         self._record: dict[str, Any] = {
-            "identity": experiment.identity(),
+            # What is not trained shapes the result as much as the settings do: a pretrained encoder, say.
+            "identity": {**experiment.identity(), "frozen": frozen_digest(self.learner.model)},
             "fingerprint": tasks.fingerprint,
             "engine": self.learner.config.vectorise,
             "kernel": None,

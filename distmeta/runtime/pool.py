@@ -265,6 +265,8 @@ class _Batch:
             if lease.header is None:
                 lease.header = value
                 lease.member.leases.discard(lease)
+                for queued in lease.member.leases:  # its turn comes only now
+                    queued.started = time.monotonic()
                 self._pool._seconds.append(value.seconds)
                 if lease.batch is not self:
                     return

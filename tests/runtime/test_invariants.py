@@ -12,6 +12,7 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 
 import distmeta
 from distmeta import MAML, Evaluation, Experiment, FewShot, LocalBackend, Outer, Place, Runtime, Sinusoids, mlp
@@ -404,6 +405,22 @@ def test_another_experiment_is_refused(tmp_path):
         Run(sines(lr=0.5), tmp_path)
     with pytest.raises(CheckpointMismatch, match=r"runtime\.chunk_size=3 and now has 2"):
         Run(sines().with_overrides({"runtime.chunk_size": 2}), tmp_path)
+
+
+def test_other_frozen_weights_are_another_experiment(tmp_path):
+    def half_frozen(seed):
+        generator = torch.Generator().manual_seed(seed)
+        model = torch.nn.Sequential(torch.nn.Linear(1, 4), torch.nn.ReLU(), torch.nn.Linear(4, 1))
+        with torch.no_grad():
+            for p in model.parameters():
+                p.copy_(torch.randn(p.shape, generator=generator))
+        model[0].requires_grad_(False)
+        return sines(iterations=2).replace(learner=MAML(model, inner_lr=0.01))
+
+    first = Run(half_frozen(0), tmp_path)
+    assert Run(half_frozen(0), tmp_path).sha == first.sha
+    with pytest.raises(CheckpointMismatch, match=r"frozen="):
+        Run(half_frozen(1), tmp_path)
 
 
 def test_checkpoints_are_pruned_but_the_best_and_the_last_stay(tmp_path):
