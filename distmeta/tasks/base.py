@@ -59,6 +59,14 @@ class TaskDistribution(config.Configurable, ABC):
     def draw(self, split: Split, random: np.random.Generator) -> Episode:
         """One task; every random number comes from ``random``."""
 
+    def draw_ref(self, ref: TaskRef, seed: int) -> Episode:
+        """The task that ``ref`` names in a run with ``seed``; override where tasks are a list and not drawn."""
+        return self.draw(ref.split, rng(seed, self.fingerprint, ref.split, ref.step, ref.index))
+
+    def count(self, split: Split) -> int | None:
+        """How many different tasks ``split`` has; ``None`` where they are drawn without end."""
+        return None
+
     def check(self) -> None:
         """Everything that can be checked before a worker starts: data present, enough classes, enough examples.
 
@@ -90,7 +98,7 @@ class TaskDistribution(config.Configurable, ABC):
         """
         drawn = []
         for ref in refs:
-            drawn.append(self.draw(ref.split, rng(seed, self.fingerprint, ref.split, ref.step, ref.index)))
+            drawn.append(self.draw_ref(ref, seed))
             self._require_shapes(ref, drawn[-1])
         stacked = Episode.stack(drawn)
         flaws = (self._flaw(name, part, refs[0].split) for name, part in zip(_PARTS, stacked, strict=True))
@@ -138,7 +146,8 @@ class TaskDistribution(config.Configurable, ABC):
 
     def take(self, count: int = 20, *, split: Split = "meta_test", seed: int = 0) -> list[Task]:
         """The first ``count`` tasks of ``split``: the same ones for every learner and every run."""
-        return [Task(self, TaskRef(split, 0, index), seed) for index in range(count)]
+        limit = self.count(split)
+        return [Task(self, TaskRef(split, 0, index), seed) for index in range(min(count, limit or count))]
 
     def __iter__(self) -> Iterator[Task]:
         return iter(self.take())
