@@ -18,9 +18,9 @@ class LakeRuns(FewShot):
     """Training on the background alphabets; meta-test task i is run i: 20-way 1-shot within an alphabet, 20 trials.
 
     The 20 tasks are the 400 trials that Lake et al. and Koch et al. (2015) report: ``Evaluation(test_tasks=20)``. What
-    to report: ``accuracy_non_transductive``, since a trial has one test image. Its mean over the runs is the share of the
-    400 trials that is right; its interval is over the 20 runs, because the trials of a run share an alphabet and two
-    drawers and are not independent (400 independent trials would give ``1.96 sqrt(p (1 - p) / 400)``). Published
+    to report: ``accuracy_non_transductive``, since a trial has one test image. Its mean over the runs is the share of
+    the 400 trials that is right; its interval is over the 20 runs, because the trials of a run share an alphabet and
+    two drawers and are not independent (400 independent trials would give ``1.96 sqrt(p (1 - p) / 400)``). Published
     figures are of 105x105 images: say the size with the figure.
 
     Args:
@@ -51,6 +51,11 @@ class LakeRuns(FewShot):
         assert isinstance(clone, LakeRuns)
         clone._require_protocol()
         return clone
+
+    def check(self) -> None:
+        """As the parent's; that the data hold the runs comes first."""
+        self._check_numbers("meta_test")
+        super().check()
 
     def count(self, split: Split) -> int | None:
         """20 meta-test tasks, endless others."""
