@@ -91,7 +91,7 @@ def koch_cnn() -> ModelFactory:
 
     Example:
         >>> spec = TaskSpec(input_shape=(1, 65, 65), outputs=20, kind="classification", support=20, queries=20)
-        >>> koch_cnn()(spec)(torch.zeros(2, 1, 61, 61)).shape
+        >>> koch_cnn()(spec)(torch.zeros(2, 1, 65, 65)).shape
         torch.Size([2, 4096])
     """
 
