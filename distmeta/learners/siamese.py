@@ -141,14 +141,14 @@ class Siamese(MetaLearner):
         params = super().init_meta_params(rng)
         if self.config.form == "contrastive":
             return params
+        like = next(iter(params.values()))
         if self._own:
-            return params | {name: self._own[name].clone() for name in ("alpha", "b")}
+            return params | {name: self._own[name].clone().to(like) for name in ("alpha", "b")}
         if self._features is None:
             raise LearnerContractError(
                 "Siamese with form='koch' has one weight per feature and has not seen its tasks yet. Call "
                 "train(tasks) or bind(tasks.spec) first."
             )
-        like = next(iter(params.values()))
         return params | {"alpha": like.new_full((self._features,), -(self._features**-0.5)), "b": like.new_zeros(())}
 
     def bind(self, spec: TaskSpec, seed: int = 0) -> Self:

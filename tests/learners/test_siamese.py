@@ -8,7 +8,7 @@ from torch import nn
 
 from distmeta import Experiment, FewShot, Outer, Siamese, conv4, mlp
 from distmeta.errors import ConfigError, LearnerContractError, ModelContractError
-from distmeta.learners.contract import probe
+from distmeta.learners.contract import in_float64, probe
 from distmeta.seeding import rng
 from distmeta.types import Episode, TaskSpec
 
@@ -182,6 +182,8 @@ def test_more_ways_in_training_than_at_test_and_adapt_afterwards(form, digits_di
     assert ("alpha" in trained) == (form == "koch")
     if form == "koch":
         assert trained["alpha"].std() > 0, "all equal at the start"
+        again = in_float64(learner).init_meta_params(rng(0, "init"))  # training goes on from what was learned
+        assert torch.equal(again["alpha"], trained["alpha"].double())
 
 
 def test_koch_needs_to_know_the_features_first():
