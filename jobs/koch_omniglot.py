@@ -26,7 +26,7 @@ experiment = Experiment(
         distort="affine",
         within_group="evaluation",
     ),
-    outer=Outer(optimizer="adam", lr=5e-3, schedule="cosine", iterations=20000, meta_batch_size=1),
+    outer=Outer(optimizer="adam", lr=1e-2, schedule="cosine", iterations=20000, meta_batch_size=1),
     runtime=Runtime(chunk_size=1, checkpoint_every=500),
     # A validation task is like a run: 20-way within an alphabet, of other alphabets.
     evaluation=Evaluation(every=2000, validation_tasks=60, test_tasks=20),

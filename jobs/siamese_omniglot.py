@@ -14,7 +14,7 @@ experiment = Experiment(
     learner=Siamese(conv4(width=64, pool="stride", head=False), form="contrastive", margin=3.0, vectorise="loop"),
     # 20 ways with 5 queries: 2,000 pairs from 120 images, all of them used, both kinds weighing the same.
     tasks=FewShot(data="omniglot", ways=5, shots=1, queries=5, train_ways=20, train_queries=5, rotations="all"),
-    outer=Outer(optimizer="adam", lr=5e-3, schedule="cosine", iterations=20000, meta_batch_size=1),
+    outer=Outer(optimizer="adam", lr=1e-2, schedule="cosine", iterations=20000, meta_batch_size=1),
     runtime=Runtime(chunk_size=1, checkpoint_every=500),
     evaluation=Evaluation(every=2000, validation_tasks=200, test_tasks=600),
 )

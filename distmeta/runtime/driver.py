@@ -141,7 +141,7 @@ class Driver:
         """Judge a checkpoint on ``tasks`` tasks of ``split``; ``None`` where the data has no such split."""
         if split not in self._experiment.tasks.splits:
             return None
-        self._require_tasks(split, "tasks", tasks)
+        self._require_tasks(split, "--tasks", tasks)
         return self._judge(split, tasks, seed, self._backend.put(checkpoint.vector), checkpoint.step)
 
     def close(self) -> None:
