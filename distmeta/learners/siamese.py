@@ -11,8 +11,8 @@ cross-entropy::
 
     p = sigmoid(sum_j alpha_j |f(x1)_j - f(x2)_j| + b)
 
-alpha and b are meta-parameters of the algorithm itself. They start at ``alpha_j = -1 / sqrt(D)`` and ``b = 0``, so that
-nearer is likelier from the first step; the paper draws alpha from a normal distribution.
+alpha and b are meta-parameters of the algorithm itself. They start at ``alpha_j = -4 / sqrt(D)`` and ``b = 6``: nearer
+is likelier from the first step, and p is decided enough to learn from; the paper draws them from normal distributions.
 
 The pairs of a task are made of its queries and its support examples, half of them of one class. N-way classification
 takes the class with the best pairs; the paper's one-shot trials are the case of one shot.
@@ -149,7 +149,10 @@ class Siamese(MetaLearner):
                 "Siamese with form='koch' has one weight per feature and has not seen its tasks yet. Call "
                 "train(tasks) or bind(tasks.spec) first."
             )
-        return params | {"alpha": like.new_full((self._features,), -(self._features**-0.5)), "b": like.new_zeros(())}
+        return params | {
+            "alpha": like.new_full((self._features,), -4 * self._features**-0.5),
+            "b": like.new_full((), 6.0),
+        }
 
     def bind(self, spec: TaskSpec, seed: int = 0) -> Self:
         """As the parent's; reads D off the model, with a batch of empty inputs."""
