@@ -13,13 +13,15 @@ from distmeta.learners.maml import MAML
 from distmeta.learners.matching_net import MatchingNet
 from distmeta.learners.protonet import ProtoNet
 from distmeta.learners.reptile import Reptile
-from distmeta.models.backbones import conv4, mlp
+from distmeta.learners.siamese import Siamese
+from distmeta.models.backbones import conv4, koch_cnn, mlp
 from distmeta.runtime.backend import LocalBackend
 from distmeta.runtime.evaluation import EvaluationReport
 from distmeta.runtime.experiment import Experiment
 from distmeta.runtime.settings import Evaluation, Outer, Runtime
 from distmeta.tasks.base import FunctionTasks, Task, TaskDistribution, task_distribution
 from distmeta.tasks.few_shot import FewShot
+from distmeta.tasks.lake_runs import LakeRuns
 from distmeta.tasks.sinusoids import Sinusoids
 from distmeta.types import Episode, TaskSpec
 
@@ -35,6 +37,7 @@ __all__ = [
     "FastModel",
     "FewShot",
     "FunctionTasks",
+    "LakeRuns",
     "LocalBackend",
     "MatchingNet",
     "MetaLearner",
@@ -45,6 +48,7 @@ __all__ = [
     "Reptile",
     "RunResult",
     "Runtime",
+    "Siamese",
     "Sinusoids",
     "Task",
     "TaskDistribution",
@@ -53,6 +57,7 @@ __all__ = [
     "evaluate",
     "from_arrays",
     "inspect_run",
+    "koch_cnn",
     "load_job",
     "meta_train",
     "mlp",

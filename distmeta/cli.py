@@ -79,11 +79,11 @@ def options(
 
 @data_app.command("build")
 def data_build(
-    source: Annotated[str, typer.Argument(metavar="omniglot|glyphs|image-folder", help="What to build.")],
+    source: Annotated[str, typer.Argument(metavar="omniglot|omniglot-runs|glyphs|image-folder", help="What to build.")],
     out_dir: Annotated[Path, typer.Option("--out", help="Folder for the dataset; must not hold one yet.")],
     from_dir: Annotated[
         Path | None,
-        typer.Option("--from", help="Folder with the official zips (omniglot) or the images (image-folder)."),
+        typer.Option("--from", help="Folder with the official zips (omniglot*) or the images (image-folder)."),
     ] = None,
     split: Annotated[
         str | None,
@@ -105,6 +105,13 @@ def data_build(
             elif split not in (None, "vinyals"):
                 raise ConfigError(f"--split {split} for omniglot; expected vinyals or background-evaluation.")
             build_omniglot(out_dir, source=from_dir, split=chosen, size=size or 28, progress=progress)
+        elif source == "omniglot-runs":
+            if from_dir is None:
+                raise ConfigError(
+                    "omniglot-runs needs --from DIR, the folder with all_runs.zip, images_background.zip and "
+                    "images_evaluation.zip."
+                )
+            data.build_omniglot_runs(out_dir, source=from_dir, size=size or 28, progress=progress)
         elif source == "glyphs":
             data.build_glyphs(out_dir, size=size or 28, instances=instances, progress=progress)
         elif source == "image-folder":
@@ -117,7 +124,7 @@ def data_build(
             colours: Literal[1, 3] | None = None if channels is None else 1 if channels == 1 else 3
             build_image_folder(from_dir, out_dir, split=split, size=size, channels=colours, progress=progress)
         else:
-            known = ("omniglot", "glyphs", "image-folder")
+            known = ("omniglot", "omniglot-runs", "glyphs", "image-folder")
             raise ConfigError(
                 f"There is no source {source!r}.{did_you_mean(source, known)} Give one of {', '.join(known)}."
             )

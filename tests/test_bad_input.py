@@ -181,6 +181,10 @@ ROWS = [
     Row("dataset in the way", "data build glyphs --out digits", ("already holds a dataset", "--out")),
     Row("unknown source", "data build glyphes --out new", ("Did you mean 'glyphs'",)),
     Row("images from nowhere", "data build image-folder --out new", ("needs --from ROOT",)),
+    Row("runs from nowhere", "data build omniglot-runs --out new", ("needs --from DIR", "all_runs.zip")),
+    Row(
+        "runs that are not there", "data build omniglot-runs --from . --out new", ("all_runs.zip is absent", "Fetch it")
+    ),
     Row("inspect of no dataset", "data inspect run", ("manifest", "[Bb]uild|folder")),
     # tasks
     Row(

@@ -6,6 +6,7 @@ from distmeta.data.glyphs import build_glyphs
 from distmeta.data.image_folder import build_image_folder
 from distmeta.data.manifest import Manifest
 from distmeta.data.omniglot import build_omniglot
+from distmeta.data.omniglot_runs import build_omniglot_runs
 from distmeta.data.shards import ClassImages, ClassSplit, ShardDataset, VerifyReport, inspect, verify, write_dataset
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "build_glyphs",
     "build_image_folder",
     "build_omniglot",
+    "build_omniglot_runs",
     "from_arrays",
     "inspect",
     "resolve",

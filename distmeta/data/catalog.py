@@ -16,6 +16,7 @@ DATASETS: Mapping[str, str] = MappingProxyType(
     {
         "glyphs": "characters of five scripts in 8 to 16 font faces, 28x28; built in seconds, no download",
         "omniglot": "1,623 handwritten characters of 50 alphabets, 20 drawers each, 28x28; downloaded or from the zips",
+        "omniglot-runs": "Lake's 20 one-shot runs (400 trials) and the background alphabets, 28x28; from the zips",
     }
 )
 """Name to a line of description."""
@@ -27,17 +28,17 @@ GLYPHS_INSTANCES = 20
 def resolve(data: str | Path) -> Path:
     """The folder of a dataset, given as a folder or as a name of :data:`DATASETS`.
 
-    ``glyphs`` is built into the cache on first use, also when many processes ask at once; ``omniglot`` must have been
-    built, since it needs a download.
+    ``glyphs`` is built into the cache on first use, also when many processes ask at once; the others must have
+    been built, since they need a download.
 
     Args:
-        data: a folder, or a name. A folder called ``glyphs`` or ``omniglot`` comes first if it holds a dataset.
+        data: a folder, or a name. A folder of the same name comes first if it holds a dataset.
 
     Returns:
         A folder for :meth:`~distmeta.data.shards.ShardDataset.open`.
 
     Raises:
-        ManifestError: ``omniglot`` has not been built into the cache.
+        ManifestError: a dataset that needs a download has not been built into the cache.
         DataError: neither a folder nor a known name.
 
     Example:
@@ -52,12 +53,12 @@ def resolve(data: str | Path) -> Path:
     if str(data) == "glyphs":
         target = cache_dir() / f"glyphs-{GLYPHS_SIZE}-{GLYPHS_INSTANCES}-v1"
         return build_once(target, lambda out: build_glyphs(out, size=GLYPHS_SIZE, instances=GLYPHS_INSTANCES))
-    if str(data) == "omniglot":
-        built = cache_dir() / "omniglot"
+    if str(data) in DATASETS:
+        built = cache_dir() / str(data)
         if (built / FILE_NAME).is_file():
             return built
         raise ManifestError(
-            f"omniglot is not built in {built}. Build it with: distmeta data build omniglot --out DIR, "
+            f"{data} is not built in {built}. Build it with: distmeta data build {data} --out DIR, "
             f"then give --data DIR."
         )
     raise DataError(

@@ -49,6 +49,9 @@ VINYALS_TEST = range(1201, CLASSES + 1)
 VINYALS_VALIDATION = (range(27, 68), range(132, 178), range(251, 273), range(466, 488), range(729, 770))
 """Character ids; five whole alphabets."""
 
+DRAWING = re.compile(r"(?:.*/)?([^/]+)/(character\d+)/(\d{4})_(\d{2})\.png")
+"""A member with its alphabet, character, id and drawer."""
+
 TIMEOUT = 30.0
 
 OmniglotSplit = Literal["vinyals", "background-evaluation"]
@@ -84,14 +87,14 @@ def build_omniglot(
         raise DataError(f"size {size} is not an image size; expected a number of pixels, for example --size 28.")
     folder = download() if source is None else Path(source)
     with contextlib.ExitStack() as stack:
-        characters: dict[int, _Character] = {}
+        characters: dict[int, Character] = {}
         for archive in ARCHIVES:
-            characters.update(_index(stack.enter_context(_open_archive(folder / archive))))
+            characters.update(index(stack.enter_context(open_archive(folder / archive))))
         if sorted(characters) != list(range(1, CLASSES + 1)):
             raise DataError(f"the archives in {folder} do not hold the characters 1 to {CLASSES}. Fetch them again.")
         return write_dataset(
             out,
-            (ClassImages(split_of(i, split), c.name, _read(c, size)) for i, c in sorted(characters.items())),
+            (ClassImages(split_of(i, split), c.name, read(c, size)) for i, c in sorted(characters.items())),
             name="omniglot",
             provenance={
                 "source": "https://github.com/brendenlake/omniglot",
@@ -153,7 +156,7 @@ def download(url: str | None = None) -> Path:
                 f"{' and '.join(ARCHIVES)} by hand from {SOURCE_URL} and give their folder with --from DIR."
             ) from None
         try:
-            _open_archive(part, archive).close()
+            open_archive(part, archive).close()
         except DataError:
             # Continuing a file that is not the archive would never end well; the next call starts afresh.
             part.unlink()
@@ -162,7 +165,9 @@ def download(url: str | None = None) -> Path:
     return folder
 
 
-class _Character(NamedTuple):
+class Character(NamedTuple):
+    """A character and where its drawings are."""
+
     name: str
     archive: zipfile.ZipFile
     members: list[str]
@@ -191,19 +196,30 @@ def _fetch(url: str, part: Path) -> None:
             raise OSError(f"the connection ended after {got} of {expected} bytes")
 
 
-def _open_archive(path: Path, archive: str | None = None) -> zipfile.ZipFile:
-    """Open and check an archive: every member's CRC, and the number of PNGs."""
-    fix = f"Fetch {archive or path.name} again from {SOURCE_URL}."
+def open_archive(
+    path: Path, archive: str | None = None, *, pattern: re.Pattern[str] = DRAWING, expected: int | None = None
+) -> zipfile.ZipFile:
+    """Open and check an archive: every member's CRC, and the number of PNGs.
+
+    Args:
+        path: of the archive.
+        archive: its official name, where the file is called otherwise.
+        pattern: of the members to count.
+        expected: how many; as :data:`ARCHIVES` says when left out.
+    """
+    name = archive or path.name
+    fix = f"Fetch {name} again from {SOURCE_URL}."
     if not path.is_file():
-        raise DataError(f"{path} is absent; expected {' and '.join(ARCHIVES)} in that folder. {fix}")
-    expected = ARCHIVES[archive or path.name]
+        siblings = ARCHIVES if name in ARCHIVES else (name,)
+        raise DataError(f"{path} is absent; expected {' and '.join(siblings)} in that folder. {fix}")
+    expected = ARCHIVES[name] if expected is None else expected
     with contextlib.ExitStack() as stack:
         try:
             opened = stack.enter_context(zipfile.ZipFile(path))
             damaged = opened.testzip()
         except (zipfile.BadZipFile, zlib.error, RuntimeError, OSError, EOFError) as error:
             raise DataError(f"{path} is not a whole zip archive: {error}. {fix}") from None
-        pngs = len(_members(opened))
+        pngs = len(drawings(opened, pattern))
         if damaged is not None or pngs != expected:
             seen = f"member {damaged} fails its CRC" if damaged else f"it holds {pngs} drawings, expected {expected}"
             raise DataError(f"{path} is damaged or another archive: {seen}. {fix}")
@@ -212,36 +228,39 @@ def _open_archive(path: Path, archive: str | None = None) -> zipfile.ZipFile:
     return opened
 
 
-def _members(archive: zipfile.ZipFile) -> list[re.Match[str]]:
-    """The drawings, as matches with alphabet, character, id and drawer; whatever folder they are nested in."""
-    pattern = re.compile(r"(?:.*/)?([^/]+)/(character\d+)/(\d{4})_(\d{2})\.png")
+def drawings(archive: zipfile.ZipFile, pattern: re.Pattern[str] = DRAWING) -> list[re.Match[str]]:
+    """The members that are drawings, as matches of ``pattern``; whatever folder they are nested in."""
     return [match for match in map(pattern.fullmatch, archive.namelist()) if match]
 
 
-def _index(archive: zipfile.ZipFile) -> dict[int, _Character]:
+def index(archive: zipfile.ZipFile) -> dict[int, Character]:
     """Character id to its name and its drawings in the order of the drawers."""
-    characters: dict[int, _Character] = {}
-    for match in sorted(_members(archive), key=lambda m: (int(m[3]), int(m[4]))):
-        fresh = _Character(f"{match[1]}/{match[2]}", archive, [])
+    characters: dict[int, Character] = {}
+    for match in sorted(drawings(archive), key=lambda m: (int(m[3]), int(m[4]))):
+        fresh = Character(f"{match[1]}/{match[2]}", archive, [])
         characters.setdefault(int(match[3]), fresh).members.append(match[0])
     return characters
 
 
-def _read(character: _Character, size: int) -> npt.NDArray[np.uint8]:
+def read(character: Character, size: int) -> npt.NDArray[np.uint8]:
     """``[20, 1, size, size]``."""
     if len(character.members) != DRAWERS:
         raise DataError(
             f"{character.archive.filename}: {character.name} has {len(character.members)} drawings, expected "
             f"{DRAWERS}. Fetch the archive again from {SOURCE_URL}."
         )
-    images = []
-    for member in character.members:
-        try:
-            paper = Image.open(io.BytesIO(character.archive.read(member))).convert("L")
-        except (OSError, SyntaxError) as error:
-            raise DataError(
-                f"{character.archive.filename}: {member} is not an image: {error}. Fetch it again."
-            ) from None
-        ink = Image.fromarray(255 - np.asarray(paper))
-        images.append(np.asarray(ink.resize((size, size), Image.Resampling.LANCZOS)))
+    images = [scaled_ink(paper(character.archive, member), size) for member in character.members]
     return np.stack(images)[:, None]
+
+
+def paper(archive: zipfile.ZipFile, member: str) -> npt.NDArray[np.uint8]:
+    """A drawing as it is in the archive, paper 255: ``[105, 105]``."""
+    try:
+        return np.asarray(Image.open(io.BytesIO(archive.read(member))).convert("L"))
+    except (OSError, SyntaxError) as error:
+        raise DataError(f"{archive.filename}: {member} is not an image: {error}. Fetch it again.") from None
+
+
+def scaled_ink(drawing: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
+    """``[size, size]``, ink 255 on 0."""
+    return np.asarray(Image.fromarray(255 - drawing).resize((size, size), Image.Resampling.LANCZOS))

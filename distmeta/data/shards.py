@@ -16,6 +16,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -237,6 +238,12 @@ class ClassSplit:
     def classes(self) -> int:
         """Number of classes."""
         return len(self.names)
+
+    @cached_property
+    def groups(self) -> dict[str, IntArray]:
+        """Positions of the classes by group, such as an alphabet: what their name has before its last ``/``."""
+        homes = np.array([name.rpartition("/")[0] for name in self.names])
+        return {str(home): np.flatnonzero(homes == home) for home in np.unique(homes)}
 
     def gather(self, classes: IntArray, rows: IntArray) -> Images:
         """Copy images out of the mapped files.

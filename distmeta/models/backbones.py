@@ -78,6 +78,43 @@ def conv4(
     return build
 
 
+def koch_cnn() -> ModelFactory:
+    """One side of the convolutional Siamese network of Koch, Zemel, Salakhutdinov (2015), figure 4.
+
+    Convolutions 64@10x10, 128@7x7, 128@4x4, 256@4x4 with ReLU, 2x2 max-pooling after the first three, and 4,096
+    sigmoid units. Made for images of 105x105 (38,947,648 parameters; with the 4,096 + 1 of the distance, 38,951,745);
+    smaller ones are taken if a pixel is left. Weights start as torch initialises them, not with the paper's normal
+    distributions.
+
+    Returns:
+        A factory; the built model maps ``[B, C, H, W]`` to ``[B, 4096]``.
+
+    Example:
+        >>> spec = TaskSpec(input_shape=(1, 65, 65), outputs=20, kind="classification", support=20, queries=20)
+        >>> koch_cnn()(spec)(torch.zeros(2, 1, 65, 65)).shape
+        torch.Size([2, 4096])
+    """
+
+    def build(spec: TaskSpec) -> nn.Module:
+        sides = list(spec.input_shape[1:])
+        for kernel, pool in ((10, 2), (7, 2), (4, 2), (4, 1)):
+            sides = [(side - kernel + 1) // pool for side in sides]
+        if len(sides) != 2 or min(sides) < 1:
+            raise ModelContractError(
+                f"koch_cnn takes images [C, H, W] of at least 65x65, 105x105 in the paper; the tasks have inputs of "
+                f"shape {list(spec.input_shape)}. Build the data with --size 105, or use conv4()."
+            )
+        layers: list[nn.Module] = []
+        channels = spec.input_shape[0]
+        for width, kernel in ((64, 10), (128, 7), (128, 4)):
+            layers += [nn.Conv2d(channels, width, kernel), nn.ReLU(), nn.MaxPool2d(2)]
+            channels = width
+        layers += [nn.Conv2d(channels, 256, 4), nn.ReLU(), nn.Flatten()]
+        return nn.Sequential(*layers, nn.Linear(256 * sides[0] * sides[1], 4096), nn.Sigmoid())
+
+    return build
+
+
 def mlp(hidden: Sequence[int] = (256, 128, 64, 64), *, norm: Norm = "none", head: bool = True) -> ModelFactory:
     """A multi-layer perceptron with ReLU.
 

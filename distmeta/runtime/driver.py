@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from distmeta.config import differences
-from distmeta.errors import CheckpointMismatch, DistmetaError, FailureBudgetExceeded, ServerLost
+from distmeta.errors import CheckpointMismatch, ConfigError, DistmetaError, FailureBudgetExceeded, ServerLost
 from distmeta.learners.base import MetaLearner
 from distmeta.learners.contract import probe, require_equal_ways
 from distmeta.learners.functional import ParamLayout, frozen_digest
@@ -64,6 +64,8 @@ class Driver:
         self._experiment, self._store, self._watch = experiment, store, watch
         tasks = experiment.tasks
         tasks.check()
+        self._require_tasks("meta_validation", "evaluation.validation_tasks", experiment.evaluation.validation_tasks)
+        self._require_tasks("meta_test", "evaluation.test_tasks", experiment.evaluation.test_tasks)
         spec = tasks.spec_of("meta_train")
         require_equal_ways(experiment.learner, spec, tasks.spec)
         episodes = tasks.episodes([TaskRef("meta_train", 0, i) for i in range(2)], experiment.seed)
@@ -140,6 +142,7 @@ class Driver:
         """Judge a checkpoint on ``tasks`` tasks of ``split``; ``None`` where the data has no such split."""
         if split not in self._experiment.tasks.splits:
             return None
+        self._require_tasks(split, "--tasks", tasks)
         return self._judge(split, tasks, seed, self._backend.put(checkpoint.vector), checkpoint.step)
 
     def close(self) -> None:
@@ -216,6 +219,11 @@ class Driver:
         """Whether the run stops early; known from the checkpoint too, so that a stopped run stays stopped."""
         patience, best = self._experiment.evaluation.patience, self._record["best"]
         return patience is not None and best is not None and best["since"] >= patience
+
+    def _require_tasks(self, split: Split, name: str, wanted: int) -> None:
+        count = self._experiment.tasks.count(split)
+        if count is not None and wanted > count:
+            raise ConfigError(f"{name}={wanted}, but {split} has {count} different tasks. Set {name}={count} or less.")
 
     def _judge(self, split: Split, tasks: int, seed: int, vector: Any, version: int) -> EvaluationReport:
         size = self._experiment.runtime.chunk_size

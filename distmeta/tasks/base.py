@@ -67,6 +67,14 @@ class TaskDistribution(config.Configurable, ABC):
         """
         return self
 
+    def draw_ref(self, ref: TaskRef, seed: int) -> Episode:
+        """The task that ``ref`` names in a run with ``seed``; override where tasks are a list and not drawn."""
+        return self.draw(ref.split, rng(seed, self.fingerprint, ref.split, ref.step, ref.index))
+
+    def count(self, split: Split) -> int | None:
+        """How many different tasks ``split`` has; ``None`` where they are drawn without end."""
+        return None
+
     def check(self) -> None:
         """Everything that can be checked before a worker starts: data present, enough classes, enough examples.
 
@@ -109,7 +117,7 @@ class TaskDistribution(config.Configurable, ABC):
         split, step = refs[0].split, refs[0].step
         now = self.at_step(split, rng(seed, self.fingerprint, split, step, "shapes"))
         for ref in refs:
-            drawn.append(now.draw(split, rng(seed, self.fingerprint, split, step, ref.index)))
+            drawn.append(now.draw_ref(ref, seed))
             now._require_shapes(ref, drawn[-1])
         stacked = Episode.stack(drawn)
         flaws = (self._flaw(name, part, refs[0].split) for name, part in zip(_PARTS, stacked, strict=True))
@@ -168,7 +176,8 @@ class TaskDistribution(config.Configurable, ABC):
 
     def take(self, count: int = 20, *, split: Split = "meta_test", seed: int = 0) -> list[Task]:
         """The first ``count`` tasks of ``split``: the same ones for every learner and every run."""
-        return [Task(self, TaskRef(split, 0, index), seed) for index in range(count)]
+        limit = self.count(split)
+        return [Task(self, TaskRef(split, 0, index), seed) for index in range(min(count, limit or count))]
 
     def __iter__(self) -> Iterator[Task]:
         return iter(self.take())

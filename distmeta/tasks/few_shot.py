@@ -11,8 +11,10 @@ from pydantic import PositiveInt
 
 from distmeta import config
 from distmeta.data.catalog import resolve
+from distmeta.data.shard_file import Images
 from distmeta.data.shards import ClassSplit, ShardDataset, verify
 from distmeta.errors import DataError, TaskContractError
+from distmeta.tasks.augment import Distortion, distort
 from distmeta.tasks.base import TaskDistribution
 from distmeta.types import SPLITS, Episode, Split, TaskSpec
 
@@ -30,6 +32,11 @@ class FewShot(TaskDistribution):
             gain from more ways in training (Snell et al. 2017), Reptile from more shots.
         rotations: which splits take an image turned by 90, 180 and 270 degrees as a class of its own (Santoro et al.
             2016): ``"none"``, ``"meta_train"`` or ``"all"``.
+        distort: what is done to each image of the training tasks: ``"affine"`` as in Koch et al. (2015), ``"small"``
+            (turn and shift only), or ``"none"``. For bright ink on empty ground.
+        within_group: in which splits all the classes of a task are of one group, such as an alphabet: ``"none"``,
+            ``"meta_train"``, ``"evaluation"`` (validation and test) or ``"all"``. A class is named ``group/class``;
+            every group is as likely as any other.
 
     Example:
         >>> FewShot(data="glyphs", ways=20).config.shots
@@ -47,6 +54,8 @@ class FewShot(TaskDistribution):
         train_shots: PositiveInt | None = None
         train_queries: PositiveInt | None = None
         rotations: Literal["none", "meta_train", "all"] = "none"
+        distort: Distortion = "none"
+        within_group: Literal["none", "meta_train", "evaluation", "all"] = "none"
 
     config: Config
 
@@ -125,6 +134,11 @@ class FewShot(TaskDistribution):
                 f"rotations='{c.rotations}' needs square images [C, H, H]; the dataset has inputs of shape "
                 f"{list(self.dataset.input_shape)}. Set tasks.rotations=none."
             )
+        if c.distort != "none" and len(self.dataset.input_shape) != 3:
+            raise TaskContractError(
+                f"distort='{c.distort}' needs images [C, H, W]; the dataset has inputs of shape "
+                f"{list(self.dataset.input_shape)}. Set tasks.distort=none."
+            )
         verify(self.dataset.directory)
         super().check()
 
@@ -132,7 +146,13 @@ class FewShot(TaskDistribution):
         """N classes without replacement, then K + Q examples of each without replacement."""
         ways, shots, queries = self._numbers(split)
         data, turns = self._split(split), self._turns(split)
-        chosen = random.choice(data.classes * turns, size=ways, replace=False)
+        if self._grouped(split):
+            groups = list(data.groups.values())
+            of_group = groups[int(random.integers(len(groups)))]
+            picked = random.choice(len(of_group) * turns, size=ways, replace=False)
+            chosen = of_group[picked // turns] * turns + picked % turns
+        else:
+            chosen = random.choice(data.classes * turns, size=ways, replace=False)
         classes, quarter_turns = chosen // turns, chosen % turns
         counts = data.counts[classes]
         keys = random.random((ways, int(counts.max())))
@@ -144,17 +164,10 @@ class FewShot(TaskDistribution):
             turned = quarter_turns == turn
             if turned.any():
                 x[turned] = np.rot90(x[turned], turn, axes=(-2, -1))
-        images = torch.from_numpy(x).float()
-        if x.dtype == np.uint8:
-            images /= 255
-        labels = torch.arange(ways)
-        return Episode(
-            images[:, :shots].flatten(0, 1),
-            labels.repeat_interleave(shots),
-            images[:, shots:].flatten(0, 1),
-            labels.repeat_interleave(queries),
-            ways=ways,
-        )
+        images = floats(x)
+        if split == "meta_train" and self.config.distort != "none":
+            images = distort(images.flatten(0, 1), self.config.distort, random).reshape(images.shape)
+        return class_by_class(images, shots)
 
     def _numbers(self, split: Split) -> tuple[int, int, int]:
         """N, K and Q of a split."""
@@ -175,6 +188,8 @@ class FewShot(TaskDistribution):
                 f"most that many. Set tasks.{train if self.config.train_ways else ''}ways={most} or less, or use a "
                 "larger dataset."
             )
+        if self._grouped(split):
+            self._check_groups(split, ways)
         fewest = int(data.counts.argmin())
         if shots + queries > data.counts[fewest]:
             raise TaskContractError(
@@ -183,9 +198,50 @@ class FewShot(TaskDistribution):
                 f"{' (or tasks.train_shots, tasks.train_queries)' if train else ''}."
             )
 
+    def _grouped(self, split: Split) -> bool:
+        within = self.config.within_group
+        return within in ("all", "meta_train" if split == "meta_train" else "evaluation")
+
+    def _check_groups(self, split: Split, ways: int) -> None:
+        data, turns = self._split(split), self._turns(split)
+        groups = data.groups
+        if "" in groups:
+            raise TaskContractError(
+                f"within_group='{self.config.within_group}' needs classes named group/class; {split} of "
+                f"'{self.dataset.name}' has class '{data.names[groups[''][0]]}' without a group. Set "
+                "tasks.within_group=none, or build the dataset with such names."
+            )
+        smallest = min(groups, key=lambda name: len(groups[name]))
+        if ways > len(groups[smallest]) * turns:
+            train = "train_" if split == "meta_train" else ""
+            raise TaskContractError(
+                f"{ways}-way tasks within a group, but group '{smallest}' of {split} has "
+                f"{len(groups[smallest]) * turns} classes; expected at least {ways}. Set tasks.{train}ways="
+                f"{len(groups[smallest]) * turns} or less, or another tasks.within_group."
+            )
+
     def _split(self, split: Split) -> ClassSplit:
         return self.dataset.split(split)
 
     def _turns(self, split: Split) -> int:
         turned = self.config.rotations == "all" or (self.config.rotations == "meta_train" and split == "meta_train")
         return 4 if turned else 1
+
+
+def floats(x: Images) -> torch.Tensor:
+    """Images as the networks take them: bytes become 0 to 1."""
+    images = torch.from_numpy(x).float()
+    return images / 255 if x.dtype == np.uint8 else images
+
+
+def class_by_class(images: torch.Tensor, shots: int) -> Episode:
+    """The task of images ``[N, K + Q, ...]``: of each class K to learn from, then Q to be judged on."""
+    ways, examples = images.shape[:2]
+    labels = torch.arange(ways)
+    return Episode(
+        images[:, :shots].flatten(0, 1),
+        labels.repeat_interleave(shots),
+        images[:, shots:].flatten(0, 1),
+        labels.repeat_interleave(examples - shots),
+        ways=ways,
+    )

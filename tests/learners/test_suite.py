@@ -1,13 +1,14 @@
 """What every algorithm must do: the ones of the package, found by scanning, and a user's own."""
 
 import pickle
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from distmeta import MAML, Experiment, FunctionTasks, MetaLearner, Outer, Sinusoids, mlp
+from distmeta import MAML, Experiment, FunctionTasks, MetaLearner, Outer, Siamese, Sinusoids, mlp
 from distmeta.errors import ConfigError, LearnerContractError
 from distmeta.learners import find_learners
 from distmeta.learners.contract import probe
@@ -52,7 +53,14 @@ class LearnedRate(MetaLearner):
         return self.forward(gradient_descent(loss, theta, lr=rates, steps=2), episode.query_x)
 
 
-LEARNERS = {**find_learners(), "NearestMean": NearestMean, "LearnedRate": LearnedRate}
+class Koch(Siamese):
+    """The form of Siamese networks that has meta-parameters of its own."""
+
+    class Config(Siamese.Config):
+        form: Literal["contrastive", "koch"] = "koch"
+
+
+LEARNERS = {**find_learners(), "NearestMean": NearestMean, "LearnedRate": LearnedRate, "Koch": Koch}
 
 
 @pytest.fixture(autouse=True)

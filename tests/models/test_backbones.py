@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from distmeta import TaskSpec, conv4, mlp
+from distmeta import TaskSpec, conv4, koch_cnn, mlp
 from distmeta.errors import ModelContractError
 from distmeta.learners.contract import refuse_running_statistics
 
@@ -98,3 +98,20 @@ def test_what_cannot_be_built(build, shape, message):
 def test_the_smallest_image_that_pools():
     assert conv4(4, pool="max")(spec((1, 16, 16)))(torch.zeros(2, 1, 16, 16)).shape == (2, 5)
     assert conv4(4)(spec((1, 2, 2)))(torch.zeros(2, 1, 2, 2)).shape == (2, 5)
+
+
+def test_koch_cnn_has_the_size_of_the_paper():
+    """Koch et al. 2015, figure 4; with the 4,096 + 1 weights of the distance, the 38,951,745 that peers print."""
+    convolutions = [64 * (100 + 1), 128 * (64 * 49 + 1), 128 * (128 * 16 + 1), 256 * (128 * 16 + 1)]
+    net = koch_cnn()(spec((1, 105, 105), outputs=20))
+    assert count(net) == sum(convolutions) + 4096 * (9216 + 1) == 38_951_745 - 4097
+    features = net(torch.rand(2, 1, 105, 105))
+    assert features.shape == (2, 4096)
+    assert ((features > 0) & (features < 1)).all(), "sigmoid units"
+    refuse_running_statistics(net)
+
+
+@pytest.mark.parametrize("shape", [(1, 64, 64), (1, 28, 28), (784,), (1, 105, 60)])
+def test_koch_cnn_needs_large_images(shape):
+    with pytest.raises(ModelContractError, match=r"at least 65x65.*--size 105.*conv4"):
+        koch_cnn()(spec(shape))
