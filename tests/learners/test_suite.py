@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from distmeta import MAML, Experiment, FunctionTasks, MetaLearner, Outer, Sinusoids, mlp
+from distmeta import MAML, Experiment, FunctionTasks, MAMLPlusPlus, MatchingNet, MetaLearner, Outer, Sinusoids, mlp
 from distmeta.errors import ConfigError, LearnerContractError
 from distmeta.learners import find_learners
 from distmeta.learners.contract import probe
@@ -52,7 +52,25 @@ class LearnedRate(MetaLearner):
         return self.forward(gradient_descent(loss, theta, lr=rates, steps=2), episode.query_x)
 
 
-LEARNERS = {**find_learners(), "NearestMean": NearestMean, "LearnedRate": LearnedRate}
+class FullContext(MatchingNet):
+    """Matching networks as the scan does not find them: with LSTMs."""
+
+    class Config(MatchingNet.Config):
+        full_context: bool = True
+        features: int = 8
+
+
+class Annealed(MAMLPlusPlus):
+    """MAML++ as the scan does not find it: with a loss and an order of derivatives that change in training."""
+
+    class Config(MAMLPlusPlus.Config):
+        multi_step_until: int = 30
+        first_order_until: int = 10
+
+
+LEARNERS = {
+    kind.__name__: kind for kind in (*find_learners().values(), NearestMean, LearnedRate, FullContext, Annealed)
+}
 
 
 @pytest.fixture(autouse=True)
