@@ -10,7 +10,9 @@ from distmeta.job import load_job
 from distmeta.learners.base import FastModel, MetaLearner, MetaModule
 from distmeta.learners.contract import use_batch_statistics
 from distmeta.learners.maml import MAML
+from distmeta.learners.maml_plus import MAMLPlusPlus
 from distmeta.learners.matching_net import MatchingNet
+from distmeta.learners.meta_sgd import MetaSGD
 from distmeta.learners.protonet import ProtoNet
 from distmeta.learners.reptile import Reptile
 from distmeta.learners.siamese import Siamese
@@ -39,9 +41,11 @@ __all__ = [
     "FunctionTasks",
     "LakeRuns",
     "LocalBackend",
+    "MAMLPlusPlus",
     "MatchingNet",
     "MetaLearner",
     "MetaModule",
+    "MetaSGD",
     "Outer",
     "Place",
     "ProtoNet",

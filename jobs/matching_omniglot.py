@@ -2,7 +2,8 @@
 
 Build the data first: ``distmeta data build omniglot --out DIR``, then
 ``distmeta train jobs/matching_omniglot.py --data DIR``. The paper's plain cosine is
-``--set learner.temperature=1``; the Euclidean variant ``--set learner.distance=euclidean --set learner.temperature=1``.
+``--set learner.temperature=1``; the Euclidean variant ``--set learner.distance=euclidean --set learner.temperature=1``;
+full-context embeddings ``--set learner.full_context=true``.
 """
 
 from distmeta import Evaluation, Experiment, FewShot, MatchingNet, Outer, Runtime, conv4

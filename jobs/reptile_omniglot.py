@@ -2,6 +2,11 @@
 
 Build the data first: ``distmeta data build omniglot --out DIR``, then
 ``distmeta train jobs/reptile_omniglot.py --data DIR``. The serial version is ``--set outer.meta_batch_size=1``.
+
+In 45 minutes on one CPU thread (about 35 tasks per second): SGD inside, which learned faster than Adam in short runs,
+epsilon down to 0 over the steps that fit, and no validations, each of which costs as much as some 400 steps:
+``--workers 1 --set learner.inner_optimizer=sgd --set learner.inner_lr=0.1 --set outer.iterations=15000
+--set evaluation.every=0``.
 """
 
 from distmeta import Evaluation, Experiment, FewShot, Outer, Reptile, Runtime, conv4

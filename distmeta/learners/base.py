@@ -110,6 +110,17 @@ class MetaLearner(config.Configurable, ABC):
         """The learner as it is used on validation and test tasks (more inner steps, say)."""
         return self
 
+    def at(self, step: int) -> Self:
+        """The learner as it is at one outer step of meta-training; override when something is annealed.
+
+        A chunk carries its outer step, so what depends on the step depends on no worker and needs no state: a run that
+        is resumed, or a chunk that is computed again elsewhere, finds the same learner.
+
+        Args:
+            step: outer steps done before this one.
+        """
+        return self
+
     @property
     def exact_gradient(self) -> bool:
         """Whether ``meta_gradient`` is the derivative of the mean ``meta_loss`` (FOMAML and Reptile are not)."""
@@ -159,8 +170,10 @@ class MetaLearner(config.Configurable, ABC):
         return moved
 
     def forward(self, params: Params, x: torch.Tensor) -> torch.Tensor:
-        """``model(x)`` with ``params`` in place of the model's own parameters."""
-        output: torch.Tensor = torch.func.functional_call(self.model, params, (x,))
+        """``model(x)`` with ``params`` in place of the model's own parameters; the algorithm's own are left aside."""
+        model = self.model
+        theta = {name: params[name] for name, _ in model.named_parameters() if name in params}
+        output: torch.Tensor = torch.func.functional_call(model, theta, (x,))
         return output
 
     def meta_gradient(self, params: Params, episodes: Episode) -> MetaGradient:

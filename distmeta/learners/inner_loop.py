@@ -11,8 +11,11 @@ import torch
 
 from distmeta.config import did_you_mean
 from distmeta.errors import ConfigError
+from distmeta.learners.base import MetaLearner
 from distmeta.learners.functional import task_gradient
-from distmeta.types import Params
+from distmeta.types import Episode, Params
+
+_RATE = "rate/"  # no name of a module's parameter has a slash unless someone goes out of their way
 
 
 def gradient_descent(
@@ -131,3 +134,44 @@ def select(pattern: str, names: Iterable[str]) -> tuple[str, ...]:
             f"Give 'all', 'head' or a pattern of these names: {', '.join(known)}."
         )
     return chosen
+
+
+def with_rates(theta: Params, rates: Params) -> Params:
+    """theta and learned inner rates as one set of meta-parameters: ``NAME``, and ``rate/NAME`` for its rate.
+
+    Args:
+        theta: the model's parameters.
+        rates: by the name of the parameter that they move; taken to its type and device.
+
+    Example:
+        >>> list(with_rates({"w": torch.ones(2)}, {"w": torch.tensor(0.1)}))
+        ['w', 'rate/w']
+    """
+    return {**theta, **{_RATE + name: rate.to(theta[name]) for name, rate in rates.items()}}
+
+
+def split_rates(params: Params) -> tuple[Params, Params]:
+    """theta, and the learned inner rates by the name of the parameter that they move.
+
+    Example:
+        >>> theta, rates = split_rates({"w": torch.ones(2), "rate/w": torch.tensor(0.5)})
+        >>> list(theta), rates
+        (['w'], {'w': tensor(0.5000)})
+    """
+    theta = {name: p for name, p in params.items() if not name.startswith(_RATE)}
+    return theta, {name.removeprefix(_RATE): p for name, p in params.items() if name.startswith(_RATE)}
+
+
+def logits_alone(learner: MetaLearner, fast: Params, episode: Episode) -> torch.Tensor:
+    """f(query; phi) of each query in a batch with the support set and no other query, see ``query_logits_alone``.
+
+    Args:
+        learner: whose model and engine.
+        fast: phi, from one inner loop for all queries.
+        episode: one task.
+    """
+    return learner.map_queries(
+        lambda query: learner.forward(fast, torch.cat([episode.support_x, query[None]]))[-1],
+        episode.query_x,
+        support=len(episode.support_x),
+    )

@@ -17,7 +17,7 @@ import torch
 from pydantic import NonNegativeInt, PositiveFloat
 
 from distmeta.learners.base import MetaLearner, prediction_loss
-from distmeta.learners.inner_loop import gradient_descent, select
+from distmeta.learners.inner_loop import gradient_descent, logits_alone, select
 from distmeta.types import Episode, Params
 
 
@@ -77,12 +77,7 @@ class MAML(MetaLearner):
 
     def query_logits_alone(self, params: Params, episode: Episode) -> torch.Tensor:
         """As the parent's, with the inner loop run once for all queries."""
-        fast = self.fast_params(params, episode.support_x, episode.support_y)
-        return self.map_queries(
-            lambda query: self.forward(fast, torch.cat([episode.support_x, query[None]]))[-1],
-            episode.query_x,
-            support=len(episode.support_x),
-        )
+        return logits_alone(self, self.fast_params(params, episode.support_x, episode.support_y), episode)
 
     def for_evaluation(self) -> Self:
         """With ``test_inner_steps``; evaluation needs no second derivatives."""

@@ -7,17 +7,31 @@ A query is classified by attention over the labelled support set (equation 1)::
 with c the cosine similarity (section 2.1.1), or minus the squared Euclidean distance. The paper has no temperature
 (``temperature=1``): a cosine lies within [-1, 1], so its softmax is nearly flat and learns slowly; 0.1 does much
 better.
+
+Without context f = g = the encoder. With ``full_context=True`` both see the whole support set S (section 2.1.2). With
+f' = g' = the encoder, appendix A.2 has a bidirectional LSTM over S with a skip connection, A.1 an LSTM that reads
+g(S) by attention in K steps::
+
+    g(x_i) = h_i (forwards) + h_i (backwards) + g'(x_i)
+    r_k-1  = sum_i softmax_i( h_k-1 . g(x_i) ) g(x_i)
+    h_k, c_k = LSTM( f'(x), [h_k-1, r_k-1], c_k-1 ),     h_k <- h_k + f'(x),     f(x) = h_K
+
+from h_0 = c_0 = 0, so that r_0 is the mean of g(S). The paper gives S no order though g depends on one: here it is that
+of the episode, class by class.
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import torch
-from pydantic import PositiveFloat
+from pydantic import PositiveFloat, PositiveInt
 
+from distmeta.errors import ModelContractError
 from distmeta.learners.base import MetaLearner
 from distmeta.learners.metric import cosine, embed, one_hot, squared_distance
+from distmeta.learners.recurrent import LSTMWeights, init_lstm, lstm, lstm_step
 from distmeta.types import Episode, Params
 
 
@@ -25,9 +39,12 @@ class MatchingNet(MetaLearner):
     """Learn an embedding in which the nearest labelled examples tell the class. Any number of ways at test.
 
     Args:
-        model: an encoder, ``[B, ...]`` to features ``[B, D]``, such as ``conv4(head=False)``; f = g.
+        model: an encoder, ``[B, ...]`` to features ``[B, D]``, such as ``conv4(head=False)``; f' = g'.
         distance: ``"cosine"`` (as in the paper) or ``"euclidean"`` (squared).
         temperature: of the attention; towards 0 it becomes the nearest neighbour.
+        full_context: full-context embeddings: LSTMs, meta-learned beside the encoder, through which f and g see S.
+        features: D, the size of the LSTMs; what the encoder returns. Only for ``full_context``.
+        steps: K, how often a query reads the support set. Only for ``full_context``.
 
     Example:
         >>> from torch import nn
@@ -45,12 +62,33 @@ class MatchingNet(MetaLearner):
 
         distance: Literal["cosine", "euclidean"] = "cosine"
         temperature: PositiveFloat = 0.1
+        full_context: bool = False
+        features: PositiveInt = 64
+        steps: PositiveInt = 5
 
     config: Config
+
+    def init_meta_params(self, rng: np.random.Generator) -> Params:
+        """The encoder's parameters, and the weights of the LSTMs: ``lstm/g-forwards/x`` and so on."""
+        encoder, width = super().init_meta_params(rng), self.config.features
+        if not self.config.full_context:
+            return encoder
+        cells = {
+            "g-forwards": init_lstm(rng, width, width),
+            "g-backwards": init_lstm(rng, width, width),
+            "f": init_lstm(rng, width, width, hidden=2 * width),
+        }
+        like = next(iter(encoder.values()))
+        own = {f"lstm/{cell}/{part}": w.to(like) for cell, of in cells.items() for part, w in of._asdict().items()}
+        return {**encoder, **own}
 
     def query_logits(self, params: Params, episode: Episode) -> torch.Tensor:
         """``log p(y | query, S)``."""
         support, query = embed(self, params, episode)
+        if self.config.full_context:
+            self._require_width(support)
+            support = self.support_in_context(params, support)
+            query = self.query_in_context(params, query, support)
         attention = self.log_attention(query, support)
         # The sum over a class's examples, in logarithms: no probability underflows to log 0.
         outside = one_hot(episode, support).T == 0
@@ -60,3 +98,30 @@ class MatchingNet(MetaLearner):
         """``log a(x, x_i)``, ``[M, N*K]``: whom each query looks at."""
         kernel = cosine if self.config.distance == "cosine" else lambda a, b: -squared_distance(a, b)
         return (kernel(query, support) / self.config.temperature).log_softmax(-1)
+
+    def support_in_context(self, params: Params, support: torch.Tensor) -> torch.Tensor:
+        """g(S): ``[N*K, D]`` from g'(x_i) ``[N*K, D]`` (appendix A.2)."""
+        forwards = lstm(support, _cell(params, "g-forwards"))
+        backwards = lstm(support.flip(0), _cell(params, "g-backwards")).flip(0)
+        return forwards + backwards + support
+
+    def query_in_context(self, params: Params, query: torch.Tensor, support: torch.Tensor) -> torch.Tensor:
+        """f(x): ``[M, D]`` from f'(x) ``[M, D]`` and g(S) ``[N*K, D]`` (appendix A.1)."""
+        weights = _cell(params, "f")
+        h = c = torch.zeros_like(query)
+        for _ in range(self.config.steps):
+            read = (h @ support.T).softmax(-1) @ support
+            h, c = lstm_step(query, torch.cat([h, read], -1), c, weights)
+            h = h + query
+        return h
+
+    def _require_width(self, features: torch.Tensor) -> None:
+        if features.shape[-1] != self.config.features:
+            raise ModelContractError(
+                f"MatchingNet with full_context has LSTMs for {self.config.features} features, but the encoder returns "
+                f"{features.shape[-1]} per input. Set learner.features={features.shape[-1]}."
+            )
+
+
+def _cell(params: Params, name: str) -> LSTMWeights:
+    return LSTMWeights(*(params[f"lstm/{name}/{part}"] for part in LSTMWeights._fields))

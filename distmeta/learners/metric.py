@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from distmeta.errors import LearnerContractError
 from distmeta.learners.base import MetaLearner
 from distmeta.types import Episode, Params
 
@@ -21,8 +22,16 @@ def embed(learner: MetaLearner, params: Params, episode: Episode) -> tuple[torch
 
 
 def one_hot(episode: Episode, like: torch.Tensor) -> torch.Tensor:
-    """Support labels as ``[N*K, N]``, in the type of ``like``."""
-    assert episode.ways is not None, "metric learners classify"
+    """Support labels as ``[N*K, N]``, in the type of ``like``.
+
+    Raises:
+        LearnerContractError: the targets are numbers, not classes.
+    """
+    if episode.ways is None:
+        raise LearnerContractError(
+            f"A metric learner compares with the examples of each class; the targets are {episode.support_y.dtype} "
+            "numbers, expected int64 class positions. Use MAML or Reptile for regression."
+        )
     return F.one_hot(episode.support_y, episode.ways).to(like.dtype)
 
 

@@ -19,7 +19,7 @@ import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from distmeta.learners.base import MetaLearner, Metrics, prediction_loss, prediction_metrics
-from distmeta.learners.inner_loop import first_order_descent
+from distmeta.learners.inner_loop import first_order_descent, logits_alone
 from distmeta.types import Episode, MetaGradient, Params
 
 
@@ -79,12 +79,7 @@ class Reptile(MetaLearner):
 
     def query_logits_alone(self, params: Params, episode: Episode) -> torch.Tensor:
         """As the parent's, with the inner loop run once for all queries."""
-        fast = self.fast_params(params, episode)
-        return self.map_queries(
-            lambda query: self.forward(fast, torch.cat([episode.support_x, query[None]]))[-1],
-            episode.query_x,
-            support=len(episode.support_x),
-        )
+        return logits_alone(self, self.fast_params(params, episode), episode)
 
     def meta_gradient(self, params: Params, episodes: Episode) -> MetaGradient:
         """``sum_i theta - phi_i`` over the tasks of a chunk, and the losses of phi_i on the queries."""

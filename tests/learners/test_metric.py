@@ -1,15 +1,35 @@
 """Metric-based learners: their papers' equations, and what they take."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from distmeta import MAML, Experiment, FewShot, FunctionTasks, MatchingNet, ProtoNet, conv4, mlp
+from distmeta import (
+    MAML,
+    Evaluation,
+    Experiment,
+    FewShot,
+    FunctionTasks,
+    MAMLPlusPlus,
+    MatchingNet,
+    MetaSGD,
+    Outer,
+    ProtoNet,
+    Reptile,
+    Sinusoids,
+    conv4,
+    meta_train,
+    mlp,
+)
 from distmeta.errors import LearnerContractError, ModelContractError
 from distmeta.learners.contract import probe, require_equal_ways
 from distmeta.learners.functional import trainable
 from distmeta.learners.metric import cosine, squared_distance
+from distmeta.seeding import rng
+from distmeta.testing import check_model
 from distmeta.types import Episode, TaskSpec
 
 WAYS, SHOTS, DIM = 4, 3, 6
@@ -65,6 +85,85 @@ def test_matching_without_temperature_is_the_nearest_neighbour(distance):
     torch.testing.assert_close(found.exp().max(-1).values, torch.ones(7, dtype=torch.float64), rtol=1e-6, atol=0)
 
 
+def in_context(**settings):
+    """A learner with full-context embeddings, and its meta-parameters."""
+    learner = MatchingNet(encoder(), full_context=True, features=5, vectorise="loop", **settings)
+    return learner, learner.init_meta_params(rng(0, "init"))
+
+
+def test_full_context_sees_the_support_set_as_the_paper_says():
+    """Vinyals et al. 2016, appendix A.1 and A.2: torch's own bidirectional LSTM, and the reader query by query."""
+    learner, params = in_context(steps=3, temperature=0.5)
+    one = episode()
+    g, f = learner.model(one.support_x).detach(), learner.model(one.query_x).detach()
+    both = nn.LSTM(5, 5, bidirectional=True).double()
+    with torch.no_grad():
+        for suffix, name in (("", "g-forwards"), ("_reverse", "g-backwards")):
+            both.get_parameter(f"weight_ih_l0{suffix}").copy_(params[f"lstm/{name}/x"])
+            both.get_parameter(f"weight_hh_l0{suffix}").copy_(params[f"lstm/{name}/h"])
+            both.get_parameter(f"bias_ih_l0{suffix}").copy_(params[f"lstm/{name}/b"])
+            both.get_parameter(f"bias_hh_l0{suffix}").zero_()
+        steps, _ = both(g)
+        g = steps[:, :5] + steps[:, 5:] + g
+        x, h, b = (params[f"lstm/f/{part}"] for part in "xhb")
+        for i, start in enumerate(f):
+            state, cell = torch.zeros(2, 5, dtype=torch.float64)
+            for _ in range(3):
+                attention = torch.stack([state @ member for member in g]).softmax(0)
+                read = sum(a * member for a, member in zip(attention, g, strict=True))
+                gates = x @ start + h @ torch.cat([state, read]) + b
+                into, forget, new, out = gates[:5].sigmoid(), gates[5:10].sigmoid(), gates[10:15].tanh(), gates[15:]
+                cell = forget * cell + into * new
+                state = out.sigmoid() * cell.tanh() + start
+            f[i] = state
+    attention = (F.normalize(f, dim=-1) @ F.normalize(g, dim=-1).T / 0.5).softmax(-1)
+    expected = attention @ F.one_hot(one.support_y, WAYS).double()
+    torch.testing.assert_close(learner.query_logits(params, one).exp(), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_full_context_depends_on_the_other_examples_and_on_their_order():
+    learner, params = in_context()
+    one = episode()
+    far = one.support_x.clone()
+    far[-1] += 3
+    features = learner.model(one.support_x), learner.model(far)
+    seen, other = (learner.support_in_context(params, part) for part in features)
+    assert not torch.allclose(seen[0], other[0])
+    turned = learner.support_in_context(params, features[0].flip(0)).flip(0)
+    assert not torch.allclose(seen, turned)
+    assert torch.equal(MatchingNet(encoder()).meta_params["weight"], params["weight"])
+
+
+def test_a_query_in_full_context_does_not_see_the_other_queries():
+    """Without batch statistics, alone and together are the same prediction."""
+    learner, params = in_context()
+    one = episode()
+    together = learner.query_logits(params, one)
+    torch.testing.assert_close(learner.query_logits_alone(params, one), together, rtol=1e-10, atol=1e-12)
+    fewer = learner.query_logits(params, replace(one, query_x=one.query_x[:2]))
+    torch.testing.assert_close(fewer, together[:2], rtol=1e-10, atol=1e-12)
+
+
+def test_full_context_needs_to_know_the_size_of_the_features():
+    spec = TaskSpec((DIM,), WAYS, "classification", WAYS * SHOTS, 7)
+    learner = MatchingNet(mlp((9,), head=False), full_context=True).bind(spec)
+    stacked = Episode.stack([episode(seed=0), episode(seed=1)])
+    with pytest.raises(ModelContractError, match=r"LSTMs for 64 features.*returns 9 per input. Set learner.features=9"):
+        probe(learner, spec, stacked)
+    assert probe(learner.with_config(features=9), spec, stacked).learner.config.vectorise == "vmap"
+
+
+def test_full_context_takes_any_ways_and_trains_its_lstms(digits_dir, tmp_path):
+    tasks = FewShot(digits_dir, ways=3, shots=1, queries=2, train_ways=5, train_shots=2, train_queries=3)
+    learner = MatchingNet(mlp((16,), head=False), full_context=True, features=16, steps=2)
+    settings = {"iterations": 3, "meta_batch_size": 2, "evaluation.test_tasks": 4, "evaluation.validation_tasks": 4}
+    learner.train(tasks, run_dir=tmp_path / "run", **settings)
+    before = learner.init_meta_params(rng(0, "init"))
+    trained = {name: p for name, p in learner.meta_params.items() if name.startswith("lstm/")}
+    assert len(trained) == 9
+    assert all(not torch.equal(p, before[name]) for name, p in trained.items())
+
+
 @pytest.mark.parametrize("kind", [ProtoNet, MatchingNet])
 def test_a_classifier_is_refused_with_the_fix(kind):
     spec = TaskSpec((1, 28, 28), 5, "classification", 5, 5)
@@ -74,32 +173,46 @@ def test_a_classifier_is_refused_with_the_fix(kind):
         probe(learner, spec, Episode(x, y, x, y))
 
 
-def test_an_encoder_is_refused_by_maml_with_the_fix():
+@pytest.mark.parametrize("kind", [MAML, MAMLPlusPlus, MetaSGD, Reptile])
+def test_an_encoder_is_refused_by_what_trains_a_classifier_with_the_fix(kind):
     spec = TaskSpec((1, 28, 28), 5, "classification", 5, 5)
     x, y = torch.rand(2, 5, 1, 28, 28), torch.arange(5).expand(2, 5)
-    with pytest.raises(ModelContractError, match=r"MAML needs a classifier.*expected \[5, 5\].*ProtoNet"):
-        probe(MAML(conv4(4, head=False)).bind(spec), spec, Episode(x, y, x, y))
+    with pytest.raises(ModelContractError, match=rf"^{kind.__name__} needs a classifier.*expected \[5, 5\].*ProtoNet"):
+        probe(kind(conv4(4, head=False)).bind(spec), spec, Episode(x, y, x, y))
 
 
-def test_metric_learners_take_any_ways_at_test_and_classifiers_do_not():
+@pytest.mark.parametrize("kind", [ProtoNet, MatchingNet])
+def test_regression_is_refused_by_metric_learners_with_the_fix(kind):
+    experiment = Experiment(learner=kind(mlp((8,), head=False)), tasks=Sinusoids())
+    with pytest.raises(LearnerContractError, match=r"float32 numbers, expected int64 class positions. Use MAML"):
+        check_model(experiment.learner, experiment)
+
+
+@pytest.mark.parametrize("kind", [MAML, MAMLPlusPlus, MetaSGD, Reptile])
+def test_other_ways_at_test_are_refused_where_the_number_of_outputs_is_fixed(kind, digits_dir, tmp_path):
+    """Before any worker starts, and though the model itself would run."""
+    tasks = FewShot(digits_dir, ways=3, shots=1, queries=2, train_ways=5)
+    with pytest.raises(LearnerContractError, match=r"trained on 5-way.*tested on 3-way.*tasks.train_ways.*ProtoNet"):
+        meta_train(Experiment(learner=kind(mlp()), tasks=tasks), run_dir=tmp_path / "run")
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
+
+
+def test_metric_learners_take_any_ways_at_test():
     train, test = (TaskSpec((DIM,), ways, "classification", ways, ways) for ways in (6, 4))
-    require_equal_ways(ProtoNet(mlp(head=False)), train, test)
-    with pytest.raises(LearnerContractError, match=r"trained on 6-way.*tested on 4-way.*tasks.train_ways"):
-        require_equal_ways(MAML(mlp()), train, test)
+    for kind in (ProtoNet, MatchingNet):
+        require_equal_ways(kind(mlp(head=False)), train, test)
 
 
 def test_more_ways_in_training_than_at_test(digits_dir, tmp_path):
-    import distmeta
-
     tasks = FewShot(digits_dir, ways=3, shots=1, queries=2, train_ways=5, train_queries=3)
     assert (tasks.spec_of("meta_train").outputs, tasks.spec.outputs) == (5, 3)
     experiment = Experiment(
         learner=ProtoNet(mlp((16,), head=False)),
         tasks=tasks,
-        outer=distmeta.Outer(iterations=30, meta_batch_size=4, lr=0.01),
-        evaluation=distmeta.Evaluation(test_tasks=40, validation_tasks=10),
+        outer=Outer(iterations=30, meta_batch_size=4, lr=0.01),
+        evaluation=Evaluation(test_tasks=40, validation_tasks=10),
     )
-    result = distmeta.meta_train(experiment, run_dir=tmp_path / "run")
+    result = meta_train(experiment, run_dir=tmp_path / "run")
     assert result.test.mean("accuracy") > 0.6
     assert result.test.metrics["accuracy"].shape == (40,)
 

@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from distmeta import MAML, Reptile
-from distmeta.learners.functional import trainable
+from distmeta import MAML, Outer, Reptile
+from distmeta.learners.contract import probe
+from distmeta.learners.functional import ParamLayout, trainable
 from distmeta.learners.inner_loop import first_order_descent
-from distmeta.types import Episode
+from distmeta.runtime.parameter_server import ParameterServer
+from distmeta.types import Episode, TaskSpec
 
 T, WAYS, SHOTS, DIM = 3, 4, 3, 5
 
@@ -107,3 +109,71 @@ def test_fomaml_and_reptile_agree_where_they_must():
     theta = trainable(model())
     for name, phi in maml.fast_params(theta, one.support_x, one.support_y).items():
         torch.testing.assert_close(reptile.fast_params(theta, one)[name], phi, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("size", [1, T])
+def test_the_outer_step_goes_epsilon_of_the_way_and_epsilon_falls_to_zero(size):
+    """Algorithm 1 (serial) and its batch version: theta + epsilon * mean_i (phi_i - theta), epsilon linear to 0."""
+    learner = Reptile(model(), inner_lr=0.05, inner_steps=4, inner_batch=5, vectorise="vmap")
+    theta = trainable(model())
+    layout = ParamLayout.of(theta)
+    server = ParameterServer(Outer(optimizer="sgd", lr=0.8, schedule="linear", iterations=4), layout.flatten(theta))
+    chunk = Episode(*(part[:size] for part in tasks()))
+    alone = [chunk.counted().map(lambda part, i=i: part[i]) for i in range(size)]
+    looped = learner.with_config(vectorise="loop")
+    for step, epsilon in enumerate([0.8, 0.6, 0.4, 0.2]):
+        server.accumulate(step, 0, 1, size, layout.flatten(learner.meta_gradient(theta, chunk).gradient))
+        phis = [looped.fast_params(theta, one) for one in alone]
+        expected = {n: p + epsilon * sum(phi[n] - p for phi in phis) / size for n, p in theta.items()}
+        _, vector = server.apply(step)
+        theta = layout.unflatten(vector)
+        for name, part in expected.items():
+            torch.testing.assert_close(theta[name], part, rtol=1e-9, atol=1e-12)
+
+
+class Stubborn(nn.Module):
+    """Asks for a number in forward, which torch.func.vmap refuses."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = model()
+
+    def forward(self, x):
+        return self.net(x) * (1.0 if x.sum().item() < 1e9 else 2.0)
+
+
+def test_a_model_that_vmap_cannot_take_is_trained_in_a_loop_to_the_same_numbers():
+    spec = TaskSpec((DIM,), WAYS, "classification", WAYS * SHOTS, WAYS)
+    found = probe(Reptile(Stubborn(), inner_steps=3, inner_batch=4, test_inner_steps=5), spec, tasks())
+    assert found.learner.config.vectorise == "loop"
+    assert "torch.func.vmap cannot take this model" in found.message
+    easy = probe(Reptile(model(), inner_steps=3, inner_batch=4, test_inner_steps=5), spec, tasks()).learner
+    assert easy.config.vectorise == "vmap"
+    params = {f"net.{name}": p for name, p in trainable(model()).items()}
+    slow, fast = found.learner.meta_gradient(params, tasks()), easy.meta_gradient(trainable(model()), tasks())
+    for name, part in fast.gradient.items():
+        torch.testing.assert_close(slow.gradient[f"net.{name}"], part, rtol=1e-9, atol=1e-12)
+    judged = found.learner.for_evaluation().evaluate(params, tasks())
+    for name, values in easy.for_evaluation().evaluate(trainable(model()), tasks()).items():
+        torch.testing.assert_close(judged[name], values, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("vectorise", ["vmap", "loop"])
+def test_without_transduction_a_query_shares_its_batch_with_the_support_set_alone(vectorise):
+    """Section 6.1: batch statistics over all queries at once (transduction), or over the support set and one query."""
+    torch.manual_seed(2)
+    norm = nn.BatchNorm1d(6, track_running_stats=False)
+    net = nn.Sequential(nn.Linear(DIM, 6), norm, nn.Tanh(), nn.Linear(6, WAYS)).double()
+    learner = Reptile(net, inner_lr=0.05, inner_steps=3, vectorise=vectorise)
+    theta, one = trainable(net), tasks().counted().map(lambda part: part[0])
+    phi = learner.with_config(vectorise="loop").fast_params(theta, one)
+    together = torch.func.functional_call(net, phi, (one.query_x,))
+    alone = torch.stack(
+        [torch.func.functional_call(net, phi, (torch.cat([one.support_x, q[None]]),))[-1] for q in one.query_x]
+    )
+    assert not torch.allclose(together, alone, rtol=1e-3)
+    first = Episode(*(part[:1] for part in tasks()))
+    for method, expected in ((learner.query_logits, together), (learner.query_logits_alone, alone)):
+        with torch.no_grad():
+            found = learner.map_tasks(method, theta, first)[0]
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)

@@ -8,7 +8,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from distmeta import MAML, Experiment, FunctionTasks, MetaLearner, Outer, Siamese, Sinusoids, mlp
+from distmeta import (
+    MAML,
+    Experiment,
+    FunctionTasks,
+    MAMLPlusPlus,
+    MatchingNet,
+    MetaLearner,
+    Outer,
+    Siamese,
+    Sinusoids,
+    mlp,
+)
 from distmeta.errors import ConfigError, LearnerContractError
 from distmeta.learners import find_learners
 from distmeta.learners.contract import probe
@@ -60,7 +71,25 @@ class Koch(Siamese):
         form: Literal["contrastive", "koch"] = "koch"
 
 
-LEARNERS = {**find_learners(), "NearestMean": NearestMean, "LearnedRate": LearnedRate, "Koch": Koch}
+class FullContext(MatchingNet):
+    """Matching networks as the scan does not find them: with LSTMs."""
+
+    class Config(MatchingNet.Config):
+        full_context: bool = True
+        features: int = 8
+
+
+class Annealed(MAMLPlusPlus):
+    """MAML++ as the scan does not find it: with a loss and an order of derivatives that change in training."""
+
+    class Config(MAMLPlusPlus.Config):
+        multi_step_until: int = 30
+        first_order_until: int = 10
+
+
+LEARNERS = {
+    kind.__name__: kind for kind in (*find_learners().values(), NearestMean, LearnedRate, Koch, FullContext, Annealed)
+}
 
 
 @pytest.fixture(autouse=True)
