@@ -16,8 +16,10 @@ from typing import Literal
 import torch
 from pydantic import PositiveFloat
 
-from distmeta.learners.base import MetaLearner
+from distmeta.learners.base import MetaLearner, unstack
+from distmeta.learners.functional import vectorised
 from distmeta.learners.metric import cosine, embed, one_hot, squared_distance
+from distmeta.learners.pictures import Attention, Picture
 from distmeta.types import Episode, Params
 
 
@@ -60,3 +62,23 @@ class MatchingNet(MetaLearner):
         """``log a(x, x_i)``, ``[M, N*K]``: whom each query looks at."""
         kernel = cosine if self.config.distance == "cosine" else lambda a, b: -squared_distance(a, b)
         return (kernel(query, support) / self.config.temperature).log_softmax(-1)
+
+    def pictures(self, params: Params, episodes: Episode) -> dict[str, Picture]:
+        """``attention``: of one query of each class, ten classes at most, over the support set of the first task."""
+        episode = unstack(episodes)[0]
+        if episode.support_x.dim() != 4 or episode.support_x.shape[1] not in (1, 3):
+            return {}  # no images
+        self.model.eval()
+        with torch.no_grad(), vectorised(False):
+            # All queries in one batch, as where the accuracy comes from, then those that are shown.
+            support, query = embed(self, params, episode)
+            labels = episode.query_y.tolist()
+            shown = [labels.index(label) for label in sorted(set(labels))[:10]]
+            seen = slice(20)
+            weights = self.log_attention(query, support).exp()[shown, seen]
+        right = episode.query_y[shown][:, None] == episode.support_y[None, seen]
+        title = "attention of queries over the support set"
+        if len(support) > 20:
+            title += f" (the first 20 of {len(support)})"
+        images = (episode.query_x[shown].cpu(), episode.support_x[seen].cpu())
+        return {"attention": Attention(title, *images, weights.cpu(), right.cpu())}

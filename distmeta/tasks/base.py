@@ -67,7 +67,11 @@ class TaskDistribution(config.Configurable, ABC):
             TaskContractError: the settings ask for more than the data hold.
         """
         for split in self.splits:
-            self.episode(TaskRef(split, 0, 0), seed=0)
+            self.check_split(split)
+
+    def check_split(self, split: Split) -> None:
+        """As :meth:`check`, for one split: all that evaluation needs. Errors as of :meth:`check`."""
+        self.episode(TaskRef(split, 0, 0), seed=0)
 
     def describe(self) -> dict[str, Any]:
         """JSON-ready facts for the run's record, such as the dataset's name and source."""
