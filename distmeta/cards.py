@@ -73,11 +73,13 @@ class Dataset:
         name: as in its manifest, and as ``--data`` takes it.
         split: of its classes, as in its manifest.
         classes: in each split, for a person.
+        input_shape: of an image.
     """
 
     name: str
     split: str
     classes: str
+    input_shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -235,7 +237,9 @@ def _protonet() -> Experiment:
 
 # -- the cards --------------------------------------------------------------------------------------------------------
 
-OMNIGLOT = Dataset("omniglot", "vinyals", "Vinyals split: 1,028 / 172 / 423 characters for training, validation, test")
+OMNIGLOT = Dataset(
+    "omniglot", "vinyals", "Vinyals split: 1,028 / 172 / 423 characters for training, validation, test", (1, 28, 28)
+)
 
 _STRIDED = (
     "conv4: 4 strided convolutions of 64 filters, batch norm, ReLU, last map averaged to 64 features, linear head"

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -548,14 +548,12 @@ def _show_report(report: EvaluationReport, title: str) -> None:
 def _show_comparison(comparison: judging.Comparison) -> None:
     a, b = comparison.a, comparison.b
     out.print(a.title)
-    table = Table(box=None, title=None)
-    for column in ("", f"A  {a.run_dir}", f"B  {b.run_dir}", "A - B, paired", ""):
-        table.add_column(column, justify="left" if column == "" else "right", overflow="fold")
+    rows = [("", f"A  {a.run_dir}", f"B  {b.run_dir}", "A - B, paired", "")]
     for name, difference in comparison.differences.items():
         verdict = "A and B differ" if difference.clear else "no clear difference"
-        row = (name, a.report.text(name), b.report.text(name), difference.text())
-        table.add_row(*row, "" if name.startswith("baseline") else verdict)
-    out.print(table)
+        numbers = (a.report.text(name), b.report.text(name), difference.text())
+        rows.append((name, *numbers, "" if name.startswith("baseline") else verdict))
+    _show_rows(rows)
     out.print(f"kept in  {a.run_dir / 'evaluations'}")
 
 
@@ -563,13 +561,18 @@ def _show_sweep(sweep: judging.Sweep) -> None:
     out.print(sweep.title)
     reports = [judgement.report for judgement in sweep.judgements]
     names = [name for name in reports[0].metrics if all(name in report.metrics for report in reports)]
-    table = Table(box=None)
-    for column in (sweep.key, *names):
-        table.add_column(column, justify="right", overflow="fold")
+    rows = [(sweep.key, *names)]
     for value, report in zip(sweep.values, reports, strict=True):
-        table.add_row(str(value), *(report.text(name) for name in names))
-    out.print(table)
-    out.print(f"curve    {sweep.picture}")
+        rows.append((str(value), *(report.text(name) for name in names)))
+    _show_rows(rows)
+    out.print(f"curve  {sweep.picture}")
+
+
+def _show_rows(rows: Sequence[tuple[str, ...]]) -> None:
+    """Aligned columns that are never cut: a log or a pipe has 80 columns for rich, numbers need them all."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        out.print("  " + "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _show_cards(as_json: bool) -> None:

@@ -245,11 +245,12 @@ def changes(card: Card, experiment: Experiment) -> tuple[str, ...]:
     found = [f"{key}={ours[key]} (card: {theirs[key]})" for key in theirs if ours.get(key) != theirs[key]]
     tasks = experiment.tasks
     if card.dataset is not None and isinstance(tasks, FewShot):
-        manifest = tasks.dataset.manifest
-        split = manifest.provenance.get("split")
-        if (manifest.name, split) != (card.dataset.name, card.dataset.split):
+        manifest, asked = tasks.dataset.manifest, card.dataset
+        ours_is = (manifest.name, manifest.provenance.get("split"), tuple(manifest.input_shape))
+        if ours_is != (asked.name, asked.split, asked.input_shape):
             found.append(
-                f"data={manifest.name} with split {split} (card: {card.dataset.name} with split {card.dataset.split})"
+                "data={} with split {} and images {} ".format(*ours_is[:2], list(ours_is[2]))
+                + f"(card: {asked.name} with split {asked.split} and images {list(asked.input_shape)})"
             )
     return tuple(found)
 
