@@ -255,7 +255,7 @@ def sweep(run_dir: Path | str, over: Over, values: Sequence[int], by: Yardstick 
     path = _reserve(first.folder, over)
     result = Sweep(key, tuple(values), found, path.with_suffix(".png"))
     write_json(path, result.to_dict())
-    pictures.draw(_curves(result, over, first.experiment.name), result.picture)
+    pictures.draw(_curves(result, over, RunRecord.load(first.folder).values["name"]), result.picture)
     return result
 
 
@@ -327,7 +327,8 @@ class _TrainedRun:
         try:
             infos = pool.join()
             workers = f"{len(infos)} worker{'s' * (len(infos) > 1)} on {backend.name}: {infos[0].kernel}"
-            by.place.watch(Event("message", 0, text=workers))
+            which = "".join(f"{key}={value}: " for key, value in self.changed.items())
+            by.place.watch(Event("message", 0, text=which + workers))
             report = evaluation.evaluate(
                 backend,
                 pool,

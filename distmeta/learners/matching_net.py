@@ -74,11 +74,11 @@ class MatchingNet(MetaLearner):
             support, query = embed(self, params, episode)
             labels = episode.query_y.tolist()
             shown = [labels.index(label) for label in sorted(set(labels))[:10]]
-            seen = slice(20)
+            seen = slice(25)
             weights = self.log_attention(query, support).exp()[shown, seen]
         right = episode.query_y[shown][:, None] == episode.support_y[None, seen]
         title = "attention of queries over the support set"
-        if len(support) > 20:
-            title += f" (the first 20 of {len(support)})"
+        if len(support) > 25:
+            title += f" (the first 25 of {len(support)})"
         images = (episode.query_x[shown].cpu(), episode.support_x[seen].cpu())
         return {"attention": Attention(title, *images, weights.cpu(), right.cpu())}
