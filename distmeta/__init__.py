@@ -3,10 +3,11 @@
 The public names. ``import distmeta`` needs neither Ray nor MLflow; both are imported where a run asks for them.
 """
 
-from distmeta.api import Place, RunResult, evaluate, inspect_run, meta_train
+from distmeta.api import Place, RunResult, inspect_run, meta_train
 from distmeta.data.arrays import from_arrays
 from distmeta.errors import DistmetaError
 from distmeta.job import load_job
+from distmeta.judging import Yardstick, compare, evaluate, judge, sweep
 from distmeta.learners.base import FastModel, MetaLearner, MetaModule
 from distmeta.learners.contract import use_batch_statistics
 from distmeta.learners.maml import MAML
@@ -57,14 +58,18 @@ __all__ = [
     "Task",
     "TaskDistribution",
     "TaskSpec",
+    "Yardstick",
+    "compare",
     "conv4",
     "evaluate",
     "from_arrays",
     "inspect_run",
+    "judge",
     "koch_cnn",
     "load_job",
     "meta_train",
     "mlp",
+    "sweep",
     "task_distribution",
     "use_batch_statistics",
 ]

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import torch
 
-from distmeta import report
+from distmeta import pictures, report
 from distmeta.config import flatten
 from distmeta.errors import CheckpointMismatch, ConfigError, ServerLost
 from distmeta.job import Job, load_job
@@ -31,7 +31,7 @@ from distmeta.runtime.experiment import Experiment
 from distmeta.runtime.settings import Outer, Runtime
 from distmeta.runtime.tracking import DatasetInput, Tracker, git_tags, read_metrics
 from distmeta.tasks.base import TaskDistribution
-from distmeta.types import Split, TaskRef
+from distmeta.types import TaskRef
 
 Watch = Callable[[Event], None]
 
@@ -119,16 +119,27 @@ def meta_train(
     return result
 
 
+def require_new(run_dir: Path | str) -> None:
+    """Raise if something is there already: nothing is overwritten.
+
+    Raises:
+        ConfigError: the folder is not empty, or no folder.
+    """
+    folder = Path(run_dir)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(
+            f"The run directory {folder} exists already; expected a new one, so that nothing is overwritten. Use "
+            f"`distmeta resume {folder}`, or another --run-dir."
+        )
+
+
 def _run(
     what: Experiment | Job, run_dir: Path | str | None, resume: bool, place: Place
 ) -> tuple[RunResult, tuple[Driver, Checkpoint]]:
     experiment = what.experiment if isinstance(what, Job) else what
     folder = Path(run_dir) if run_dir else _new_name(experiment.name)
-    if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(
-            f"The run directory {folder} exists already; expected a new one, so that nothing is overwritten. Use "
-            f"`distmeta resume {folder}`, or another --run-dir."
-        )
+    if not resume:
+        require_new(folder)
     record = RunRecord.load(folder) if resume else None
     store = CheckpointStore(folder / "checkpoints", keep=experiment.runtime.keep_checkpoints)
     driver = Driver(experiment, store, place.watch)
@@ -186,7 +197,12 @@ def _finish(
     curves = report.plot_curves(read_metrics(folder), folder / "curves.png", title=experiment.name)
     tracker.artifact(curves)
     fit = _draw_fit(folder / "fit.png", experiment, driver, trained.best)
-    for path in (folder / "experiment.json", folder / "job.py", fit):
+    for path in (
+        folder / "experiment.json",
+        folder / "job.py",
+        fit,
+        *_draw_pictures(folder, experiment, driver, trained),
+    ):
         if path.exists():
             tracker.artifact(path)
     tracker.artifact(store.path(trained.best.step), "best")
@@ -225,49 +241,16 @@ def _draw_fit(path: Path, experiment: Experiment, driver: Driver, best: Checkpoi
     )
 
 
-def evaluate(
-    run_dir: Path | str,
-    *,
-    tasks: int = 600,
-    split: Split = "meta_test",
-    seed: int | None = None,
-    overrides: Mapping[str, Any] | None = None,
-    place: Place | None = None,
-) -> EvaluationReport:
-    """Judge the best parameters of a run that was started from a job file.
-
-    Args:
-        run_dir: its folder.
-        tasks: how many tasks.
-        split: which classes.
-        seed: of the tasks; the experiment's ``evaluation.seed`` when left out: the same tasks for every run.
-        overrides: settings that do not change the experiment, such as ``runtime.workers``.
-        place: where to compute.
-
-    Raises:
-        CheckpointNotFound: the run has no checkpoint yet.
-        ConfigError: the data have no such split.
-    """
-    folder, where = Path(run_dir), place or Place()
-    job = job_of(folder, overrides or {})
-    experiment = job.experiment
-    if split not in experiment.tasks.splits:
-        have = ", ".join(experiment.tasks.splits)
-        raise ConfigError(f"The dataset has no split {split}; it has {have}. Give --split one of these.")
-    store = CheckpointStore(folder / "checkpoints")
-    last = store.load()
-    driver = Driver(experiment, store, where.watch)
-    backend = open_backend(where, job, experiment.runtime.workers, experiment.runtime.threads)
-    try:
-        driver.start(backend)
-        best = store.load((last.record["best"] or {}).get("step"))
-        found = driver.evaluate(best, split, tasks, experiment.evaluation.seed if seed is None else seed)
-    finally:
-        driver.close()
-        if backend is not where.backend:
-            backend.close()
-    assert found is not None, split
-    return found
+def _draw_pictures(folder: Path, experiment: Experiment, driver: Driver, trained: Trained) -> list[Path]:
+    """Draw what the learner shows of itself on the first held-out tasks."""
+    settings, layout = experiment.evaluation, trained.best.layout
+    split = experiment.tasks.splits[-1]
+    if split == "meta_train":
+        return []
+    refs = [TaskRef(split, 0, index) for index in range(min(100, settings.test_tasks))]
+    episodes = experiment.tasks.episodes(refs, settings.seed).to(torch.device("cpu"), layout.torch_dtype)
+    shown = driver.learner.for_evaluation().pictures(layout.unflatten(trained.best.vector), episodes)
+    return [pictures.draw(picture, folder / f"{name}.png") for name, picture in shown.items()]
 
 
 def inspect_run(run_dir: Path | str) -> dict[str, Any]:
@@ -388,6 +371,10 @@ def _write_run_directory(
         "name": experiment.name,
         "created": _now(),
         "dataset_fingerprint": experiment.tasks.fingerprint,
+        "dataset": {
+            "name": experiment.tasks.describe()["name"],
+            "input_shape": list(experiment.tasks.spec.input_shape),
+        },
         "test": None,
         **(old.values if old else {}),
         "status": "running",
@@ -525,7 +512,6 @@ __all__ = [
     "CheckpointMismatch",
     "Place",
     "RunResult",
-    "evaluate",
     "inspect_run",
     "job_of",
     "meta_train",

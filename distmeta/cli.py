@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,7 +21,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 import distmeta
-from distmeta import api, data, testing
+from distmeta import api, cards, data, judging, testing
+from distmeta import reproduce as reproducing
 from distmeta.config import did_you_mean, parse_overrides
 from distmeta.data.image_folder import build_image_folder
 from distmeta.data.omniglot import OmniglotSplit, build_omniglot
@@ -219,24 +220,102 @@ def evaluate(
     seed: Annotated[
         int | None, typer.Option(min=0, help="Of the tasks; runs with equal seeds get equal tasks.")
     ] = None,
+    against: Annotated[
+        Path | None, typer.Option(metavar="RUN_DIR", help="Another run: the mean paired difference on the same tasks.")
+    ] = None,
+    shots: Annotated[
+        str | None, typer.Option(metavar="1,2,5,10", help="A data-efficiency curve over numbers of shots.")
+    ] = None,
+    inner_steps: Annotated[
+        str | None, typer.Option(metavar="0,1,3,5", help="A curve over numbers of inner steps.")
+    ] = None,
     workers: Workers = None,
     backend: BackendName = "ray",
     address: Address = None,
-    data_dir: Data = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Judge with another setting, such as tasks.ways=20."),
+    ] = None,
+    data_dir: Annotated[
+        str | None,
+        typer.Option("--data", help="Where the dataset is now, or another of the same shape: cross-domain."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Judge the best parameters of a run, distributed over the workers, always on the same tasks."""
+    """Judge the best parameters of a run, distributed over the workers, always on the same tasks.
+
+    What is found is kept in RUN_DIR/evaluations.
+    """
     if split not in SPLITS:
         raise ConfigError(f"--split {split}; expected one of {', '.join(SPLITS)}.")
+    modes = {"--against": against, "--shots": shots, "--inner-steps": inner_steps}
+    given = [option for option, value in modes.items() if value is not None]
+    if len(given) > 1:
+        raise ConfigError(f"{' and '.join(given)}: expected one of them at a time. Give one command for each.")
+    over: judging.Over | None = "shots" if shots is not None else "inner_steps" if inner_steps is not None else None
+    values = _numbers(given[0], shots or inner_steps or "", 1 if over == "shots" else 0) if over else ()
     chosen: Split = split
+    where = _overrides(None, None, data_dir).get("tasks.data")
+    found: judging.Comparison | judging.Sweep | judging.Judgement
     with _watching(as_json) as watch:
         place = api.Place(backend, address, watch=watch)  # type: ignore[arg-type]
-        overrides = _overrides(None, workers, data_dir)
-        report = api.evaluate(run_dir, tasks=tasks, split=chosen, seed=seed, overrides=overrides, place=place)
+        by = judging.Yardstick(tasks, chosen, seed, where, _overrides(settings, workers, None), place)
+        if against is not None:
+            found = judging.compare(run_dir, against, by)
+        elif over is not None:
+            found = judging.sweep(run_dir, over, values, by)
+        else:
+            found = judging.judge(run_dir, by)
     if as_json:
-        _print_json(report.to_dict())
+        _print_json(found.to_dict())
+    elif isinstance(found, judging.Comparison):
+        _show_comparison(found)
+    elif isinstance(found, judging.Sweep):
+        _show_sweep(found)
     else:
-        _show_report(report, f"{split}: {report.tasks} tasks of seed {report.seed}, mean ± 95 % interval")
+        _show_report(found.report, found.title)
+
+
+@app.command()
+def reproduce(
+    card: Annotated[
+        str | None, typer.Argument(metavar="[CARD]", help="Such as maml/omniglot-5w1s; all are listed without.")
+    ] = None,
+    show: Annotated[bool, typer.Option("--show", help="Show the card, run nothing.")] = False,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.1, help="A time box: as many iterations as fit, fixed before they begin.")
+    ] = None,
+    workers: Workers = None,
+    backend: BackendName = "ray",
+    address: Address = None,
+    run_dir: Annotated[Path | None, typer.Option(help="New folder for the run; runs/NAME-TIME when left out.")] = None,
+    settings: Set = None,
+    data_dir: Data = None,
+    tracking_uri: TrackingUri = None,
+    tracking: Tracking = True,
+    as_json: Json = False,
+) -> None:
+    """Train and judge by a protocol card: ours beside the published number. Without a card, list them."""
+    if card is None:
+        _show_cards(as_json)
+        return
+    if show:
+        _show_card(cards.find(card), as_json)
+        return
+    chosen = cards.find(card)
+    if not as_json:
+        _show_card(chosen, False)
+    overrides = _overrides(settings, workers, data_dir)
+    if chosen.dataset is not None and "DISTMETA_DATA" in os.environ:
+        overrides = _overrides(None, None, os.environ["DISTMETA_DATA"]) | overrides
+    with _watching(as_json) as watch:
+        place = api.Place(backend, address, tracking, tracking_uri, False, watch)  # type: ignore[arg-type]
+        done = reproducing.reproduce(card, overrides=overrides, minutes=minutes, run_dir=run_dir, place=place)
+    if as_json:
+        _print_json(done.to_dict())
+        return
+    for line in ("", *done.lines(), f"run  {done.result.run_dir}"):
+        out.print(line)
 
 
 @app.command("inspect")
@@ -378,6 +457,20 @@ def _overrides(settings: list[str] | None, workers: int | None, data_dir: str | 
     return overrides
 
 
+def _numbers(option: str, text: str, least: int) -> tuple[int, ...]:
+    """``"1,2,5"`` as numbers in ascending order, each once."""
+    try:
+        values = sorted({int(word) for word in text.split(",")})
+    except ValueError:
+        values = []
+    if not values or values[0] < least:
+        raise ConfigError(
+            f"{option} {text!r}: expected whole numbers of at least {least} with commas between them, such as "
+            f"{option} 1,2,5,10."
+        )
+    return tuple(values)
+
+
 @contextmanager
 def _bar(text: str, *, quiet: bool) -> Iterator[Callable[[int, int | None], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -491,6 +584,59 @@ def _warn_of_guessing(report: EvaluationReport, ways: int | None) -> None:
             "model has not learned. Try a lower learner.inner_lr, more outer.iterations, and `distmeta check`.",
             style="yellow",
         )
+
+
+def _show_comparison(comparison: judging.Comparison) -> None:
+    a, b = comparison.a, comparison.b
+    out.print(a.title)
+    rows = [("", f"A  {a.run_dir}", f"B  {b.run_dir}", "A - B, paired", "")]
+    for name, difference in comparison.differences.items():
+        verdict = "A and B differ" if difference.clear else "no clear difference"
+        numbers = (a.report.text(name), b.report.text(name), difference.text())
+        rows.append((name, *numbers, "" if name.startswith("baseline") else verdict))
+    _show_rows(rows)
+    out.print(f"kept in  {a.run_dir / 'evaluations'}")
+
+
+def _show_sweep(sweep: judging.Sweep) -> None:
+    out.print(sweep.title)
+    reports = [judgement.report for judgement in sweep.judgements]
+    names = [name for name in reports[0].metrics if all(name in report.metrics for report in reports)]
+    rows = [(sweep.key, *names)]
+    for value, report in zip(sweep.values, reports, strict=True):
+        rows.append((str(value), *(report.text(name) for name in names)))
+    _show_rows(rows)
+    out.print(f"curve  {sweep.picture}")
+
+
+def _show_rows(rows: Sequence[tuple[str, ...]]) -> None:
+    """Aligned columns that are never cut: a log or a pipe has 80 columns for rich, numbers need them all."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        out.print("  " + "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _show_cards(as_json: bool) -> None:
+    if as_json:
+        _print_json([card.to_dict() for card in cards.CARDS])
+        return
+    for card in cards.CARDS:
+        numbers = ", ".join(f"{p.metric.replace('_', ' ')} {p.text}" for p in card.published)
+        out.print(f"{card.name:<26}  {numbers}  {card.paper}")
+    out.print("Show one with: distmeta reproduce CARD --show; run it with: distmeta reproduce CARD [--minutes M]")
+
+
+def _show_card(card: cards.Card, as_json: bool) -> None:
+    if as_json:
+        _print_json(card.to_dict())
+        return
+    out.print(card.name)
+    for heading, text in card.protocol().items():
+        out.print(f"  {heading:<11} {text}")
+    for p in card.published:
+        out.print(f"  {'published':<11} {p.metric} {p.text}{f' ({p.note})' if p.note else ''}")
+    for note in card.notes:
+        out.print(f"  {'note':<11} {note}")
 
 
 def _show_result(result: api.RunResult, job: Job, as_json: bool) -> None:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SPLITS = ("train", "validation")
-_TRAIN, _VALIDATION, _TRUTH = "#2f6fa7", "#c8553d", "#8a8f98"
-_INK, _FAINT = "#2b2f36", "#d9dce1"
+BLUE, RED, GREY = "#2f6fa7", "#c8553d", "#8a8f98"
+INK, _FAINT = "#2b2f36", "#d9dce1"
 _DPI = 150
 
 
@@ -71,11 +71,11 @@ def plot_curves(rows: Iterable[dict[str, Any]], path: Path, *, title: str) -> Pa
     ]
     if not panels:
         raise ValueError("There is nothing to draw: no row has train/ or validation/ loss or accuracy.")
-    figure = _figure(4.6 * len(panels) + 0.4, 3.6, title)
+    figure = new_figure(4.6 * len(panels) + 0.4, 3.6, title)
     for column, name in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), column + 1)
         drawn = [_draw_training(axes, rows, name), _draw_validation(axes, rows, name)]
-        _dress(axes, "outer step", name)
+        dress(axes, "outer step", name)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
         if name == "accuracy":
             low, high = axes.get_ylim()
@@ -83,8 +83,8 @@ def plot_curves(rows: Iterable[dict[str, Any]], path: Path, *, title: str) -> Pa
             axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
         else:
             _limit_to_bulk(axes, [value for values in drawn for value in values])
-        axes.legend(frameon=False, loc="best", labelcolor=_INK)
-    return _save(figure, path)
+        axes.legend(frameon=False, loc="best", labelcolor=INK)
+    return save(figure, path)
 
 
 def plot_regression(
@@ -116,19 +116,19 @@ def plot_regression(
         np.asarray(values, dtype=np.float64).reshape(-1)
         for values in (support_x, support_y, grid_x, true_y, before_y, after_y)
     )
-    figure = _figure(6.4, 3.8, title)
+    figure = new_figure(6.4, 3.8, title)
     axes = figure.add_subplot()
-    axes.plot(grid, truth, color=_TRUTH, linewidth=2.5, label="true curve")
-    axes.plot(grid, before, color=_TRAIN, linewidth=1.5, linestyle=(0, (2, 2)), label="before adaptation")
-    axes.plot(grid, after, color=_VALIDATION, linewidth=2.0, label="after adaptation")
+    axes.plot(grid, truth, color=GREY, linewidth=2.5, label="true curve")
+    axes.plot(grid, before, color=BLUE, linewidth=1.5, linestyle=(0, (2, 2)), label="before adaptation")
+    axes.plot(grid, after, color=RED, linewidth=2.0, label="after adaptation")
     axes.plot(
-        xs, ys, "o", color=_INK, markersize=6, markeredgecolor="white", label=f"support ({xs.size} points)", zorder=4
+        xs, ys, "o", color=INK, markersize=6, markeredgecolor="white", label=f"support ({xs.size} points)", zorder=4
     )
-    _dress(axes, "x", "y")
+    dress(axes, "x", "y")
     axes.margins(x=0.01)
     # Below the picture: a curve that swings leaves no free corner.
-    figure.legend(frameon=False, ncols=4, loc="outside lower center", labelcolor=_INK, fontsize=9, columnspacing=1.4)
-    return _save(figure, path)
+    figure.legend(frameon=False, ncols=4, loc="outside lower center", labelcolor=INK, fontsize=9, columnspacing=1.4)
+    return save(figure, path)
 
 
 def _draw_training(axes: Axes, rows: Sequence[dict[str, Any]], name: str) -> list[float]:
@@ -138,11 +138,11 @@ def _draw_training(axes: Axes, rows: Sequence[dict[str, Any]], name: str) -> lis
     at, smoothed = _smooth(steps, values)
     label = "training"
     if len(at) < len(steps):
-        axes.plot(steps, values, color=_TRAIN, alpha=0.28, linewidth=0.8)
+        axes.plot(steps, values, color=BLUE, alpha=0.28, linewidth=0.8)
         label = "training, smoothed"
     # A line through a single value would not be seen.
     marker = "o" if len(at) == 1 else ""
-    axes.plot(at, smoothed, color=_TRAIN, linewidth=1.8, marker=marker, markersize=4, label=label)
+    axes.plot(at, smoothed, color=BLUE, linewidth=1.8, marker=marker, markersize=4, label=label)
     return [float(value) for value in values]
 
 
@@ -156,11 +156,11 @@ def _draw_validation(axes: Axes, rows: Sequence[dict[str, Any]], name: str) -> l
         at, centre = _series(banded, f"validation/{name}")
         _, half_width = _series(banded, f"validation/{name}_ci95")
         if len(at) == len(half_width):
-            axes.fill_between(at, centre - half_width, centre + half_width, color=_VALIDATION, alpha=0.18, linewidth=0)
+            axes.fill_between(at, centre - half_width, centre + half_width, color=RED, alpha=0.18, linewidth=0)
             if len(at) == 1:
-                axes.errorbar(at, centre, half_width, fmt="none", ecolor=_VALIDATION, capsize=3)
+                axes.errorbar(at, centre, half_width, fmt="none", ecolor=RED, capsize=3)
             label = "validation, 95 % interval"
-    axes.plot(steps, values, color=_VALIDATION, linewidth=1.6, marker="o", markersize=3.5, label=label)
+    axes.plot(steps, values, color=RED, linewidth=1.6, marker="o", markersize=3.5, label=label)
     return [float(value) for value in values]
 
 
@@ -201,29 +201,32 @@ def _limit_to_bulk(axes: Axes, values: list[float]) -> None:
         axes.set_ylim(low - 0.05 * (high - low), high + 0.3 * (high - low))
 
 
-def _figure(width: float, height: float, title: str) -> Figure:
+def new_figure(width: float, height: float, title: str) -> Figure:
+    """A figure of so many inches without pyplot, its title at the left."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=_INK)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK)
     return figure
 
 
-def _dress(axes: Axes, x: str, y: str) -> None:
-    axes.set_xlabel(x, color=_INK)
-    axes.set_ylabel(y, color=_INK)
+def dress(axes: Axes, x: str, y: str) -> None:
+    """Labels, and the look that all our pictures share."""
+    axes.set_xlabel(x, color=INK)
+    axes.set_ylabel(y, color=INK)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
-        axes.spines[side].set_color(_TRUTH)
-    axes.tick_params(colors=_INK, color=_TRUTH)
+        axes.spines[side].set_color(GREY)
+    axes.tick_params(colors=INK, color=GREY)
     axes.grid(axis="y", color=_FAINT, linewidth=0.7)
     axes.set_axisbelow(True)
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save(figure: Figure, path: Path) -> Path:
+    """Write the PNG; returns ``path``."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The format is fixed, whatever the name says: what is promised is a PNG.

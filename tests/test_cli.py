@@ -344,9 +344,15 @@ SURFACE = {
     "data build": {"source", "--out", "--from", "--split", "--size", "--instances", "--channels", "--json"},
     "data inspect": {"directory", "--json"},
     "data verify": {"directory", "--json"},
-    "evaluate": {"run_dir", "--tasks", "--split", "--seed", "--data", "--json"} | PLACE,
+    "evaluate": {
+        *("run_dir", "--tasks", "--split", "--seed", "--data", "--json", "--against", "--shots", "--inner-steps"),
+        *("--set", *PLACE),
+    },
     "inspect": {"run_dir", "--json"},
     "list": {"--json"},
+    "reproduce": {
+        *("card", "--show", "--minutes", "--run-dir", "--set", "--data", "--json", *PLACE, *TRACKING),
+    },
     "resume": {"run_dir", "--set", "--data", "--json"} | PLACE | TRACKING,
     "submit": {
         *("job", "--address", "--workers", "--set", "--data", "--run-dir", "--tracking-uri", "--no-wait", "--json"),

@@ -202,3 +202,15 @@ def test_help_shows_every_setting_and_its_default():
     assert (shown["model"].default, shown["inner_lr"].default) == (inspect.Parameter.empty, 0.4)
     assert set(shown) == {"model", *MAML.Config.model_fields}
     assert inspect.signature(FewShot).parameters["data"].default == "glyphs"  # named by the class itself
+
+
+def test_a_setting_that_came_later_counts_as_its_default():
+    experiment = Experiment(learner=MAML(mlp((4,))), tasks=Sinusoids())
+    old = experiment.identity()
+    del old["learner"]["first_order"], old["tasks"]["queries"]
+    assert experiment.changed(old, None) == []
+    changed = experiment.with_overrides({"learner.first_order": True})
+    assert changed.changed(old, "f" * 64) == [
+        f"frozen=None and now has {'f' * 64}",
+        "learner.first_order=False and now has True",
+    ]

@@ -209,7 +209,7 @@ def test_the_job_the_curves_and_the_best_parameters(trained, recorded, tmp_path)
     def files(folder: str | None = None) -> set[str]:
         return {item.path for item in mlflow_client().list_artifacts(recorded.info.run_id, folder)}
 
-    assert files() == {"experiment.json", "job.py", "curves.png", "result.json", "best"}
+    assert files() == {"experiment.json", "job.py", "curves.png", "adaptation.png", "result.json", "best"}
     best = trained.shell("inspect", trained.run, "--json").json["best"]["step"]
     (folder,) = files("best")
     assert f"{folder}/params.safetensors" in files(folder)

@@ -22,6 +22,7 @@ from torch.func import vmap
 from distmeta import config
 from distmeta.errors import DistmetaError, LearnerContractError, ModelContractError
 from distmeta.learners.functional import trainable, vectorised
+from distmeta.learners.pictures import Picture
 from distmeta.seeding import rng, torch_seed
 from distmeta.types import Episode, MetaGradient, Params, TaskSpec
 
@@ -125,6 +126,31 @@ class MetaLearner(config.Configurable, ABC):
     def exact_gradient(self) -> bool:
         """Whether ``meta_gradient`` is the derivative of the mean ``meta_loss`` (FOMAML and Reptile are not)."""
         return True
+
+    def pictures(self, params: Params, episodes: Episode) -> dict[str, Picture]:
+        """What can be seen of how this learner learns; drawn at the end of a run, one PNG per entry.
+
+        Override it in the algorithm's own file. Return data, not a drawing: one of the four kinds of
+        :mod:`distmeta.learners.pictures`. ``Curves`` are per-task numbers over some quantity (see
+        ``adaptation_curve``); ``Attention`` is a grid of weights between images; ``Heatmaps`` are matrices over one
+        time axis, such as the read and write weights of a memory; ``Gallery`` is rows of images with captions, such as
+        nearest pairs. The runtime knows none of this by algorithm::
+
+            def pictures(self, params, episodes):
+                episode = unstack(episodes)[0]
+                with torch.no_grad(), vectorised(False):
+                    reads, writes = self.weights(params, episode)  # each [slots, time]
+                return {"memory": Heatmaps("one episode", "time", {"read": reads.cpu(), "write": writes.cpu()})}
+
+        Args:
+            params: the meta-parameters that the run is judged by.
+            episodes: T stacked held-out tasks, at most 100; take the first for a picture of one task.
+
+        Returns:
+            The pictures by file name without its ending; none where there is nothing to see, as for inputs that are
+            no images.
+        """
+        return {}
 
     # -- what the runtime calls -----------------------------------------------------------------------------------
 

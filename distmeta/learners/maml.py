@@ -18,6 +18,7 @@ from pydantic import NonNegativeInt, PositiveFloat
 
 from distmeta.learners.base import MetaLearner, prediction_loss
 from distmeta.learners.inner_loop import gradient_descent, logits_alone, select
+from distmeta.learners.pictures import Picture, adaptation_curve
 from distmeta.types import Episode, Params
 
 
@@ -83,6 +84,12 @@ class MAML(MetaLearner):
         """With ``test_inner_steps``; evaluation needs no second derivatives."""
         steps = self.config.test_inner_steps
         return self.with_config(first_order=True, inner_steps=self.config.inner_steps if steps is None else steps)
+
+    def pictures(self, params: Params, episodes: Episode) -> dict[str, Picture]:
+        """``adaptation``: loss and accuracy on the queries after every inner step."""
+        steps = self.config.inner_steps
+        curve = adaptation_curve(lambda k: self.with_config(inner_steps=k), steps, params, episodes)
+        return {"adaptation": curve}
 
     @property
     def exact_gradient(self) -> bool:

@@ -29,8 +29,10 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 
 from distmeta.errors import ModelContractError
-from distmeta.learners.base import MetaLearner
+from distmeta.learners.base import MetaLearner, unstack
+from distmeta.learners.functional import vectorised
 from distmeta.learners.metric import cosine, embed, one_hot, squared_distance
+from distmeta.learners.pictures import Attention, Picture
 from distmeta.learners.recurrent import LSTMWeights, init_lstm, lstm, lstm_step
 from distmeta.types import Episode, Params
 
@@ -84,15 +86,20 @@ class MatchingNet(MetaLearner):
 
     def query_logits(self, params: Params, episode: Episode) -> torch.Tensor:
         """``log p(y | query, S)``."""
-        support, query = embed(self, params, episode)
-        if self.config.full_context:
-            self._require_width(support)
-            support = self.support_in_context(params, support)
-            query = self.query_in_context(params, query, support)
+        support, query = self.features(params, episode)
         attention = self.log_attention(query, support)
         # The sum over a class's examples, in logarithms: no probability underflows to log 0.
         outside = one_hot(episode, support).T == 0
         return attention[:, None, :].masked_fill(outside, -torch.inf).logsumexp(-1)
+
+    def features(self, params: Params, episode: Episode) -> tuple[torch.Tensor, torch.Tensor]:
+        """g(x_i) ``[N*K, D]`` and f(x) ``[M, D]``, in context where the option is on."""
+        support, query = embed(self, params, episode)
+        if not self.config.full_context:
+            return support, query
+        self._require_width(support)
+        support = self.support_in_context(params, support)
+        return support, self.query_in_context(params, query, support)
 
     def log_attention(self, query: torch.Tensor, support: torch.Tensor) -> torch.Tensor:
         """``log a(x, x_i)``, ``[M, N*K]``: whom each query looks at."""
@@ -114,6 +121,26 @@ class MatchingNet(MetaLearner):
             h, c = lstm_step(query, torch.cat([h, read], -1), c, weights)
             h = h + query
         return h
+
+    def pictures(self, params: Params, episodes: Episode) -> dict[str, Picture]:
+        """``attention``: of one query of each class, ten classes at most, over the support set of the first task."""
+        episode = unstack(episodes)[0]
+        if episode.support_x.dim() != 4 or episode.support_x.shape[1] not in (1, 3):
+            return {}  # no images
+        self.model.eval()
+        with torch.no_grad(), vectorised(False):
+            # All queries in one batch, as where the accuracy comes from, then those that are shown.
+            support, query = self.features(params, episode)
+            labels = episode.query_y.tolist()
+            shown = [labels.index(label) for label in sorted(set(labels))[:10]]
+            seen = slice(25)
+            weights = self.log_attention(query, support).exp()[shown, seen]
+        right = episode.query_y[shown][:, None] == episode.support_y[None, seen]
+        title = "attention of queries over the support set"
+        if len(support) > 25:
+            title += f" (the first 25 of {len(support)})"
+        images = (episode.query_x[shown].cpu(), episode.support_x[seen].cpu())
+        return {"attention": Attention(title, *images, weights.cpu(), right.cpu())}
 
     def _require_width(self, features: torch.Tensor) -> None:
         if features.shape[-1] != self.config.features:

@@ -20,6 +20,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from distmeta.learners.base import MetaLearner, Metrics, prediction_loss, prediction_metrics
 from distmeta.learners.inner_loop import first_order_descent, logits_alone
+from distmeta.learners.pictures import Picture, adaptation_curve
 from distmeta.types import Episode, MetaGradient, Params
 
 
@@ -101,6 +102,12 @@ class Reptile(MetaLearner):
         c = self.config
         steps = c.inner_steps if c.test_inner_steps is None else c.test_inner_steps
         return self.with_config(inner_steps=steps, inner_batch=c.test_inner_batch or c.inner_batch)
+
+    def pictures(self, params: Params, episodes: Episode) -> dict[str, Picture]:
+        """``adaptation``: loss and accuracy on the queries after every inner step."""
+        steps = self.config.inner_steps
+        curve = adaptation_curve(lambda k: self.with_config(inner_steps=k), steps, params, episodes)
+        return {"adaptation": curve}
 
     @property
     def exact_gradient(self) -> bool:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from distmeta.config import differences
 from distmeta.errors import CheckpointMismatch, ConfigError, DistmetaError, FailureBudgetExceeded, ServerLost
 from distmeta.learners.base import MetaLearner
 from distmeta.learners.contract import probe, require_equal_ways
@@ -236,7 +235,7 @@ class Driver:
     def _load(self) -> Checkpoint:
         """The last checkpoint, if it is this experiment's."""
         checkpoint = self._store.load()
-        changed = differences(checkpoint.record["identity"], self._record["identity"])
+        changed = self._experiment.changed(checkpoint.record["identity"], self._record["identity"]["frozen"])
         if changed:
             raise CheckpointMismatch(
                 f"The run was started with {'; '.join(changed)}. Expected the same experiment. Resume with the old "

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import NonNegativeInt
 
-from distmeta.config import Config, did_you_mean, digest
+from distmeta.config import Config, did_you_mean, differences, digest
 from distmeta.errors import ConfigError
 from distmeta.learners.base import MetaLearner
 from distmeta.runtime.settings import Evaluation, Outer, Runtime
@@ -91,6 +91,20 @@ class Experiment(Config):
         settings["tasks"]["fingerprint"] = self.tasks.fingerprint
         # Chosen by a probe, and the same numbers either way up to rounding; the checkpoint records which it was.
         return settings
+
+    def changed(self, recorded: Mapping[str, Any], frozen: str | None) -> list[str]:
+        """What is not as in the identity that a run was started with: ``key=old and now has new``.
+
+        Args:
+            recorded: that identity. A setting that it lacks did not exist then, and counts as its default.
+            frozen: digest of the weights that are not trained, see :func:`distmeta.learners.functional.frozen_digest`.
+        """
+        now, was = {**self.identity(), "frozen": frozen}, dict(recorded)
+        for name in ("learner", "tasks", "outer"):
+            fields = type(_config(getattr(self, name))).model_fields
+            later = {key: fields[key].default for key in now[name] if key in fields and key not in was[name]}
+            was[name] = {**later, **was[name]}
+        return differences(was, now)
 
     def digest(self) -> str:
         """sha256 of :meth:`identity`."""

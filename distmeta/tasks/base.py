@@ -83,7 +83,11 @@ class TaskDistribution(config.Configurable, ABC):
             TaskContractError: the settings ask for more than the data hold.
         """
         for split in self.splits:
-            self.episode(TaskRef(split, 0, 0), seed=0)
+            self.check_split(split)
+
+    def check_split(self, split: Split) -> None:
+        """As :meth:`check`, for one split: all that evaluation needs. Errors as of :meth:`check`."""
+        self.episode(TaskRef(split, 0, 0), seed=0)
 
     def baseline(self, episodes: Episode) -> Metrics:
         """What no learning at all achieves on stacked tasks ``[T, ...]``: the yardstick beside every result.

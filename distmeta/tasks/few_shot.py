@@ -121,13 +121,20 @@ class FewShot(TaskDistribution):
 
     def check(self) -> None:
         """See the parent; names the class that has too few examples, and reads every byte once (2 s per GB)."""
-        c = self.config
         if "meta_train" not in self.splits:
             raise TaskContractError(
                 f"{self.dataset.directory} has no meta_train classes, only {', '.join(self.splits)}. Build it again "
                 "with a split for training."
             )
-        for split in self.splits:
+        self._check_splits(self.splits)
+
+    def check_split(self, split: Split) -> None:
+        """See the parent; the other splits may lack classes or examples."""
+        self._check_splits((split,))
+
+    def _check_splits(self, splits: tuple[Split, ...]) -> None:
+        c = self.config
+        for split in splits:
             self._check_numbers(split)
         if c.rotations != "none" and (len(self.dataset.input_shape) != 3 or len(set(self.dataset.input_shape[1:])) > 1):
             raise TaskContractError(
@@ -140,7 +147,8 @@ class FewShot(TaskDistribution):
                 f"{list(self.dataset.input_shape)}. Set tasks.distort=none."
             )
         verify(self.dataset.directory)
-        super().check()
+        for split in splits:
+            super().check_split(split)
 
     def draw(self, split: Split, random: np.random.Generator) -> Episode:
         """N classes without replacement, then K + Q examples of each without replacement."""

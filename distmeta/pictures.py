@@ -1,0 +1,166 @@
+"""Draws what learners show (:mod:`distmeta.learners.pictures`), with matplotlib's ``Figure`` alone as all of ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from distmeta.learners.pictures import Attention, Curves, Gallery, Heatmaps, Picture
+from distmeta.report import BLUE, GREY, INK, RED, dress, mean_ci95, new_figure, save
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_COLOURS = (BLUE, RED, GREY, "#5b8c5a", "#8c6bb1", "#c99a2e")
+
+
+def draw(picture: Picture, path: Path) -> Path:
+    """Draw one of the kinds of :mod:`distmeta.learners.pictures` into a PNG.
+
+    Args:
+        picture: what to draw.
+        path: the PNG to write; its folder is made.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        TypeError: there is no such kind.
+    """
+    if isinstance(picture, Curves):
+        return _draw_curves(picture, path)
+    if isinstance(picture, Attention):
+        return _draw_attention(picture, path)
+    if isinstance(picture, Heatmaps):
+        return _draw_heatmaps(picture, path)
+    if isinstance(picture, Gallery):
+        return _draw_gallery(picture, path)
+    raise TypeError(f"{type(picture).__name__} is no picture; return one of the kinds of distmeta.learners.pictures.")
+
+
+def _draw_curves(picture: Curves, path: Path) -> Path:
+    kinds: dict[str, list[str]] = {}
+    for name in picture.values:
+        kind = next((word for word in ("accuracy", "loss") if word in name), name)
+        kinds.setdefault(kind, []).append(name)
+    figure = new_figure(4.6 * len(kinds) + 0.4, 3.6, picture.title)
+    x = np.asarray(picture.x, dtype=np.float64)
+    for column, (kind, names) in enumerate(kinds.items()):
+        axes = figure.add_subplot(1, len(kinds), column + 1)
+        for name, colour in zip(names, _COLOURS * len(names), strict=False):
+            means, half_widths = np.array(
+                [mean_ci95(np.asarray(row, dtype=np.float64)) for row in picture.values[name]]
+            ).T
+            line = (0, (2, 2)) if "baseline" in name else "-"
+            label = name.replace("_", " ")
+            style: dict[str, Any] = {"linestyle": line, "linewidth": 1.6, "marker": "o", "markersize": 4}
+            style |= {"elinewidth": 1.0, "capsize": 2.5}
+            axes.errorbar(x, means, half_widths, color=colour, label=label, **style)
+        dress(axes, picture.x_label, kind.replace("_", " "))
+        axes.set_xticks(*_ticks(x))
+        axes.margins(x=0.04)
+        if kind == "accuracy":
+            low, high = axes.get_ylim()
+            axes.set_ylim(max(low, 0.0), min(high, 1.005))
+            axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
+        if len(names) > 1:
+            axes.legend(frameon=False, loc="best", labelcolor=INK, fontsize=9)
+    return save(figure, path)
+
+
+def _ticks(x: npt.NDArray[np.float64]) -> tuple[list[float], list[str]]:
+    """A mark at every value; a number at those that have room for it."""
+    room = (x.max() - x.min()) / 12
+    labels, last = [], -np.inf
+    for i, value in enumerate(x):
+        shown = value - last >= room and (i == len(x) - 1 or x[-1] - value >= room)
+        labels.append(f"{value:g}" if shown or i == len(x) - 1 else "")
+        last = value if shown else last
+    return list(x), labels
+
+
+def _draw_attention(picture: Attention, path: Path) -> Path:
+    from matplotlib.patches import Rectangle
+
+    rows, columns = np.asarray(picture.rows), np.asarray(picture.columns)
+    weights, right = np.asarray(picture.weights, dtype=np.float64), np.asarray(picture.right, dtype=bool)
+    count, others = weights.shape
+    cell = 0.62 if others <= 12 else 0.46
+    figure = new_figure(cell * (others + 1) + 0.7, cell * (count + 1) + 0.9, picture.title)
+    grid = figure.add_gridspec(count + 1, others + 1, wspace=0.04, hspace=0.04)
+    for j, image in enumerate(columns):
+        _show_image(figure.add_subplot(grid[0, j + 1]), image)
+    for i, image in enumerate(rows):
+        _show_image(figure.add_subplot(grid[i + 1, 0]), image)
+    axes = figure.add_subplot(grid[1:, 1:])
+    axes.imshow(weights, cmap="Blues", vmin=0.0, vmax=1.0, aspect="auto")
+    for i, j in np.ndindex(count, others):
+        if weights[i, j] >= 0.005:
+            colour = "white" if weights[i, j] > 0.55 else INK
+            size = 9 if others <= 12 else 7
+            axes.text(j, i, f"{100 * weights[i, j]:.0f}", ha="center", va="center", color=colour, fontsize=size)
+        if right[i, j]:
+            axes.add_patch(Rectangle((j - 0.47, i - 0.45), 0.94, 0.9, fill=False, edgecolor=RED, linewidth=1.8))
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for side in axes.spines.values():
+        side.set_visible(False)
+    figure.supxlabel(
+        f"columns: {picture.column_label}; rows: {picture.row_label}; weights in per cent; framed: of its class",
+        fontsize=8, color=INK, x=0.01, ha="left",
+    )  # fmt: skip
+    return save(figure, path)
+
+
+def _draw_heatmaps(picture: Heatmaps, path: Path) -> Path:
+    panels = {name: np.asarray(values, dtype=np.float64) for name, values in picture.panels.items()}
+    heights = [min(max(values.shape[0] * 0.06, 0.7), 3.0) for values in panels.values()]
+    width = min(max(max(values.shape[1] for values in panels.values()) * 0.12 + 1.5, 5.0), 12.0)
+    figure = new_figure(width, sum(heights) + 0.5 * len(panels) + 0.6, picture.title)
+    grid = figure.add_gridspec(len(panels), 1, height_ratios=heights)
+    for i, (name, values) in enumerate(panels.items()):
+        axes = figure.add_subplot(grid[i])
+        shown = axes.imshow(values, cmap="Greys", aspect="auto", interpolation="nearest", origin="lower")
+        dress(axes, picture.x_label if i == len(panels) - 1 else "", name)
+        axes.yaxis.label.set_fontsize(9)
+        axes.grid(False)
+        figure.colorbar(shown, ax=axes, fraction=0.03, pad=0.01).ax.tick_params(labelsize=7, colors=INK)
+    return save(figure, path)
+
+
+def _draw_gallery(picture: Gallery, path: Path) -> Path:
+    images = np.asarray(picture.images)
+    count, across = images.shape[:2]
+    # Few tall columns leave half a page empty: rows go side by side.
+    side = max(1, min(count, 8 // across))
+    lines = -(-count // side)
+    figure = new_figure(1.15 * across * side + 0.4, 1.35 * lines + 0.7, picture.title)
+    grid = figure.add_gridspec(lines, across * side)
+    for row in range(count):
+        line, block = divmod(row, side)
+        for column in range(across):
+            axes = figure.add_subplot(grid[line, block * across + column])
+            _show_image(axes, images[row, column], frame=None if picture.right[row] else RED)
+            axes.set_xlabel(picture.captions[row][column], fontsize=8, color=INK)
+            if line == 0 and picture.columns:
+                axes.set_title(picture.columns[column], fontsize=9, color=INK)
+    return save(figure, path)
+
+
+def _show_image(axes: Axes, image: npt.NDArray[np.generic], *, frame: str | None = None) -> None:
+    pixels = np.moveaxis(np.asarray(image, dtype=np.float64), 0, -1)
+    low, high = pixels.min(), pixels.max()
+    pixels = (pixels - low) / (high - low) if high > low else np.zeros_like(pixels)
+    if pixels.shape[-1] == 3:
+        axes.imshow(pixels, aspect="equal")
+    else:
+        # Handwriting is stored as light on dark; on paper it reads better as dark on light.
+        axes.imshow(pixels[..., 0], cmap="Greys", aspect="equal")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_color(frame or "#d9dce1")
+        spine.set_linewidth(2.0 if frame else 0.8)
