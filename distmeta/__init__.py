@@ -11,15 +11,18 @@ from distmeta.learners.base import FastModel, MetaLearner, MetaModule
 from distmeta.learners.contract import use_batch_statistics
 from distmeta.learners.maml import MAML
 from distmeta.learners.matching_net import MatchingNet
+from distmeta.learners.ntm import NTM
 from distmeta.learners.protonet import ProtoNet
 from distmeta.learners.reptile import Reptile
 from distmeta.models.backbones import conv4, mlp
+from distmeta.models.memory import lstm, ntm
 from distmeta.runtime.backend import LocalBackend
 from distmeta.runtime.evaluation import EvaluationReport
 from distmeta.runtime.experiment import Experiment
 from distmeta.runtime.settings import Evaluation, Outer, Runtime
 from distmeta.tasks.base import FunctionTasks, Task, TaskDistribution, task_distribution
 from distmeta.tasks.few_shot import FewShot
+from distmeta.tasks.sequences import AssociativeRecallTask, CopyTask, NGramsTask, PrioritySortTask, RepeatCopyTask
 from distmeta.tasks.sinusoids import Sinusoids
 from distmeta.types import Episode, TaskSpec
 
@@ -27,6 +30,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "MAML",
+    "NTM",
+    "AssociativeRecallTask",
+    "CopyTask",
     "DistmetaError",
     "Episode",
     "Evaluation",
@@ -39,9 +45,12 @@ __all__ = [
     "MatchingNet",
     "MetaLearner",
     "MetaModule",
+    "NGramsTask",
     "Outer",
     "Place",
+    "PrioritySortTask",
     "ProtoNet",
+    "RepeatCopyTask",
     "Reptile",
     "RunResult",
     "Runtime",
@@ -54,8 +63,10 @@ __all__ = [
     "from_arrays",
     "inspect_run",
     "load_job",
+    "lstm",
     "meta_train",
     "mlp",
+    "ntm",
     "task_distribution",
     "use_batch_statistics",
 ]
