@@ -21,6 +21,7 @@ FLOORS = {
     "job": 6,
     "api": 6,
     "report": 6,
+    "memory_figure": 6,
     "testing": 6,
     "submit": 6,
     "cli": 7,
@@ -28,7 +29,7 @@ FLOORS = {
     "__init__": 7,
 }
 # Parts of one floor that may use each other; everywhere else neighbours are strangers.
-ROOMS = [{"job", "api", "report", "testing", "submit"}, {"cli", "__main__", "__init__"}]
+ROOMS = [{"job", "api", "report", "memory_figure", "testing", "submit"}, {"cli", "__main__", "__init__"}]
 ONLY_IN = {"ray": {"runtime.ray_backend", "submit"}, "mlflow": {"runtime.tracking"}}
 
 

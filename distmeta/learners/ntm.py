@@ -14,11 +14,13 @@ gradients of this size.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from distmeta.errors import LearnerContractError
 from distmeta.learners.base import Metrics
@@ -72,26 +74,26 @@ class NTM(SequenceLearner):
             scored), ``write weights [S, L]`` and ``read weights [S, L]`` (of several heads the mean). Without the
             weights where the model has no memory.
         """
-        trace = getattr(self.model, "trace", None)
-        x = episode.query_x[None]
+        x, looked = episode.query_x[None], {}
         with torch.no_grad():
-            if trace is None:
-                output, looked = self.forward(params, x), {}
+            if hasattr(self.model, "trace"):
+                named = {f"network.{name}": p for name, p in params.items()}
+                output, read, written = torch.func.functional_call(_Traced(self.model), named, (x,))
+                looked = {"write weights": written, "read weights": read}
             else:
-                seen = torch.func.functional_call(_Traced(self.model), {f"model.{k}": p for k, p in params.items()}, x)
-                output, looked = seen.output, {"write weights": seen.written, "read weights": seen.read}
+                output = self.forward(params, x)
         answer = output.sigmoid()[0].masked_fill(episode.query_y < 0, torch.nan)
         panels = {"inputs": episode.query_x.flatten(1), "outputs": answer}
         panels |= {name: weights[0].mean(1) for name, weights in looked.items()}
         return {name: part.T.float().cpu().numpy() for name, part in panels.items()}
 
 
-class _Traced(torch.nn.Module):
-    """A memory network whose forward is its ``trace``: parameters can be put in place of a forward's only."""
+class _Traced(nn.Module):
+    """A memory network whose forward is its ``trace``: ``functional_call`` replaces parameters for a forward only."""
 
-    def __init__(self, model: torch.nn.Module) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.model = model
+        self.network: Any = network
 
-    def forward(self, x: torch.Tensor) -> object:
-        return self.model.trace(x)  # type: ignore[operator]
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.network.trace(x)
