@@ -88,7 +88,7 @@ def test_what_it_cannot_take():
     with pytest.raises(ModelContractError, match="conv4 takes images"):
         NTM(conv4()).bind(TASKS.spec)
     with pytest.raises(ModelContractError, match="NTM needs a sequence model"):
-        probe(NTM(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 3))), TASKS.spec, episode)
+        probe(NTM(torch.nn.Sequential(torch.nn.Flatten(0, 1), torch.nn.Linear(4, 3))), TASKS.spec, episode)
     with pytest.raises(LearnerContractError, match="one sequence that holds the labels too"):
         NTM(ntm(**SMALL)).adapt(torch.zeros(1, 2), torch.zeros(1))
 
