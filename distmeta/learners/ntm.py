@@ -4,7 +4,7 @@ A model with a memory, :func:`distmeta.ntm` (or :func:`distmeta.lstm` to compare
 in bits, each with a logit z and a target b. The loss of a task is the cross-entropy in nats, *summed* over its scored
 steps and channels::
 
-    loss = -sum_t sum_k  b log sigmoid(z) + (1 - b) log(1 - sigmoid(z)),        bits = loss / ln 2
+    loss = -sum_t sum_k [ b log sigmoid(z) + (1 - b) log(1 - sigmoid(z)) ],        bits = loss / ln 2
 
 as in the paper, whose cost is in bits per sequence. The sum, not the mean: a sequence of ten vectors weighs ten times
 one of a single vector, and the paper's clipping of each gradient element at 10 (``outer.clip_value=10``) is meant for
