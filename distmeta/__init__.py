@@ -14,10 +14,12 @@ from distmeta.learners.maml import MAML
 from distmeta.learners.maml_plus import MAMLPlusPlus
 from distmeta.learners.matching_net import MatchingNet
 from distmeta.learners.meta_sgd import MetaSGD
+from distmeta.learners.ntm import NTM
 from distmeta.learners.protonet import ProtoNet
 from distmeta.learners.reptile import Reptile
 from distmeta.learners.siamese import Siamese
 from distmeta.models.backbones import conv4, koch_cnn, mlp
+from distmeta.models.memory import lstm, ntm
 from distmeta.runtime.backend import LocalBackend
 from distmeta.runtime.evaluation import EvaluationReport
 from distmeta.runtime.experiment import Experiment
@@ -25,6 +27,7 @@ from distmeta.runtime.settings import Evaluation, Outer, Runtime
 from distmeta.tasks.base import FunctionTasks, Task, TaskDistribution, task_distribution
 from distmeta.tasks.few_shot import FewShot
 from distmeta.tasks.lake_runs import LakeRuns
+from distmeta.tasks.sequences import AssociativeRecallTask, CopyTask, NGramsTask, PrioritySortTask, RepeatCopyTask
 from distmeta.tasks.sinusoids import Sinusoids
 from distmeta.types import Episode, TaskSpec
 
@@ -32,6 +35,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "MAML",
+    "NTM",
+    "AssociativeRecallTask",
+    "CopyTask",
     "DistmetaError",
     "Episode",
     "Evaluation",
@@ -47,9 +53,12 @@ __all__ = [
     "MetaLearner",
     "MetaModule",
     "MetaSGD",
+    "NGramsTask",
     "Outer",
     "Place",
+    "PrioritySortTask",
     "ProtoNet",
+    "RepeatCopyTask",
     "Reptile",
     "RunResult",
     "Runtime",
@@ -67,8 +76,10 @@ __all__ = [
     "judge",
     "koch_cnn",
     "load_job",
+    "lstm",
     "meta_train",
     "mlp",
+    "ntm",
     "sweep",
     "task_distribution",
     "use_batch_statistics",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,19 +117,45 @@ def _draw_attention(picture: Attention, path: Path) -> Path:
 
 
 def _draw_heatmaps(picture: Heatmaps, path: Path) -> Path:
+    from matplotlib.ticker import MaxNLocator
+
     panels = {name: np.asarray(values, dtype=np.float64) for name, values in picture.panels.items()}
-    heights = [min(max(values.shape[0] * 0.06, 0.7), 3.0) for values in panels.values()]
-    width = min(max(max(values.shape[1] for values in panels.values()) * 0.12 + 1.5, 5.0), 12.0)
-    figure = new_figure(width, sum(heights) + 0.5 * len(panels) + 0.6, picture.title)
-    grid = figure.add_gridspec(len(panels), 1, height_ratios=heights)
-    for i, (name, values) in enumerate(panels.items()):
+    first, last = _used_rows(panels)
+    shown = {name: values[first:last] if _is_tall(values) else values for name, values in panels.items()}
+    steps = max(values.shape[1] for values in shown.values())
+    # The same size for every cell, within reason.
+    heights = [min(max(0.11 * len(values), 0.4), 4.0) for values in shown.values()]
+    figure = new_figure(
+        min(max(0.11 * steps, 4.5), 13.0) + 1.4, sum(heights) + 0.34 * len(heights) + 0.7, picture.title
+    )
+    grid = figure.add_gridspec(len(shown), 1, height_ratios=heights)
+    for i, (name, values) in enumerate(shown.items()):
         axes = figure.add_subplot(grid[i])
-        shown = axes.imshow(values, cmap="Greys", aspect="auto", interpolation="nearest", origin="lower")
-        dress(axes, picture.x_label if i == len(panels) - 1 else "", name)
-        axes.yaxis.label.set_fontsize(9)
+        low = first if _is_tall(panels[name]) else 0
+        axes.imshow(
+            np.ma.masked_invalid(values), cmap="Greys", aspect="auto", interpolation="nearest",
+            extent=(-0.5, values.shape[1] - 0.5, low + len(values) - 0.5, low - 0.5),
+        )  # fmt: skip
+        dress(axes, picture.x_label if i == len(shown) - 1 else "", "")
+        axes.set_title(name, loc="left", fontsize=9, color=INK, pad=3)
         axes.grid(False)
-        figure.colorbar(shown, ax=axes, fraction=0.03, pad=0.01).ax.tick_params(labelsize=7, colors=INK)
+        axes.set_facecolor("#eceef1")  # seen through the cells that are not a number
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return save(figure, path)
+
+
+def _is_tall(values: npt.NDArray[np.float64]) -> bool:
+    """Whether these are the many slots of a memory, most of them unused."""
+    return len(values) > 30
+
+
+def _used_rows(panels: Mapping[str, npt.NDArray[np.float64]]) -> tuple[int, int]:
+    """First and one past the last row of tall panels to draw: all those with half a unit of weight, and one beyond."""
+    used = [np.flatnonzero(np.nansum(values, axis=1) >= 0.5) for values in panels.values() if _is_tall(values)]
+    rows = np.concatenate(used) if used else np.array([], dtype=np.intp)
+    most = max((len(values) for values in panels.values()), default=0)
+    return (max(int(rows.min()) - 1, 0), min(int(rows.max()) + 2, most)) if len(rows) else (0, most)
 
 
 def _draw_gallery(picture: Gallery, path: Path) -> Path:

@@ -13,7 +13,7 @@ from torch import nn
 
 import distmeta
 from distmeta.learners.pictures import Attention, Curves, Gallery, Heatmaps, adaptation_curve
-from distmeta.pictures import draw
+from distmeta.pictures import _used_rows, draw
 from distmeta.seeding import rng
 from distmeta.types import TaskRef
 
@@ -72,6 +72,30 @@ def test_heatmaps_share_the_time_axis(tmp_path):
     seen = pixels(draw(Heatmaps("copy", "time", panels), tmp_path / "h.png"))
     assert has(seen, (0, 0, 0))
     assert seen.shape[0] > pixels(draw(Heatmaps("copy", "time", {"one": np.eye(20)}), tmp_path / "1.png")).shape[0]
+
+
+def memory(steps=9, slots=40):
+    """Write and read weights that walk through slots 5 to 15 of 40."""
+    outputs = np.full((3, steps), np.nan)
+    outputs[:, 4:] = 1.0
+    eye = np.eye(slots)
+    return {"outputs": outputs, "write weights": eye[:, 5 : 5 + steps], "read weights": eye[:, 7 : 7 + steps]}
+
+
+def test_of_a_memory_the_used_slots_are_drawn_and_the_same_of_every_head():
+    assert _used_rows(memory()) == (4, 17)
+    assert _used_rows({"inputs": np.ones((4, 9))}) == (0, 4)
+    assert _used_rows({"write weights": np.full((40, 9), 1 / 40)}) == (0, 40)
+    spill = memory()
+    spill["read weights"][39, 0] = 0.2  # a moment's uncertainty at the other end is not worth half a picture
+    assert _used_rows(spill) == (4, 17)
+
+
+def test_what_is_not_scored_is_left_blank(tmp_path):
+    blank = pixels(draw(Heatmaps("copy", "time", memory()), tmp_path / "a.png"))
+    full = pixels(draw(Heatmaps("copy", "time", memory() | {"outputs": np.eye(3, 9)}), tmp_path / "b.png"))
+    assert has(blank, (0xEC, 0xEE, 0xF1))
+    assert not has(full, (0xEC, 0xEE, 0xF1))
 
 
 @pytest.mark.parametrize("channels", [1, 3])

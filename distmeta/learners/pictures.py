@@ -71,7 +71,8 @@ class Heatmaps:
     Args:
         title: what is seen.
         x_label: the common axis, such as time.
-        panels: name to ``[rows, time]``, drawn from top to bottom; dark is high.
+        panels: name to ``[rows, time]``, drawn from top to bottom; dark is high, NaN is left blank. Of panels with more
+            than 30 rows (the slots of a memory) the part that is used is drawn, the same part of each.
 
     Example:
         >>> import numpy as np

@@ -16,6 +16,7 @@ sees the controller and the new reads.
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Literal, NamedTuple
 
 import torch
@@ -47,13 +48,10 @@ def content_weights(memory: torch.Tensor, key: torch.Tensor, strength: torch.Ten
 
 def cosine_similarity(memory: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
     """Cosine of each key ``[B, H, W]`` with each slot ``[B, S, W]``, as ``[B, H, S]``; 0 for a slot of zeros."""
-    lengths = _norm(key)[:, :, None] * _norm(memory)[:, None, :]
-    return torch.bmm(key, memory.transpose(1, 2)) / (lengths + 1e-8)
-
-
-def _norm(rows: torch.Tensor) -> torch.Tensor:
-    # A slot of zeros has no direction; the norm's derivative there would be NaN.
-    return (rows.square().sum(-1) + 1e-16).sqrt()
+    # vector_norm has the derivative 0 at zero, where a square root of squares has NaN.
+    lengths = torch.linalg.vector_norm(key, dim=-1)[:, :, None] * torch.linalg.vector_norm(memory, dim=-1)[:, None, :]
+    cosine: torch.Tensor = torch.bmm(key, memory.transpose(1, 2)) / (lengths + 1e-8)
+    return cosine
 
 
 def interpolate(content: torch.Tensor, previous: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
@@ -79,8 +77,8 @@ def shift(weights: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
 
 def sharpen(weights: torch.Tensor, sharpness: torch.Tensor) -> torch.Tensor:
     """``w^sharpness``, normalised to sum 1 (equation 9); ``[B, H, S]``, sharpness ``[B, H, 1]`` at least 1."""
-    powered = (weights + 1e-16).pow(sharpness)
-    return powered / powered.sum(-1, keepdim=True)
+    # A softmax of logarithms is the same, and cheaper to differentiate than a power.
+    return torch.softmax(sharpness * (weights + 1e-16).log(), -1)
 
 
 def write(memory: torch.Tensor, weights: torch.Tensor, erase: torch.Tensor, add: torch.Tensor) -> torch.Tensor:
@@ -92,10 +90,11 @@ def write(memory: torch.Tensor, weights: torch.Tensor, erase: torch.Tensor, add:
         erase: ``[B, H, W]``, 0 to 1.
         add: ``[B, H, W]``.
     """
-    if weights.shape[1] == 1:
-        kept = 1 - weights.transpose(1, 2) * erase
-    else:
-        kept = (1 - weights[:, :, :, None] * erase[:, :, None, :]).prod(1)
+    if weights.shape[1] == 1:  # products of matrices: faster than broadcasting over the narrow last axis
+        at = weights.transpose(1, 2)
+        return torch.addcmul(torch.baddbmm(memory, at, add), memory, torch.bmm(at, erase), value=-1)
+    # Not prod(): its derivative is slow, and its second derivative at zero is missing.
+    kept = reduce(torch.mul, (1 - weights[:, :, :, None] * erase[:, :, None, :]).unbind(1))
     return torch.baddbmm(memory * kept, weights.transpose(1, 2), add)
 
 
@@ -115,14 +114,16 @@ class LSTMCell(nn.Module):
 
     def __init__(self, inputs: int, size: int) -> None:
         super().__init__()
-        self.gates = nn.Linear(inputs + size, 4 * size)
+        self.size = size
+        self.gates = nn.Linear(inputs + size, 4 * size)  # input, forget, output, candidate
 
     def forward(self, x: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Next ``(h, c)`` from ``x [B, inputs]`` and the last ``(h, c)``, each ``[B, size]``."""
         h, c = state
-        i, f, g, o = self.gates(torch.cat([x, h], -1)).chunk(4, -1)
-        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-        return o.sigmoid() * c.tanh(), c
+        gates, candidate = torch.split(self.gates(torch.cat([x, h], -1)), [3 * self.size, self.size], -1)
+        i, f, o = gates.sigmoid().chunk(3, -1)
+        c = f * c + i * candidate.tanh()
+        return o * c.tanh(), c
 
 
 class Trace(NamedTuple):
@@ -139,8 +140,39 @@ class Trace(NamedTuple):
     written: torch.Tensor
 
 
-class NTM(nn.Module):
-    """A Neural Turing Machine for sequences ``[B, L, inputs]``; see :func:`ntm` for the settings."""
+class Addressing(NamedTuple):
+    """What the controller tells the heads in one time step; A = 2H heads, the reading ones first.
+
+    Args:
+        key: ``[B, A, W]``, -1 to 1.
+        strength: ``[B, A, 1]``, beta, positive.
+        gate: ``[B, A, 1]``, g, 0 to 1.
+        kernel: ``[B, A, 2R + 1]``, s, sums to 1.
+        sharpness: ``[B, A, 1]``, gamma, at least 1.
+        erase: ``[B, H, W]``, e, 0 to 1.
+        add: ``[B, H, W]``, a.
+    """
+
+    key: torch.Tensor
+    strength: torch.Tensor
+    gate: torch.Tensor
+    kernel: torch.Tensor
+    sharpness: torch.Tensor
+    erase: torch.Tensor
+    add: torch.Tensor
+
+    def weights(self, memory: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
+        """Where the heads look now, ``[B, A, S]`` (figure 2 of the paper)."""
+        content = content_weights(memory, self.key, self.strength)
+        return sharpen(shift(interpolate(content, previous, self.gate), self.kernel), self.sharpness)
+
+
+class NTMNetwork(nn.Module):
+    """A Neural Turing Machine for sequences ``[B, L, inputs]``; see :func:`ntm` for the settings.
+
+    Parameters, for N units, H heads, I inputs and O outputs: the controller (inputs I + H W), a linear layer from it to
+    the heads, one to the outputs (from the controller and the reads), the first reads, and the memory where learned.
+    """
 
     def __init__(
         self,
@@ -160,9 +192,10 @@ class NTM(nn.Module):
         self.controller: nn.Module = (
             LSTMCell(inputs + heads * width, size) if controller == "lstm" else nn.Linear(inputs + heads * width, size)
         )
-        # For each head: key, strength, gate, shift, sharpness; write heads also erase and add.
-        self.address = (width, 1, 1, 2 * reach + 1, 1)
-        self.interface = nn.Linear(size, heads * (2 * sum(self.address) + 2 * width))
+        # Numbers of one kind lie together, for one squashing function each: keys; strengths and sharpnesses; gates and
+        # erase vectors; shift kernels; add vectors.
+        self.parts = [2 * heads * width, 4 * heads, (2 + width) * heads, 2 * heads * (2 * reach + 1), heads * width]
+        self.interface = nn.Linear(size, sum(self.parts))
         self.output = nn.Linear(size + heads * width, outputs)
         self.first_read = nn.Parameter(torch.randn(heads, width) * 0.01)
         if memory_init == "learned":
@@ -178,22 +211,23 @@ class NTM(nn.Module):
         """The output, and where the heads were at each step."""
         batch = len(x)
         memory = self.first_memory.expand(batch, -1, -1)
-        read = self.first_read.expand(batch, -1, -1)
+        read = self.first_read.flatten().expand(batch, -1)
         # Every head starts at slot 0: a fixed place, so that shifting alone can walk through the memory.
-        start = F.one_hot(torch.zeros(batch, 2 * self.heads, dtype=torch.long, device=x.device), self.slots).to(x.dtype)
-        weights, state = start, (x.new_zeros(batch, self.size), x.new_zeros(batch, self.size))
-        outputs, readings, writings = [], [], []
-        for step in x.unbind(1):
-            h, state = self._control(torch.cat([step, read.flatten(1)], -1), state)
-            addresses, erase, add = self._split(self.interface(h))
-            weights = self._weights(memory, addresses, weights)
-            looking, writing = weights[:, : self.heads], weights[:, self.heads :]
-            memory = write(memory, writing, erase.sigmoid(), add)
-            read = torch.bmm(looking, memory)
-            outputs.append(self.output(torch.cat([h, read.flatten(1)], -1)))
-            readings.append(looking)
-            writings.append(writing)
-        return Trace(torch.stack(outputs, 1), torch.stack(readings, 1), torch.stack(writings, 1))
+        weights = F.one_hot(x.new_zeros(batch, 2 * self.heads, dtype=torch.long), self.slots).to(x.dtype)
+        state = x.new_zeros(batch, self.size), x.new_zeros(batch, self.size)
+        seen, looked = [], []
+        for step in x.flatten(2).unbind(1):
+            h, state = self._control(torch.cat([step, read], -1), state)
+            heads = self._addressing(h)
+            weights = heads.weights(memory, weights)
+            reading, writing = torch.split(weights, self.heads, 1)
+            memory = write(memory, writing, heads.erase, heads.add)
+            read = torch.bmm(reading, memory).flatten(1)
+            seen += [h, read]
+            looked.append(weights)
+        # The outputs feed nothing back: one product for all steps.
+        output = self.output(torch.cat(seen, -1).view(batch, len(looked), -1))
+        return Trace(output, *torch.split(torch.stack(looked, 1), self.heads, 2))
 
     def _control(
         self, x: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor]
@@ -203,18 +237,20 @@ class NTM(nn.Module):
             return state[0], state
         return self.controller(x).tanh(), state
 
-    def _split(self, interface: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Addresses of read and write heads ``[B, 2H, A]``, erase and add vectors ``[B, H, W]``."""
-        addressing = 2 * self.heads * sum(self.address)
-        addresses = interface[:, :addressing].reshape(len(interface), 2 * self.heads, -1)
-        erase, add = interface[:, addressing:].reshape(len(interface), 2, self.heads, self.width).unbind(1)
-        return addresses, erase, add
-
-    def _weights(self, memory: torch.Tensor, addresses: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
-        key, strength, gate, kernel, sharpness = torch.split(addresses, list(self.address), -1)
-        content = content_weights(memory, key.tanh(), F.softplus(strength))
-        focus = interpolate(content, previous, gate.sigmoid())
-        return sharpen(shift(focus, kernel.softmax(-1)), 1 + F.softplus(sharpness))
+    def _addressing(self, h: torch.Tensor) -> Addressing:
+        batch, heads = len(h), self.heads
+        key, positive, between, kernel, add = torch.split(self.interface(h), self.parts, -1)
+        strength, sharpness = F.softplus(positive).view(batch, 2, 2 * heads, 1).unbind(1)
+        gate, erase = torch.split(between.sigmoid(), [2 * heads, heads * self.width], -1)
+        return Addressing(
+            key.tanh().view(batch, 2 * heads, -1),
+            strength,
+            gate[:, :, None],
+            kernel.view(batch, 2 * heads, -1).softmax(-1),
+            1 + sharpness,
+            erase.view(batch, heads, -1),
+            add.view(batch, heads, -1),
+        )
 
 
 class LSTM(nn.Module):
@@ -263,7 +299,7 @@ def ntm(
     """
 
     def build(spec: TaskSpec) -> nn.Module:
-        return NTM(
+        return NTMNetwork(
             torch.Size(spec.input_shape).numel(),
             spec.outputs,
             controller=controller,

@@ -1,0 +1,13 @@
+"""The Neural Turing Machine on priority sort (Graves et al. 2014, section 4.5): the 16 highest of 20 vectors."""
+
+from distmeta import NTM, Evaluation, Experiment, Outer, PrioritySortTask, Runtime, ntm
+
+experiment = Experiment(
+    # Eight read and eight write heads and a feed-forward controller of 512 units, as in table 1.
+    learner=NTM(ntm("feedforward", size=512, heads=8)),
+    tasks=PrioritySortTask(bits=8, length=20, answers=16),
+    # Adam in place of the paper's RMSProp at 1e-4: fewer sequences to the same cost. Clipping as in the paper.
+    outer=Outer(optimizer="adam", lr=1e-3, clip_value=10.0, iterations=8_000, meta_batch_size=16),
+    runtime=Runtime(chunk_size=16),
+    evaluation=Evaluation(every=1000, validation_tasks=50, test_tasks=600),
+)

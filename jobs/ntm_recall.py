@@ -1,0 +1,16 @@
+"""The Neural Turing Machine on associative recall (Graves et al. 2014, section 4.3): 2 to 6 items, judged at 6.
+
+Items are three vectors of six bits. Longer lists than it ever saw: evaluate the run with ``tasks.length`` up to 20.
+"""
+
+from distmeta import NTM, AssociativeRecallTask, Evaluation, Experiment, Outer, Runtime, ntm
+
+experiment = Experiment(
+    # An LSTM controller of 100 units, one read and one write head, as in table 2.
+    learner=NTM(ntm()),
+    tasks=AssociativeRecallTask(bits=6, vectors=3, length=6, min_length=2, max_length=6),
+    # Adam in place of the paper's RMSProp at 1e-4: fewer sequences to the same cost. Clipping as in the paper.
+    outer=Outer(optimizer="adam", lr=1e-3, clip_value=10.0, iterations=20_000, meta_batch_size=16),
+    runtime=Runtime(chunk_size=16),
+    evaluation=Evaluation(every=1000, validation_tasks=100, test_tasks=600),
+)
