@@ -139,7 +139,7 @@ def _draw_heatmaps(picture: Heatmaps, path: Path) -> Path:
         dress(axes, picture.x_label if i == len(shown) - 1 else "", "")
         axes.set_title(name, loc="left", fontsize=9, color=INK, pad=3)
         axes.grid(False)
-        axes.set_facecolor("#eceef1")  # seen through the cells that are not a number
+        axes.set_facecolor("#e2e9f3")  # seen through the cells that are not a number
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return save(figure, path)
