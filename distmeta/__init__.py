@@ -10,16 +10,19 @@ from distmeta.job import load_job
 from distmeta.learners.base import FastModel, MetaLearner, MetaModule
 from distmeta.learners.contract import use_batch_statistics
 from distmeta.learners.maml import MAML
+from distmeta.learners.mann import MANN
 from distmeta.learners.matching_net import MatchingNet
 from distmeta.learners.protonet import ProtoNet
 from distmeta.learners.reptile import Reptile
 from distmeta.models.backbones import conv4, mlp
+from distmeta.models.mann import mann
 from distmeta.runtime.backend import LocalBackend
 from distmeta.runtime.evaluation import EvaluationReport
 from distmeta.runtime.experiment import Experiment
 from distmeta.runtime.settings import Evaluation, Outer, Runtime
 from distmeta.tasks.base import FunctionTasks, Task, TaskDistribution, task_distribution
 from distmeta.tasks.few_shot import FewShot
+from distmeta.tasks.label_sequences import LabelSequences
 from distmeta.tasks.sinusoids import Sinusoids
 from distmeta.types import Episode, TaskSpec
 
@@ -27,6 +30,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "MAML",
+    "MANN",
     "DistmetaError",
     "Episode",
     "Evaluation",
@@ -35,6 +39,7 @@ __all__ = [
     "FastModel",
     "FewShot",
     "FunctionTasks",
+    "LabelSequences",
     "LocalBackend",
     "MatchingNet",
     "MetaLearner",
@@ -54,6 +59,7 @@ __all__ = [
     "from_arrays",
     "inspect_run",
     "load_job",
+    "mann",
     "meta_train",
     "mlp",
     "task_distribution",
