@@ -43,7 +43,7 @@ class MANNNetwork(nn.Module):
         self.strength, self.usage_decay = strength, usage_decay
         self.sees = nn.Linear(inputs, 4 * size)
         self.recurs = nn.Linear(reads * width + size, 4 * size, bias=False)
-        self.interface = nn.Linear(size, reads * (width + 1))
+        self.interface = nn.Linear(size, reads * (2 * width + 1))
         self.output = nn.Linear(size + reads * width, outputs)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -64,11 +64,11 @@ class MANNNetwork(nn.Module):
         for gates in self.sees(x.flatten(2)).unbind(1):
             h, cell = lstm_step(torch.addmm(gates, last, self.recurs.weight.T), cell)
             interface = self.interface(h)
-            key = interface[:, : -self.reads].tanh().unflatten(1, (self.reads, self.width))
-            gate = interface[:, -self.reads :].sigmoid()[:, :, None]
+            key, add = interface[:, self.reads :].tanh().reshape(batch, 2, self.reads, self.width).unbind(1)
+            gate = interface[:, : self.reads].sigmoid()[:, :, None]
             least = least_used(usage, self.reads)
             writing = write_weights(gate, looking, least)
-            memory = write(memory, writing, key, least)
+            memory = write(memory, writing, add, least)
             looking = (self.strength * cosine_similarity(memory, key)).softmax(-1)
             usage = next_usage(usage, looking, writing, self.usage_decay)
             last = torch.cat([torch.bmm(looking, memory).flatten(1), h], -1)
@@ -107,17 +107,17 @@ def write_weights(gate: torch.Tensor, looked: torch.Tensor, least: torch.Tensor)
     return torch.lerp(least, looked, gate)
 
 
-def write(memory: torch.Tensor, weights: torch.Tensor, key: torch.Tensor, least: torch.Tensor) -> torch.Tensor:
+def write(memory: torch.Tensor, weights: torch.Tensor, add: torch.Tensor, least: torch.Tensor) -> torch.Tensor:
     """Set the least used slots to zero, then add (equation 8).
 
     Args:
         memory: ``[B, S, W]``.
         weights: ``[B, H, S]``.
-        key: ``[B, H, W]``.
+        add: ``[B, H, W]``.
         least: the least used slots, ``[B, H, S]``.
     """
     kept = 1 - least.sum(1)
-    return torch.baddbmm(memory * kept[:, :, None], weights.transpose(1, 2), key)
+    return torch.baddbmm(memory * kept[:, :, None], weights.transpose(1, 2), add)
 
 
 def next_usage(usage: torch.Tensor, reading: torch.Tensor, writing: torch.Tensor, decay: float) -> torch.Tensor:

@@ -155,7 +155,9 @@ def test_the_baseline_of_strings_needs_all_five_characters(data):
     episodes = tasks.episodes(refs, 0)
     # The same images with labels 0, 1, 2 in place of the strings: the nearest image is the same.
     names = torch.stack([y.unique(dim=0, return_inverse=True)[1] for y in episodes.query_y])
-    plain = Episode(names[:, :0], names[:, :0], torch.cat([episodes.query_x[..., :-25], torch.zeros(20, 9, 3)], -1), names)
+    plain = Episode(
+        names[:, :0], names[:, :0], torch.cat([episodes.query_x[..., :-25], torch.zeros(20, 9, 3)], -1), names
+    )
     strings, numbers = tasks.baseline(episodes), one_hot.baseline(plain)
     assert strings.keys() == numbers.keys() >= {"baseline_accuracy", "baseline_accuracy_instance_3"}
     assert all(torch.equal(strings[name], numbers[name]) for name in strings)
