@@ -1,14 +1,19 @@
 """The memory-augmented network of Santoro et al. (2016) with least-recently-used access (section 3.1).
 
-An LSTM of state h_t sees the input and what was read last. Each of H heads has a key k_t and a gate alpha_t from h_t::
+An LSTM of state h_t sees the input and what was read last. Each of H heads has a key k_t, an add vector a_t and a gate
+alpha_t from h_t::
 
-    w^u_t = gamma w^u_{t-1} + sum_heads (w^r_t + w^w_t)              usage                  (equation 5)
-    w^lu_t = one-hot, for head n the n-th least used slot                                   (6)
+    w^u_t = gamma w^u_{t-1} + sum_heads (w^r_t + w^w_t)                  usage              (equation 5)
+    w^lu_t = one-hot of the least used slot                                                 (6)
     w^w_t = sigmoid(alpha) w^r_{t-1} + (1 - sigmoid(alpha)) w^lu_{t-1}   write weights      (7)
-    M_t(i) = M_{t-1}(i) + sum_heads w^w_t(i) k_t                                            (8)
+    M_t(i) = M_{t-1}(i) + sum_heads w^w_t(i) a_t                                            (8)
     w^r_t = softmax(strength * cosine(k_t, M_t)),  r_t = sum_i w^r_t(i) M_t(i)              (2 to 4)
 
-Slots that are least used are set to zero before (8). Usage decides where to write and is not differentiated.
+The least used slot is set to zero before (8). Usage decides where to write and is not differentiated.
+
+Two things differ from the text of the paper, where a head writes its key (a_t = k_t) and as many slots count as least
+used as there are heads. A head that writes its key finds what it has just written before all else, and learns more
+slowly; one slot per step keeps all 50 steps of a sequence in 128 slots.
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from distmeta.models.backbones import ModelFactory
@@ -66,7 +72,7 @@ class MANNNetwork(nn.Module):
             interface = self.interface(h)
             key, add = interface[:, self.reads :].tanh().reshape(batch, 2, self.reads, self.width).unbind(1)
             gate = interface[:, : self.reads].sigmoid()[:, :, None]
-            least = least_used(usage, self.reads)
+            least = least_used(usage)
             writing = write_weights(gate, looking, least)
             memory = write(memory, writing, add, least)
             looking = (self.strength * cosine_similarity(memory, key)).softmax(-1)
@@ -85,15 +91,14 @@ def lstm_step(gates: torch.Tensor, cell: torch.Tensor) -> tuple[torch.Tensor, to
     return o.sigmoid() * cell.tanh(), cell
 
 
-def least_used(usage: torch.Tensor, heads: int) -> torch.Tensor:
-    """One-hot ``[B, H, S]``: the n-th least used slot for head n (equation 6), from usage ``[B, S]``.
+def least_used(usage: torch.Tensor) -> torch.Tensor:
+    """One-hot ``[B, 1, S]``: the least used slot (equation 6), the first of several; from usage ``[B, S]``.
 
     Example:
-        >>> least_used(torch.tensor([[0.3, 0.0, 0.2]]), 2).tolist()
-        [[[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]]
+        >>> least_used(torch.tensor([[0.3, 0.0, 0.2]])).tolist()
+        [[[0.0, 1.0, 0.0]]]
     """
-    slots = usage.topk(heads, largest=False).indices
-    return torch.zeros_like(usage)[:, None].repeat(1, heads, 1).scatter_(2, slots[:, :, None], 1.0)
+    return F.one_hot(usage.argmin(-1, keepdim=True), usage.shape[-1]).to(usage.dtype)
 
 
 def write_weights(gate: torch.Tensor, looked: torch.Tensor, least: torch.Tensor) -> torch.Tensor:
@@ -102,22 +107,21 @@ def write_weights(gate: torch.Tensor, looked: torch.Tensor, least: torch.Tensor)
     Args:
         gate: sigmoid(alpha), ``[B, H, 1]``.
         looked: the last read weights, ``[B, H, S]``.
-        least: the least used slots, ``[B, H, S]``.
+        least: the least used slot, ``[B, 1, S]``.
     """
     return torch.lerp(least, looked, gate)
 
 
 def write(memory: torch.Tensor, weights: torch.Tensor, add: torch.Tensor, least: torch.Tensor) -> torch.Tensor:
-    """Set the least used slots to zero, then add (equation 8).
+    """Set the least used slot to zero, then add (equation 8).
 
     Args:
         memory: ``[B, S, W]``.
         weights: ``[B, H, S]``.
         add: ``[B, H, W]``.
-        least: the least used slots, ``[B, H, S]``.
+        least: the least used slot, ``[B, 1, S]``.
     """
-    kept = 1 - least.sum(1)
-    return torch.baddbmm(memory * kept[:, :, None], weights.transpose(1, 2), add)
+    return torch.baddbmm(memory * (1 - least.transpose(1, 2)), weights.transpose(1, 2), add)
 
 
 def next_usage(usage: torch.Tensor, reading: torch.Tensor, writing: torch.Tensor, decay: float) -> torch.Tensor:
@@ -142,7 +146,7 @@ def mann(
         slots: S, rows of the memory.
         width: W, numbers per row.
         reads: H, heads: each reads and writes.
-        access: ``"lru"``: writes go to the least used slots or to those read last; ``"ntm"``: the same controller,
+        access: ``"lru"``: writes go to the least used slot or to those read last; ``"ntm"``: the same controller,
             memory and number of heads with the addressing of a Neural Turing Machine, the paper's ablation.
         strength: of content addressing, constant; the paper has none (1), which learns slowly. Not for ``"ntm"``, which
             learns its own.

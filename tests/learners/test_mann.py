@@ -6,12 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from distmeta import MANN, Experiment, FewShot, FunctionTasks, LabelSequences, Outer, conv4, mann, meta_train
+from distmeta import MANN, Experiment, FewShot, LabelSequences, TaskSpec, mann
 from distmeta.errors import LearnerContractError, ModelContractError
 from distmeta.instances import accuracies, instance
-from distmeta.runtime.settings import Evaluation, Runtime
 from distmeta.testing import check_gradient
-from distmeta.types import Episode
 
 
 def test_instances_are_counted_per_class_and_per_sequence():
@@ -68,7 +66,7 @@ def test_the_loss_of_strings_by_hand():
 
 
 def test_bits_are_refused():
-    with pytest.raises(LearnerContractError, match="targets are bits .* Use NTM"):
+    with pytest.raises(LearnerContractError, match=r"targets are bits .* Use NTM"):
         judge(torch.zeros(1, 4, 3), torch.zeros(1, 4, 3))
 
 
@@ -85,20 +83,28 @@ def test_the_meta_gradient_is_exact(labels, access, glyphs_dir):
     check_gradient(Experiment(learner=learner, tasks=tasks)).require()
 
 
-def test_it_learns_to_remember(tmp_path, digits_dir):
-    """Two classes of noisy patterns: a class seen once is known again far above chance."""
-    result = meta_train(
-        MANN(mann(32, slots=16, width=8, reads=2)),
-        sequences(data=str(digits_dir), size=8),
-        outer=Outer(iterations=400, meta_batch_size=16, lr=3e-3),
-        runtime=Runtime(chunk_size=16),
-        evaluation=Evaluation(every=0, test_tasks=200),
-        run_dir=tmp_path / "run",
-    )
-    means = {name: float(values.mean()) for name, values in result.test.metrics.items()}
-    assert means["accuracy_instance_1"] < 0.6
-    assert means["accuracy_instance_2"] > 0.8
-    assert means["accuracy_instance_4"] > 0.8
+def test_it_learns_to_remember():
+    """Three random patterns per sequence: their labels can only be known by remembering them."""
+    ways, length, pattern = 3, 9, 12
+    random = torch.Generator().manual_seed(0)
+    learner = MANN(mann(48, slots=16, width=12, reads=2)).bind(TaskSpec((pattern + ways,), ways, "sequence", 0, length))
+    adam, seen = torch.optim.Adam(learner.model.parameters(), 4e-3), []
+    for _ in range(600):
+        order = torch.stack([torch.randperm(length, generator=random) % ways for _ in range(32)])
+        patterns = torch.randint(0, 2, (32, ways, pattern), generator=random) * 2.0 - 1
+        x = patterns.gather(1, order[..., None].expand(-1, -1, pattern))
+        code = nn.functional.one_hot(order, ways).float()
+        losses, metrics = learner.judge(
+            learner.model(torch.cat([x, code.roll(1, 1) * (torch.arange(length) > 0)[:, None]], -1)), order
+        )
+        adam.zero_grad()
+        losses.mean().backward()
+        adam.step()
+        seen.append(metrics)
+    last = {name: float(torch.cat([metrics[name] for metrics in seen[-20:]]).mean()) for name in seen[0]}
+    assert last["accuracy_instance_1"] < 0.7
+    assert last["accuracy_instance_2"] > 0.8
+    assert last["accuracy_instance_3"] > 0.8
 
 
 def test_wrong_tasks_and_networks_are_refused_with_the_fix(glyphs_dir):
