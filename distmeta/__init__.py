@@ -12,6 +12,7 @@ from distmeta.learners.base import FastModel, MetaLearner, MetaModule
 from distmeta.learners.contract import use_batch_statistics
 from distmeta.learners.maml import MAML
 from distmeta.learners.maml_plus import MAMLPlusPlus
+from distmeta.learners.mann import MANN
 from distmeta.learners.matching_net import MatchingNet
 from distmeta.learners.meta_sgd import MetaSGD
 from distmeta.learners.ntm import NTM
@@ -19,6 +20,7 @@ from distmeta.learners.protonet import ProtoNet
 from distmeta.learners.reptile import Reptile
 from distmeta.learners.siamese import Siamese
 from distmeta.models.backbones import conv4, koch_cnn, mlp
+from distmeta.models.mann import mann
 from distmeta.models.memory import lstm, ntm
 from distmeta.runtime.backend import LocalBackend
 from distmeta.runtime.evaluation import EvaluationReport
@@ -26,6 +28,7 @@ from distmeta.runtime.experiment import Experiment
 from distmeta.runtime.settings import Evaluation, Outer, Runtime
 from distmeta.tasks.base import FunctionTasks, Task, TaskDistribution, task_distribution
 from distmeta.tasks.few_shot import FewShot
+from distmeta.tasks.label_sequences import LabelSequences
 from distmeta.tasks.lake_runs import LakeRuns
 from distmeta.tasks.sequences import AssociativeRecallTask, CopyTask, NGramsTask, PrioritySortTask, RepeatCopyTask
 from distmeta.tasks.sinusoids import Sinusoids
@@ -35,6 +38,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "MAML",
+    "MANN",
     "NTM",
     "AssociativeRecallTask",
     "CopyTask",
@@ -46,6 +50,7 @@ __all__ = [
     "FastModel",
     "FewShot",
     "FunctionTasks",
+    "LabelSequences",
     "LakeRuns",
     "LocalBackend",
     "MAMLPlusPlus",
@@ -77,6 +82,7 @@ __all__ = [
     "koch_cnn",
     "load_job",
     "lstm",
+    "mann",
     "meta_train",
     "mlp",
     "ntm",

@@ -13,6 +13,7 @@ FLOORS = {
     "types": 1,
     "config": 1,
     "seeding": 1,
+    "instances": 1,
     "data": 2,
     "tasks": 3,
     "models": 3,

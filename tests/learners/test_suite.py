@@ -19,6 +19,7 @@ from distmeta import (
     Outer,
     Siamese,
     Sinusoids,
+    mann,
     mlp,
     ntm,
 )
@@ -33,7 +34,7 @@ from distmeta.runtime.worker import Worker, WorkerSetup
 from distmeta.seeding import rng
 from distmeta.tasks.base import TaskDistribution
 from distmeta.testing import check_gradient
-from distmeta.types import Chunk, Episode, TaskRef
+from distmeta.types import Chunk, Episode, TaskRef, TaskSpec
 
 WAYS, DIM, TASKS = 3, 6, 4
 
@@ -118,7 +119,27 @@ def clusters(random, split):
 CLUSTERS = FunctionTasks(clusters)
 # What a learner of sequences is tried on, by its name; bits where nothing else is said.
 BITS = CopyTask(bits=3, length=2, min_length=2, max_length=2)
-SEQUENCES: dict[str, TaskDistribution] = {}
+
+
+def recalled(random, split):
+    """Two patterns come three times each in random order, the label of the one before beside each."""
+    patterns, labels = random.normal(size=(2, 3)), random.permutation(np.repeat([0, 1], 3))
+    before = np.zeros((6, 2))
+    before[np.arange(1, 6), labels[:-1]] = 1.0
+    return np.concatenate([patterns[labels], before], 1).astype("float32"), labels
+
+
+class Recalled(TaskDistribution):
+    """:func:`recalled` as a distribution."""
+
+    spec = TaskSpec((5,), 2, "sequence", 0, 6)
+    fingerprint = "0" * 64
+
+    def draw(self, split, random):
+        return Episode.sequence(*map(torch.from_numpy, recalled(random, split)))
+
+
+SEQUENCES: dict[str, TaskDistribution] = {"MANN": Recalled()}
 
 
 def is_sequence(name):
@@ -133,7 +154,7 @@ def toy(name):
 def factory(name):
     """What the learner takes: a classifier, an encoder, or a network that reads sequences."""
     if is_sequence(name):
-        return ntm(size=8, slots=6, width=4)
+        return mann(size=8, slots=6, width=4, reads=1) if name == "MANN" else ntm(size=8, slots=6, width=4)
     return mlp((8,), norm="layer", head=LEARNERS[name].network != "encoder")
 
 

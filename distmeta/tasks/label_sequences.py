@@ -1,0 +1,163 @@
+"""Sequences of images whose labels come one step late (Santoro et al. 2016, section 2 and figure 1).
+
+At step t the input is ``(x_t, y_{t-1})`` and the target is ``y_t``: at first only a guess is possible, later the label
+that a class was given in this sequence can be remembered. Labels mean something within one sequence only.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import PositiveInt
+
+from distmeta import config
+from distmeta.errors import TaskContractError
+from distmeta.instances import accuracies
+from distmeta.tasks.base import Metrics, TaskDistribution
+from distmeta.tasks.few_shot import FewShot
+from distmeta.tasks.jitter import jitter
+from distmeta.types import Episode, Split, TaskSpec
+
+CHARACTERS = 5
+"""A string label has five characters, each one of five (Santoro et al. 2016, section 4.1.2)."""
+
+
+class LabelSequences(TaskDistribution):
+    """L images of N classes in random order, L/N of each, with the label of step t in the input of step t + 1.
+
+    Args:
+        data: a folder written by ``distmeta data build``, or the name of a dataset in the cache.
+        ways: N.
+        length: L, a multiple of N, at least 2N.
+        labels: ``"one-hot"``: a number 0..N-1, targets ``[L]``; ``"strings"``: each class of a sequence has a random
+            string of five characters, each one of five, targets ``[L, 5]``.
+        size: images are made ``[C, size, size]`` (the paper's are 20x20).
+        rotations: which splits take an image turned by 90, 180 and 270 degrees as a class of its own: ``"none"``,
+            ``"meta_train"`` or ``"all"``.
+        augment: turn and shift each training image a little.
+
+    Example:
+        >>> tasks = LabelSequences(data="glyphs", ways=5, length=50, size=20)
+        >>> tasks.spec.input_shape, tasks.spec.outputs  # 20 * 20 pixels and one of 5 labels
+        ((405,), 5)
+        >>> tasks.take(1)[0].episode.query_y.bincount().tolist()
+        [10, 10, 10, 10, 10]
+    """
+
+    class Config(config.Config):
+        """The settings of :class:`LabelSequences`."""
+
+        data: str = "glyphs"
+        ways: PositiveInt = 5
+        length: PositiveInt = 50
+        labels: Literal["one-hot", "strings"] = "one-hot"
+        size: PositiveInt = 20
+        rotations: Literal["none", "meta_train", "all"] = "all"
+        augment: bool = True
+
+    config: Config
+
+    def __init__(self, data: str | Path = "glyphs", **settings: Any) -> None:
+        super().__init__(data=str(data), **settings)
+        self._images = FewShot(**self._image_settings)
+
+    @property
+    def _image_settings(self) -> dict[str, Any]:
+        c = self.config
+        shots = max(1, c.length // c.ways - 1)  # and one query: L/N of each class; settings are judged in check()
+        return {"data": c.data, "ways": c.ways, "shots": shots, "queries": 1, "rotations": c.rotations}
+
+    def with_config(self, **changes: Any) -> LabelSequences:
+        """A copy with some settings changed."""
+        clone = super().with_config(**changes)
+        clone._images = self._images.with_config(**clone._image_settings)
+        return clone
+
+    @property
+    def spec(self) -> TaskSpec:
+        """Shapes of every sequence."""
+        c, channels = self.config, self._images.dataset.input_shape[0]
+        codes = c.ways if c.labels == "one-hot" else CHARACTERS**2
+        return TaskSpec((channels * c.size**2 + codes,), codes, "sequence", support=0, queries=c.length)
+
+    @property
+    def fingerprint(self) -> str:
+        """The dataset's fingerprint."""
+        return self._images.fingerprint
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The splits that the dataset has classes in."""
+        return self._images.splits
+
+    def describe(self) -> dict[str, Any]:
+        """The dataset's name, folder and shape."""
+        return self._images.describe()
+
+    def check(self) -> None:
+        """See the parent; reads every byte of the dataset once."""
+        c, dataset = self.config, self._images.dataset
+        if c.length % c.ways or c.length < 2 * c.ways:
+            raise TaskContractError(
+                f"length={c.length} is not a multiple of ways={c.ways}, at least twice: each class is shown equally "
+                f"often, and once would teach nothing. Set tasks.length={max(2, c.length // c.ways) * c.ways}."
+            )
+        if len(dataset.input_shape) != 3 or dataset.input_shape[1] != dataset.input_shape[2]:
+            raise TaskContractError(
+                f"LabelSequences needs square images [C, H, H]; the dataset has inputs of shape "
+                f"{list(dataset.input_shape)}. Build one from images."
+            )
+        for split in self.splits:
+            data = dataset.split(split)
+            fewest = int(data.counts.argmin())
+            if c.length // c.ways > data.counts[fewest]:
+                raise TaskContractError(
+                    f"length / ways = {c.length // c.ways} images of each class, but class '{data.names[fewest]}' of "
+                    f"{split} has {data.counts[fewest]}; expected at most that many. Set "
+                    f"tasks.length={data.counts[fewest] * c.ways} or less."
+                )
+        if c.labels == "strings" and c.ways > CHARACTERS**CHARACTERS:
+            raise TaskContractError(
+                f"ways={c.ways} but there are {CHARACTERS**CHARACTERS} strings of {CHARACTERS} characters. Lower "
+                "tasks.ways."
+            )
+        self._images.check()
+        super().check()
+
+    def draw(self, split: Split, random: np.random.Generator) -> Episode:
+        """N classes, L/N images of each, in random order."""
+        c = self.config
+        images = self._images.draw(split, random)  # its classes are in random order, so the labels are shuffled
+        order = torch.from_numpy(random.permutation(c.length))
+        x = torch.cat([images.support_x, images.query_x])[order]
+        y = torch.cat([images.support_y, images.query_y])[order]
+        if split == "meta_train" and c.augment:
+            x = jitter(x, random)
+        if x.shape[-1] != c.size:
+            x = F.interpolate(x, (c.size, c.size), mode="bilinear", antialias=True, align_corners=False)
+        if c.labels == "strings":
+            names = random.choice(CHARACTERS**CHARACTERS, size=c.ways, replace=False)
+            places = CHARACTERS ** np.arange(CHARACTERS)[::-1]
+            y = torch.from_numpy(names[:, None] // places % CHARACTERS)[y]
+            code = F.one_hot(y, CHARACTERS).flatten(1)
+        else:
+            code = F.one_hot(y, c.ways)
+        previous = torch.cat([torch.zeros_like(code[:1]), code[:-1]]).to(x.dtype)
+        return Episode.sequence(torch.cat([x.flatten(1), previous], -1), y)
+
+    def baseline(self, episodes: Episode) -> Metrics:
+        """``baseline_accuracy`` and ``baseline_accuracy_instance_k``: the label of the nearest earlier image by pixels.
+
+        The first image of a sequence has none before it and counts as wrong.
+        """
+        x, y = episodes.query_x[..., : -self.spec.outputs], episodes.query_y
+        distance = torch.cdist(x, x).masked_fill(torch.ones(y.shape[1], y.shape[1]).triu().bool(), torch.inf)
+        nearest = distance.argmin(-1)
+        codes = y.reshape(*y.shape[:2], -1)
+        right = (codes.gather(1, nearest[:, :, None].expand_as(codes)) == codes).all(-1)
+        right[:, 0] = False
+        return accuracies(right, y, prefix="baseline_")
