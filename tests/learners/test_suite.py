@@ -138,6 +138,9 @@ class Recalled(TaskDistribution):
     def draw(self, split, random):
         return Episode.sequence(*map(torch.from_numpy, recalled(random, split)))
 
+    def baseline(self, episodes):
+        return {"baseline_accuracy": torch.full((len(episodes.query_x),), 0.5)}
+
 
 SEQUENCES: dict[str, TaskDistribution] = {"MANN": Recalled()}
 
