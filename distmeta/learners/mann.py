@@ -16,8 +16,10 @@ import torch.nn.functional as F
 
 from distmeta.errors import LearnerContractError
 from distmeta.instances import accuracies
-from distmeta.learners.base import Metrics
+from distmeta.learners.base import Metrics, unstack
+from distmeta.learners.pictures import Heatmaps, Picture
 from distmeta.learners.sequence import SequenceLearner
+from distmeta.types import Episode, Params
 
 
 class MANN(SequenceLearner):
@@ -60,3 +62,15 @@ class MANN(SequenceLearner):
         steps = scored.amax(-1).sum(1).clamp_min(1)
         right = (logits.argmax(-1) == symbols).all(-1)
         return (losses.view_as(scored) * scored).sum((1, 2)) / steps, accuracies(right, targets)
+
+    def pictures(self, params: Params, episodes: Episode) -> dict[str, Picture]:
+        """``memory``: the first task: the right labels, what the network believed, and where its heads were."""
+        self.model.eval()
+        episode = unstack(episodes)[0]
+        output, looked = self.traced(params, episode)
+        symbols = episode.query_y[:, None] if episode.query_y.dim() == 1 else episode.query_y
+        belief = output.reshape(*symbols.shape, -1).softmax(-1)
+        right = F.one_hot(symbols.clamp_min(0), belief.shape[-1]) * (symbols >= 0)[..., None]
+        panels = {"label": right.flatten(1), "belief": belief.flatten(1), **looked}
+        arrays = {name: part.T.float().cpu().numpy() for name, part in panels.items()}
+        return {"memory": Heatmaps("one task over time", "time step", arrays)}

@@ -14,13 +14,11 @@ gradients of this size.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from distmeta.errors import LearnerContractError
 from distmeta.learners.base import Metrics, unstack
@@ -80,26 +78,7 @@ class NTM(SequenceLearner):
             scored), ``write weights [S, L]`` and ``read weights [S, L]`` (of several heads the mean). Without the
             weights where the model has no memory.
         """
-        x, looked = episode.query_x[None], {}
-        with torch.no_grad():
-            if hasattr(self.model, "trace"):
-                named = {f"network.{name}": p for name, p in params.items()}
-                output, read, written = torch.func.functional_call(_Traced(self.model), named, (x,))
-                looked = {"write weights": written, "read weights": read}
-            else:
-                output = self.forward(params, x)
-        answer = output.sigmoid()[0].masked_fill(episode.query_y < 0, torch.nan)
-        panels = {"inputs": episode.query_x.flatten(1), "outputs": answer}
-        panels |= {name: weights[0].mean(1) for name, weights in looked.items()}
+        output, looked = self.traced(params, episode)
+        answer = output.sigmoid().masked_fill(episode.query_y < 0, torch.nan)
+        panels = {"inputs": episode.query_x.flatten(1), "outputs": answer, **looked}
         return {name: part.T.float().cpu().numpy() for name, part in panels.items()}
-
-
-class _Traced(nn.Module):
-    """A memory network whose forward is its ``trace``: ``functional_call`` replaces parameters for a forward only."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network: Any = network
-
-    def forward(self, x: torch.Tensor) -> Any:
-        return self.network.trace(x)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from typing import Any
 
 import torch
+from torch import nn
 
 from distmeta.errors import LearnerContractError
 from distmeta.learners.base import FastModel, MetaLearner, Metrics
@@ -71,6 +73,25 @@ class SequenceLearner(MetaLearner):
             "support set. Call model(sequences) with [B, L, ...] inputs, or learner.evaluate(params, episodes)."
         )
 
+    def traced(self, params: Params, episode: Episode) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """What the model said at each step of one task, and where its memory was written and read.
+
+        Args:
+            params: the meta-parameters.
+            episode: one task, not stacked.
+
+        Returns:
+            The output ``[L, outputs]``; ``write weights`` and ``read weights`` ``[L, S]``, of several heads the mean;
+            nothing where the model has no memory (no method ``trace``).
+        """
+        x = episode.query_x[None]
+        with torch.no_grad():
+            if not hasattr(self.model, "trace"):
+                return self.forward(params, x)[0], {}
+            named = {f"network.{name}": p for name, p in params.items()}
+            output, read, written = torch.func.functional_call(_Traced(self.model), named, (x,))
+        return output[0], {"write weights": written[0].mean(1), "read weights": read[0].mean(1)}
+
     def _judged(self, params: Params, episodes: Episode) -> Iterator[tuple[torch.Tensor, Metrics]]:
         size = 1 if self.config.vectorise == "loop" else len(episodes.query_x)
         for x, y in zip(torch.split(episodes.query_x, size), torch.split(episodes.query_y, size), strict=True):
@@ -80,3 +101,14 @@ class SequenceLearner(MetaLearner):
 
 def _join(parts: list[Metrics]) -> Metrics:
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+class _Traced(nn.Module):
+    """A memory network whose forward is its ``trace``: ``functional_call`` replaces parameters for a forward only."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network: Any = network
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.network.trace(x)

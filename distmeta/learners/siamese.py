@@ -20,6 +20,7 @@ takes the class with the best pairs; the paper's one-shot trials are the case of
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -29,8 +30,10 @@ import torch.nn.functional as F
 from pydantic import PositiveFloat
 
 from distmeta.errors import LearnerContractError, ModelContractError
-from distmeta.learners.base import MetaLearner, Metrics, prediction_metrics
+from distmeta.learners.base import MetaLearner, Metrics, prediction_metrics, unstack
+from distmeta.learners.functional import vectorised
 from distmeta.learners.metric import embed, one_hot, squared_distance
+from distmeta.learners.pictures import Gallery, Picture
 from distmeta.types import Episode, Params, TaskSpec
 
 
@@ -160,6 +163,25 @@ class Siamese(MetaLearner):
         if self.config.form == "koch":
             bound._features = _features(bound, spec)
         return bound
+
+    def pictures(self, params: Params, episodes: Episode) -> dict[str, Picture]:
+        """``nearest``: queries of the first tasks, each beside the support image that it is nearest to."""
+        if episodes.support_x.dim() != 5 or episodes.support_x.shape[2] not in (1, 3):
+            return {}  # no images
+        self.model.eval()
+        pairs, captions, right = [], [], []
+        for episode in unstack(episodes)[:4]:
+            with torch.no_grad(), vectorised(False):
+                scores = self._scores(params, episode)
+            for query in range(min(5, len(scores))):
+                nearest = int(scores[query].argmax())
+                pairs.append(torch.stack([episode.query_x[query], episode.support_x[nearest]]).cpu())
+                score = float(scores[query, nearest])
+                word = f"p = {1 / (1 + math.exp(-score)):.2f}" if self.config.form == "koch" else f"d = {-score:.2f}"
+                captions.append(("", word))
+                right.append(bool(episode.query_y[query] == episode.support_y[nearest]))
+        title = "queries and their nearest support images"
+        return {"nearest": Gallery(title, torch.stack(pairs), captions, right, ("query", "nearest"))}
 
     def _scores(self, params: Params, episode: Episode) -> torch.Tensor:
         """``[M, N*K]``, higher for the likelier pair: minus the distance, or the log-odds of p."""

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -10,6 +11,7 @@ from distmeta import MANN, Experiment, FewShot, LabelSequences, TaskSpec, mann
 from distmeta.errors import LearnerContractError, ModelContractError
 from distmeta.instances import accuracies, instance
 from distmeta.testing import check_gradient
+from distmeta.types import Episode
 
 
 def test_instances_are_counted_per_class_and_per_sequence():
@@ -112,3 +114,17 @@ def test_wrong_tasks_and_networks_are_refused_with_the_fix(glyphs_dir):
         check_gradient(Experiment(learner=MANN(mann()), tasks=FewShot(str(glyphs_dir))))
     with pytest.raises(ModelContractError, match=r"mann\(\)"):
         check_gradient(Experiment(learner=MANN(nn.Linear(38, 7)), tasks=sequences(data=str(glyphs_dir))))
+
+
+def test_the_picture_shows_labels_beliefs_and_where_the_heads_were():
+    spec = TaskSpec((5,), 2, "sequence", 0, 6)
+    learner = MANN(mann(size=8, slots=6, width=4, reads=2)).bind(spec)
+    targets = torch.tensor([[0, 1, -1, 0, 1, 1]])
+    episodes = Episode.sequence(torch.rand(6, 5), targets[0]).map(lambda part: part[None])
+    panels = learner.pictures(learner.init_meta_params(np.random.default_rng(0)), episodes)["memory"].panels
+    assert {name: part.shape for name, part in panels.items()} == {
+        "label": (2, 6), "belief": (2, 6), "write weights": (6, 6), "read weights": (6, 6),
+    }  # fmt: skip
+    assert panels["label"].T.tolist() == [[1, 0], [0, 1], [0, 0], [1, 0], [0, 1], [0, 1]]
+    np.testing.assert_allclose(panels["belief"].sum(0), 1, rtol=1e-5)
+    np.testing.assert_allclose(panels["read weights"].sum(0), 1, rtol=1e-5)

@@ -212,3 +212,13 @@ def test_a_classifier_is_refused_with_the_fix(form):
 def test_bad_settings(settings):
     with pytest.raises(ConfigError, match="Siamese"):
         Siamese(identity(), **settings)
+
+
+def test_the_picture_shows_each_query_beside_its_nearest_support_image():
+    learner = Siamese(nn.Flatten(), vectorise="loop")
+    support = torch.eye(3).reshape(1, 3, 1, 1, 3)
+    episodes = Episode(support, torch.arange(3)[None], support.flip(1), torch.tensor([[2, 0, 0]]), ways=3)
+    gallery = learner.pictures({"unused": torch.zeros(1)}, episodes)["nearest"]
+    assert torch.equal(gallery.images[:, 0], gallery.images[:, 1])  # equal images are nearest
+    assert list(gallery.right) == [True, False, True]
+    assert gallery.captions[0] == ("", "d = 0.00")
