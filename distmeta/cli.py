@@ -622,7 +622,7 @@ def _show_cards(as_json: bool) -> None:
         return
     for card in cards.CARDS:
         numbers = ", ".join(f"{p.metric.replace('_', ' ')} {p.text}" for p in card.published)
-        out.print(f"{card.name:<26}  {numbers}  {card.paper}")
+        out.print(f"{card.name:<27}  {numbers}  {card.paper}")
     out.print("Show one with: distmeta reproduce CARD --show; run it with: distmeta reproduce CARD [--minutes M]")
 
 

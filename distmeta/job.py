@@ -38,6 +38,18 @@ class Job:
     overrides: Mapping[str, Any]
 
 
+def jobs_folder() -> Path:
+    """Where distmeta's own job files are: in an installed package, or in the repository.
+
+    Example:
+        >>> (jobs_folder() / "maml_glyphs.py").is_file()
+        True
+    """
+    package = Path(__file__).parent
+    installed = package / "_jobs"
+    return installed if installed.is_dir() else package.parent / "jobs"
+
+
 def load_job(
     path: Path | str,
     overrides: Mapping[str, Any] | None = None,

@@ -16,13 +16,12 @@ from distmeta.api import Place, RunResult
 from distmeta.cards import Card, Published, find
 from distmeta.config import flatten
 from distmeta.errors import ConfigError
-from distmeta.job import Job, load_job
+from distmeta.job import Job
 from distmeta.runtime.checkpoint import CheckpointStore, write_json
 from distmeta.runtime.driver import Driver
 from distmeta.runtime.evaluation import interval
 from distmeta.runtime.events import Event
 from distmeta.runtime.experiment import Experiment
-from distmeta.tasks.few_shot import FewShot
 
 _SPARE = 0.9  # of the time that is left is planned with: rates vary, and a time box that is missed is none
 
@@ -197,7 +196,7 @@ def reproduce(
     """
     started, where = time.monotonic(), place or Place()
     card = find(name)
-    job = _job(card, overrides or {})
+    job = card.load(overrides)
     experiment, planned = job.experiment, card.experiment().outer.iterations
     if "meta_test" not in experiment.tasks.splits:
         raise ConfigError("The dataset has no split meta_test to judge by. Give --data with one that has.")
@@ -217,7 +216,7 @@ def reproduce(
             )
         iterations = min(fits, experiment.outer.iterations)
         where.watch(Event("message", 0, text=_plan(pace, minutes, iterations, planned)))
-        job = _job(card, {**(overrides or {}), "outer.iterations": iterations})
+        job = card.load({**(overrides or {}), "outer.iterations": iterations})
     result = api.meta_train(job, run_dir=run_dir, place=where)
     test = result.test
     assert test is not None, "the dataset has a meta_test split"
@@ -243,9 +242,8 @@ def changes(card: Card, experiment: Experiment) -> tuple[str, ...]:
     """
     ours, theirs = _protocol(experiment), _protocol(card.experiment())
     found = [f"{key}={ours[key]} (card: {theirs[key]})" for key in theirs if ours.get(key) != theirs[key]]
-    tasks = experiment.tasks
-    if card.dataset is not None and isinstance(tasks, FewShot):
-        manifest, asked = tasks.dataset.manifest, card.dataset
+    if card.dataset is not None and hasattr(type(experiment.tasks), "dataset"):
+        manifest, asked = experiment.tasks.dataset.manifest, card.dataset  # type: ignore[attr-defined]
         ours_is = (manifest.name, manifest.provenance.get("split"), tuple(manifest.input_shape))
         if ours_is != (asked.name, asked.split, asked.input_shape):
             found.append(
@@ -264,18 +262,6 @@ def _protocol(experiment: Experiment) -> dict[str, Any]:
         # Stopping early changes the training, the other settings of evaluation its record.
         if key == "evaluation.patience" or (not key.startswith(("runtime.", "evaluation.")) and key not in free)
     }
-
-
-def _job(card: Card, overrides: Mapping[str, Any]) -> Job:
-    """A job file of the card, so that the run can be resumed and judged like any other."""
-    source = (
-        f'"""{card.name}: {card.paper}."""\n\nfrom distmeta.cards import find\n\n'
-        f"experiment = find({card.name!r}).experiment()\n"
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"{card.name.replace('/', '-')}.py"
-        path.write_text(source, encoding="utf-8")
-        return load_job(path, overrides, folder=Path.cwd())
 
 
 # -- how fast it runs here --------------------------------------------------------------------------------------------

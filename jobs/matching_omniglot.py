@@ -10,9 +10,10 @@ from distmeta import Evaluation, Experiment, FewShot, MatchingNet, Outer, Runtim
 
 experiment = Experiment(
     # Section 4.1.1: four blocks of 64 filters with max-pooling, 64 features.
-    learner=MatchingNet(conv4(width=64, pool="max", head=False), distance="cosine", temperature=0.1),
+    # One large task per step: there is nothing to vectorise over.
+    learner=MatchingNet(conv4(width=64, pool="max", head=False), distance="cosine", temperature=0.1, vectorise="loop"),
     tasks=FewShot(data="omniglot", ways=5, shots=1, queries=5, train_ways=20, train_queries=5, rotations="all"),
-    outer=Outer(optimizer="adam", lr=1e-3, schedule="cosine", iterations=4000, meta_batch_size=2),
+    outer=Outer(optimizer="adam", lr=1e-3, schedule="cosine", iterations=8000, meta_batch_size=1),
     runtime=Runtime(chunk_size=1),
     evaluation=Evaluation(every=500, validation_tasks=200, test_tasks=600),
 )

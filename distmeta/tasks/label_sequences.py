@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from pydantic import PositiveInt
 
 from distmeta import config
+from distmeta.data.shards import ShardDataset
 from distmeta.errors import TaskContractError
 from distmeta.instances import accuracies
 from distmeta.tasks.base import Metrics, TaskDistribution
@@ -83,6 +84,11 @@ class LabelSequences(TaskDistribution):
         c, channels = self.config, self._images.dataset.input_shape[0]
         codes = c.ways if c.labels == "one-hot" else CHARACTERS**2
         return TaskSpec((channels * c.size**2 + codes,), codes, "sequence", support=0, queries=c.length)
+
+    @property
+    def dataset(self) -> ShardDataset:
+        """The opened dataset."""
+        return self._images.dataset
 
     @property
     def fingerprint(self) -> str:
