@@ -229,6 +229,7 @@ def evaluate(
     inner_steps: Annotated[
         str | None, typer.Option(metavar="0,1,3,5", help="A curve over numbers of inner steps.")
     ] = None,
+    lengths: Annotated[str | None, typer.Option(metavar="10,20,50", help="A curve over lengths of sequences.")] = None,
     workers: Workers = None,
     backend: BackendName = "ray",
     address: Address = None,
@@ -248,12 +249,13 @@ def evaluate(
     """
     if split not in SPLITS:
         raise ConfigError(f"--split {split}; expected one of {', '.join(SPLITS)}.")
-    modes = {"--against": against, "--shots": shots, "--inner-steps": inner_steps}
+    curves: dict[judging.Over, str | None] = {"shots": shots, "inner_steps": inner_steps, "lengths": lengths}
+    modes = {"--against": against} | {f"--{over.replace('_', '-')}": text for over, text in curves.items()}
     given = [option for option, value in modes.items() if value is not None]
     if len(given) > 1:
         raise ConfigError(f"{' and '.join(given)}: expected one of them at a time. Give one command for each.")
-    over: judging.Over | None = "shots" if shots is not None else "inner_steps" if inner_steps is not None else None
-    values = _numbers(given[0], shots or inner_steps or "", 1 if over == "shots" else 0) if over else ()
+    over = next((over for over, text in curves.items() if text is not None), None)
+    values = _numbers(given[0], curves[over] or "", 0 if over == "inner_steps" else 1) if over else ()
     chosen: Split = split
     where = _overrides(None, None, data_dir).get("tasks.data")
     found: judging.Comparison | judging.Sweep | judging.Judgement
@@ -653,7 +655,7 @@ def _show_result(result: api.RunResult, job: Job, as_json: bool) -> None:
         return
     tasks, learner = job.experiment.tasks, job.experiment.learner
     what = tasks.describe()["name"]
-    if hasattr(tasks.config, "ways"):
+    if hasattr(tasks.config, "ways") and hasattr(tasks.config, "shots"):
         what = f"{tasks.config.ways}-way {tasks.config.shots}-shot"
     out.print()
     if result.test is not None:

@@ -33,7 +33,7 @@ from distmeta.runtime.worker import WorkerSetup
 from distmeta.seeding import rng
 from distmeta.types import Split, TaskRef
 
-Over = Literal["shots", "inner_steps"]
+Over = Literal["shots", "inner_steps", "lengths"]
 
 
 @dataclass(frozen=True)
@@ -232,13 +232,13 @@ def compare(run_a: Path | str, run_b: Path | str, by: Yardstick | None = None) -
 
 
 def sweep(run_dir: Path | str, over: Over, values: Sequence[int], by: Yardstick | None = None) -> Sweep:
-    """Judge a run at several numbers of shots (a data-efficiency curve) or of inner steps; draws the curve.
+    """Judge a run at several numbers of shots (a data-efficiency curve), of inner steps, or lengths; draws the curve.
 
     Task i has the same classes at every number of shots, and its support sets grow: that of 5 shots holds that of 1.
 
     Args:
         run_dir: its folder.
-        over: ``"shots"`` or ``"inner_steps"``.
+        over: ``"shots"``, ``"inner_steps"``, or ``"lengths"`` of sequences.
         values: the numbers.
         by: on what else.
 
@@ -439,6 +439,13 @@ def _key(run_dir: Path | str, over: Over, split: Split) -> str:
         if split == "meta_train":
             raise ConfigError("--shots is for tasks of held-out classes. Use --split meta_validation or meta_test.")
         return "tasks.shots"
+    if over == "lengths":
+        if "tasks.length" not in known:
+            raise ConfigError(
+                f"--lengths: the run's tasks ({type(experiment.tasks).__name__}) have no setting length. Drop it; it "
+                "is for sequences."
+            )
+        return "tasks.length"
     for key in ("learner.test_inner_steps", "learner.inner_steps"):
         if key in known:
             return key
@@ -448,6 +455,13 @@ def _key(run_dir: Path | str, over: Over, split: Split) -> str:
     )
 
 
+_AXES = {
+    "shots": "shots: labelled examples per class",
+    "inner_steps": "inner steps",
+    "lengths": "length of the sequences",
+}
+
+
 def _curves(result: Sweep, over: Over, name: str) -> Curves:
     reports = [judgement.report for judgement in result.judgements]
     common = [metric for metric in reports[0].metrics if all(metric in report.metrics for report in reports)]
@@ -455,7 +469,7 @@ def _curves(result: Sweep, over: Over, name: str) -> Curves:
     where = f"{first.trained_on} to {first.judged_on}, " if first.cross_domain else ""
     return Curves(
         title=f"{name}: {where}{first.report.tasks} {first.report.split} tasks",
-        x_label="shots: labelled examples per class" if over == "shots" else "inner steps",
+        x_label=_AXES[over],
         x=result.values,
         values={metric: [report.metrics[metric] for report in reports] for metric in common},
     )

@@ -44,7 +44,17 @@ experiment = distmeta.Experiment(
     evaluation=distmeta.Evaluation(every=0, test_tasks=4),
 )
 """
+COPY = """
+import distmeta
+experiment = distmeta.Experiment(
+    learner=distmeta.NTM(distmeta.ntm(size=8, slots=6, width=4)),
+    tasks=distmeta.CopyTask(bits=3, length=3, max_length=3),
+    outer=distmeta.Outer(iterations=1, meta_batch_size=2),
+    evaluation=distmeta.Evaluation(every=0, test_tasks=4),
+)
+"""
 RUNS = {
+    "copy": COPY,
     "maml": JOB.format(learner=MAML, tasks=""),
     "metric": JOB.format(learner=METRIC, tasks="train_ways=6"),
     "more_queries": JOB.format(learner=METRIC, tasks="train_ways=6").replace("queries=2", "queries=3"),
@@ -54,7 +64,7 @@ RUNS = {
 
 @pytest.fixture(scope="session")
 def finished(digits_dir, tmp_path_factory) -> Path:
-    """A folder with four finished runs and three datasets."""
+    """A folder with five finished runs and three datasets."""
     folder = tmp_path_factory.mktemp("finished-runs")
     shutil.copytree(digits_dir, folder / "digits")
     random = np.random.default_rng(1)
@@ -248,6 +258,14 @@ def test_a_curve_over_inner_steps(world):
     assert "inner_steps-2.json" in kept("maml")
 
 
+def test_a_curve_over_lengths_of_sequences(world):
+    found = sweep("copy", "lengths", [2, 5], Yardstick(tasks=6))
+    assert [judgement.report.mean("baseline_bits") for judgement in found.judgements] == [6, 15]
+    bits = [judgement.report.mean("bits") for judgement in found.judgements]
+    assert 0 < bits[0] < bits[1]
+    assert found.picture.read_bytes().startswith(b"\x89PNG")
+
+
 # -- what is refused -------------------------------------------------------------------------------------------------
 
 REFUSED = {
@@ -264,6 +282,7 @@ REFUSED = {
     "--shots 1 --split meta_train": ("held-out classes",),
     "--shots 1 --inner-steps 1": ("--shots and --inner-steps", "one of them"),
     "--inner-steps -1": ("at least 0",),
+    "--lengths 5": (r"tasks \(FewShot\) have no setting length",),
     "--against nowhere": ("nowhere is not a run",),
     "--against more_queries": (r"tasks\.queries is 2 and 3", "--set tasks.queries=5"),
     "--against sines": ("cannot be compared task by task",),

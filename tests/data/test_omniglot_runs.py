@@ -14,7 +14,6 @@ from distmeta.data import omniglot as archives
 from distmeta.data import omniglot_runs as module
 from distmeta.errors import ConfigError, DataError, TaskContractError
 from distmeta.tasks import lake_runs
-from distmeta.tasks.base import baseline
 from distmeta.types import TaskRef
 
 CHARACTERS = ["One/character01", "One/character02", "Two/character01", "Two/character02", "Two/character03"]
@@ -191,4 +190,4 @@ def test_the_official_runs(omniglot_source, tmp_path):
     tasks.check()
     runs = tasks.episodes([TaskRef("meta_test", 0, i) for i in range(20)], seed=0)
     # Koch et al. (2015), table 2: 21.7 % for the nearest neighbour, on the larger images.
-    assert float(baseline(runs)["baseline_accuracy"].mean()) == pytest.approx(0.217, abs=0.03)
+    assert float(tasks.baseline(runs)["baseline_accuracy"].mean()) == pytest.approx(0.217, abs=0.03)
