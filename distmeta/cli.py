@@ -27,6 +27,7 @@ from distmeta.config import did_you_mean, parse_overrides
 from distmeta.data.image_folder import build_image_folder
 from distmeta.data.omniglot import OmniglotSplit, build_omniglot
 from distmeta.errors import ConfigError, DistmetaError
+from distmeta.instances import INSTANCES
 from distmeta.job import Job, load_job
 from distmeta.learners import find_learners
 from distmeta.runtime.evaluation import EvaluationReport
@@ -563,16 +564,31 @@ _LABELS = {
     "accuracy": "accuracy, transductive (all queries in one batch)",
     "accuracy_non_transductive": "accuracy, non-transductive (each query alone)",
     "baseline_accuracy": "nearest neighbour on raw inputs, same tasks",
+    "accuracy_verification": "accuracy of same or different, pairs",
+    "bits": "bits per sequence",
+    "bit_errors": "wrong bits per sequence",
+    "baseline_bits": "bits per sequence of guessing",
     "loss": "loss after adaptation",
     "baseline_loss": "predicting the mean of the support targets",
 }
 
 
+_BY_INSTANCE = {"accuracy": "accuracy", "baseline_accuracy": "nearest earlier image"}
+
+
 def _show_report(report: EvaluationReport, title: str) -> None:
     out.print(title)
-    names = sorted(report.metrics, key=lambda name: list(_LABELS).index(name) if name in _LABELS else len(_LABELS))
-    for name in names:
-        out.print(f"  {_LABELS.get(name, name):<48}  {report.text(name)}")
+    labels = _LABELS | {
+        f"{name}_instance_{k}": f"{text}, instance {k}" for name, text in _BY_INSTANCE.items() for k in INSTANCES
+    }
+    if "accuracy_non_transductive" not in report.metrics:
+        labels["accuracy"] = "accuracy"
+    order = list(labels)
+    names = sorted(report.metrics, key=lambda name: order.index(name) if name in labels else len(order))
+    texts = [labels.get(name, name) for name in names]
+    width = max(map(len, texts))
+    for name, text in zip(names, texts, strict=True):
+        out.print(f"  {text:<{width}}  {report.text(name)}")
 
 
 def _warn_of_guessing(report: EvaluationReport, ways: int | None) -> None:
@@ -659,9 +675,11 @@ def _show_result(result: api.RunResult, job: Job, as_json: bool) -> None:
         what = f"{tasks.config.ways}-way {tasks.config.shots}-shot"
     out.print()
     if result.test is not None:
+        # The policy of batch norm is what makes the two accuracies differ.
+        policy = f"batch norm '{learner.config.batch_norm}', " * ("accuracy_non_transductive" in result.test.metrics)
         title = (
             f"meta-test: {what}, {result.test.tasks} tasks, mean ± 95 % interval "
-            f"(batch norm '{learner.config.batch_norm}', parameters of step {result.best_step})"
+            f"({policy}parameters of step {result.best_step})"
         )
         _show_report(result.test, title)
         _warn_of_guessing(result.test, getattr(tasks.config, "ways", None))

@@ -226,6 +226,24 @@ def test_what_a_person_sees(run):
     assert "\nmeta_test: 6 tasks of seed 0, mean ± 95 % interval\n" in evaluated
 
 
+def test_what_a_person_sees_of_sequences(run, digits_dir):
+    Path("labels.py").write_text(
+        "import distmeta\n"
+        "experiment = distmeta.Experiment(\n"
+        "    learner=distmeta.MANN(distmeta.mann(size=6, slots=8, width=4, reads=1)),\n"
+        f"    tasks=distmeta.LabelSequences(data={str(digits_dir)!r}, ways=3, length=6, size=8, augment=False),\n"
+        "    outer=distmeta.Outer(iterations=1, meta_batch_size=2),\n"
+        "    evaluation=distmeta.Evaluation(every=0, test_tasks=4),\n"
+        ")\n"
+    )
+    shown = run("train", "labels.py", *LOCAL, "--run-dir", "here")
+    assert shown.code == 0, shown.err
+    assert re.search(r"(?m)^meta-test: digits, 4 tasks, mean ± 95 % interval \(parameters of step 1\)$", shown.out)
+    for label in ("accuracy", "accuracy, instance 2", "nearest earlier image, instance 2"):
+        assert re.search(rf"(?m)^  {label} +\d+\.\d\d % ± ", shown.out), label
+    assert Path("here", "memory.png").is_file()
+
+
 def test_a_default_run_directory_is_new_and_told(run):
     first, second = (run("train", "job.py", *LOCAL, "--set", "outer.iterations=1", "--json").json for _ in range(2))
     assert re.fullmatch(r"runs/job-\d{8}-\d{6}(-\d+)?", first["run_dir"])
