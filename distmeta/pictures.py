@@ -140,7 +140,8 @@ def _draw_heatmaps(picture: Heatmaps, path: Path) -> Path:
         axes.set_title(name, loc="left", fontsize=9, color=INK, pad=3)
         axes.grid(False)
         axes.set_facecolor("#e2e9f3")  # seen through the cells that are not a number
-        axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5 if len(values) > 12 else 2, integer=True))
+        axes.tick_params(labelbottom=i == len(shown) - 1)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return save(figure, path)
 

@@ -270,7 +270,7 @@ def test_list(run, monkeypatch):
     assert set(listed) == {"learners", "tasks", "datasets", "jobs"}
     assert "MAML" in listed["learners"]
     assert {"FewShot", "Sinusoids", "FunctionTasks"} <= set(listed["tasks"])
-    assert set(listed["datasets"]) == {"glyphs", "omniglot"}
+    assert set(listed["datasets"]) == {"glyphs", "omniglot", "omniglot-runs"}
     assert listed["jobs"] == {"jobs/broken.py": "", "jobs/first.py": "My first job."}
     shown = run("list").out
     assert re.search(r"(?m)^  jobs/first.py +My first job\.$", shown)

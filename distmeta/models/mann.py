@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from distmeta.models.backbones import ModelFactory
-from distmeta.models.memory import NTMNetwork, Trace, cosine_similarity
+from distmeta.models.memory import NTMNetwork, Trace, cosine_similarity, lstm_step
 from distmeta.types import TaskSpec
 
 
@@ -82,13 +82,6 @@ class MANNNetwork(nn.Module):
             readings.append(looking)
             writings.append(writing)
         return Trace(self.output(torch.stack(seen, 1)), torch.stack(readings, 1), torch.stack(writings, 1))
-
-
-def lstm_step(gates: torch.Tensor, cell: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Next ``(h, c)``, each ``[B, size]``, from the sums for the gates i, f, g, o ``[B, 4 * size]`` and the last c."""
-    i, f, g, o = gates.chunk(4, -1)
-    cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
-    return o.sigmoid() * cell.tanh(), cell
 
 
 def least_used(usage: torch.Tensor) -> torch.Tensor:

@@ -120,10 +120,21 @@ class LSTMCell(nn.Module):
     def forward(self, x: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Next ``(h, c)`` from ``x [B, inputs]`` and the last ``(h, c)``, each ``[B, size]``."""
         h, c = state
-        gates, candidate = torch.split(self.gates(torch.cat([x, h], -1)), [3 * self.size, self.size], -1)
-        i, f, o = gates.sigmoid().chunk(3, -1)
-        c = f * c + i * candidate.tanh()
-        return o * c.tanh(), c
+        return lstm_step(self.gates(torch.cat([x, h], -1)), c)
+
+
+def lstm_step(gates: torch.Tensor, cell: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Next ``(h, c)`` of an LSTM, each ``[B, size]``, from the last c and the sums for its gates.
+
+    Args:
+        gates: input, forget and output gate and candidate, ``[B, 4 * size]``.
+        cell: the last c, ``[B, size]``.
+    """
+    size = cell.shape[-1]
+    opened, candidate = torch.split(gates, [3 * size, size], -1)
+    i, f, o = opened.sigmoid().chunk(3, -1)  # one sigmoid for the three gates
+    cell = f * cell + i * candidate.tanh()
+    return o * cell.tanh(), cell
 
 
 class Trace(NamedTuple):

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from distmeta import TaskSpec, mann
-from distmeta.models.mann import MANNNetwork, least_used, lstm_step, next_usage, write, write_weights
-from distmeta.models.memory import LSTMCell, NTMNetwork
+from distmeta.models.mann import MANNNetwork, least_used, next_usage, write, write_weights
+from distmeta.models.memory import LSTMCell, NTMNetwork, lstm_step
 
 SPEC = TaskSpec((7,), 3, "sequence", 0, 6)
 TINY = {"size": 6, "slots": 8, "width": 4, "reads": 2}
@@ -72,7 +72,7 @@ def reference(net, x):
     outputs, reads, writes = [], [], []
     for step in x:
         gates = net.sees(step) + net.recurs.weight @ torch.cat([read, h])
-        i, f, g, o = gates[:size], gates[size : 2 * size], gates[2 * size : 3 * size], gates[3 * size :]
+        i, f, o, g = gates[:size], gates[size : 2 * size], gates[2 * size : 3 * size], gates[3 * size :]
         c = f.sigmoid() * c + i.sigmoid() * g.tanh()
         h = o.sigmoid() * c.tanh()
         interface = net.interface(h)
@@ -85,14 +85,7 @@ def reference(net, x):
             [gate[n] * looked[n] + (1 - gate[n]) * torch.eye(slots, dtype=x.dtype)[least] for n in range(heads)]
         )
         memory = torch.stack([rows[i] + sum(written[n, i] * add[n] for n in range(heads)) for i in range(slots)])
-        lengths = [(m @ m + 1e-16).sqrt() for m in memory]  # never quite 0, as in the memory's own cosine
-        scores = [
-            [
-                key[n] @ m / ((key[n] @ key[n] + 1e-16).sqrt() * length + 1e-8)
-                for m, length in zip(memory, lengths, strict=True)
-            ]
-            for n in range(heads)
-        ]
+        scores = [[key[n] @ m / (key[n].norm() * m.norm() + 1e-8) for m in memory] for n in range(heads)]
         looked = torch.stack([(net.strength * torch.stack(row)).softmax(0) for row in scores])
         for i in range(slots):
             usage[i] = net.usage_decay * usage[i] + float((looked[:, i].sum() + written[:, i].sum()).detach())
