@@ -91,7 +91,7 @@ def test_it_learns_to_remember():
     random = torch.Generator().manual_seed(0)
     learner = MANN(mann(48, slots=16, width=12, reads=2)).bind(TaskSpec((pattern + ways,), ways, "sequence", 0, length))
     adam, seen = torch.optim.Adam(learner.model.parameters(), 4e-3), []
-    for _ in range(600):
+    for _ in range(1000):
         order = torch.stack([torch.randperm(length, generator=random) % ways for _ in range(32)])
         patterns = torch.randint(0, 2, (32, ways, pattern), generator=random) * 2.0 - 1
         x = patterns.gather(1, order[..., None].expand(-1, -1, pattern))
