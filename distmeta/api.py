@@ -161,7 +161,7 @@ def _run(
             tracker.truncate(driver.first_step)  # what a crash left after the last checkpoint is done again
             tracker.start(_params(experiment), _tags(what, experiment, infos[0].kernel), _dataset(experiment.tasks))
             trained = driver.train(tracker)
-            result = _finish(folder, experiment, driver, store, trained, tracker, record)
+            result = _finish(folder, experiment, driver, store, trained, tracker, record, place.watch)
         except KeyboardInterrupt:
             record.update(status="interrupted")
             tracker.close("KILLED")
@@ -186,6 +186,7 @@ def _finish(
     trained: Trained,
     tracker: Tracker,
     record: RunRecord,
+    watch: Watch,
 ) -> RunResult:
     """Write and record what a run leaves behind."""
     final = store.load()
@@ -197,12 +198,13 @@ def _finish(
     curves = report.plot_curves(read_metrics(folder), folder / "curves.png", title=experiment.name)
     tracker.artifact(curves)
     fit = _draw_fit(folder / "fit.png", experiment, driver, trained.best)
-    for path in (
-        folder / "experiment.json",
-        folder / "job.py",
-        fit,
-        *_draw_pictures(folder, experiment, driver, trained),
-    ):
+    try:
+        drawn = _draw_pictures(folder, experiment, driver, trained)
+    except Exception as error:  # noqa: BLE001 (a user's pictures() may raise anything, and the run is done)
+        drawn = []
+        kind = type(driver.learner).__name__
+        watch(Event("message", trained.step, text=f"{kind}.pictures() failed: {type(error).__name__}: {error}"))
+    for path in (folder / "experiment.json", folder / "job.py", fit, *drawn):
         if path.exists():
             tracker.artifact(path)
     tracker.artifact(store.path(trained.best.step), "best")

@@ -216,7 +216,7 @@ def resume(
 @app.command()
 def evaluate(
     run_dir: RunDir,
-    tasks: Annotated[int, typer.Option(min=2, help="How many tasks.")] = 600,
+    tasks: Annotated[int | None, typer.Option(min=2, help="How many tasks; 600, or all where there are fewer.")] = None,
     split: Annotated[str, typer.Option(help="meta_train, meta_validation or meta_test.")] = "meta_test",
     seed: Annotated[
         int | None, typer.Option(min=0, help="Of the tasks; runs with equal seeds get equal tasks.")
@@ -352,7 +352,8 @@ def check(job: JobFile, settings: Set = None, data_dir: Data = None, as_json: Js
     say(f"ok  tasks: {type(experiment.tasks).__name__}, {experiment.tasks.spec}")
     slower = testing.check_model(experiment.learner, experiment)
     say(f"ok  model: shapes, batch norm policy '{experiment.learner.config.batch_norm}', every parameter used")
-    say(f"ok  engine: {slower or 'vmap over the tasks of a chunk'}")
+    one = "the tasks of a chunk as one batch" if experiment.learner.network == "sequence" else None
+    say(f"ok  engine: {slower or one or 'vmap over the tasks of a chunk'}")
     adapted = testing.check_adaptation(experiment)
     if adapted is not None:
         before, after = findings["adaptation"] = adapted

@@ -41,7 +41,7 @@ class Yardstick:
     """What a run is judged on, and where that is computed.
 
     Args:
-        tasks: how many tasks.
+        tasks: how many tasks; 600 when left out, or all of them where there are fewer.
         split: which classes.
         seed: of the tasks; the experiment's ``evaluation.seed`` when left out: the same tasks for every run.
         data: where the dataset is now, or another dataset of the same input shape: the judgement is then cross-domain.
@@ -54,16 +54,28 @@ class Yardstick:
         'meta_test'
     """
 
-    tasks: int = 600
+    tasks: int | None = None
     split: Split = "meta_test"
     seed: int | None = None
     data: Path | str | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
     place: Place = field(default_factory=Place)
 
-    def of(self, run: _TrainedRun) -> Yardstick:
-        """With a seed: that of ``run`` where none was given."""
-        return self if self.seed is not None else replace(self, seed=run.experiment.evaluation.seed)
+    def of(self, run: _TrainedRun) -> Ruler:
+        """Number and seed of the tasks: those of ``run`` where none were given."""
+        tasks, seed = self.tasks, self.seed
+        if tasks is None:
+            tasks = min(600, run.experiment.tasks.count(self.split) or 600)
+        return Ruler(tasks, self.split, run.experiment.evaluation.seed if seed is None else seed)
+
+
+@dataclass(frozen=True)
+class Ruler:
+    """Which tasks exactly: the first ``tasks`` of ``split`` and ``seed``."""
+
+    tasks: int
+    split: Split
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -174,7 +186,7 @@ class Sweep:
 def evaluate(
     run_dir: Path | str,
     *,
-    tasks: int = 600,
+    tasks: int | None = None,
     split: Split = "meta_test",
     seed: int | None = None,
     data: Path | str | None = None,
@@ -201,7 +213,7 @@ def judge(run_dir: Path | str, by: Yardstick | None = None) -> Judgement:
     run = _TrainedRun.open(run_dir, by)
     _require_writable(run.folder)
     with _backend(run, by) as backend:
-        found = run.judge(by.of(run), backend)
+        found = run.judge(by.of(run), by.place, backend)
     write_json(_reserve(run.folder, by.split), found.to_dict())
     return found
 
@@ -219,13 +231,13 @@ def compare(run_a: Path | str, run_b: Path | str, by: Yardstick | None = None) -
     """
     by = by or Yardstick()
     a, b = _TrainedRun.open(run_a, by), _TrainedRun.open(run_b, by)
-    by = by.of(a)
-    _require_same_tasks(a, b, by)
+    ruler = by.of(a)
+    _require_same_tasks(a, b, ruler)
     _require_writable(a.folder)
     found = []
     for run in (a, b):
         with _backend(run, by) as backend:
-            found.append(run.judge(by, backend))
+            found.append(run.judge(ruler, by.place, backend))
     comparison = Comparison(*found)
     write_json(_reserve(a.folder, "against"), comparison.to_dict())
     return comparison
@@ -251,7 +263,7 @@ def sweep(run_dir: Path | str, over: Over, values: Sequence[int], by: Yardstick 
     first = runs[0]
     _require_writable(first.folder)
     with _backend(first, by) as backend:
-        found = tuple(run.judge(by.of(first), backend) for run in runs)
+        found = tuple(run.judge(by.of(first), by.place, backend) for run in runs)
     path = _reserve(first.folder, over)
     result = Sweep(key, tuple(values), found, path.with_suffix(".png"))
     write_json(path, result.to_dict())
@@ -293,6 +305,9 @@ class _TrainedRun:
         if split not in tasks.splits:
             have = ", ".join(tasks.splits)
             raise ConfigError(f"The dataset has no split {split}; it has {have}. Give --split one of these.")
+        spec = trained.tasks.spec_of("meta_train")
+        if split != "meta_train":
+            require_equal_ways(judged.learner, spec, tasks.spec_of(split))
         if list(tasks.spec.input_shape) != list(original["input_shape"]):
             raise ConfigError(
                 f"{folder} was trained on inputs of shape {list(original['input_shape'])} ({original['name']}); "
@@ -300,10 +315,9 @@ class _TrainedRun:
                 "(distmeta data build ... --size, --channels), or train on this one."
             )
         cross_domain = by.data is not None and trained.tasks.fingerprint != last.record["fingerprint"]
-        spec = trained.tasks.spec_of("meta_train")
-        if split != "meta_train":
-            require_equal_ways(judged.learner, spec, tasks.spec_of(split))
         tasks.check_split(split)
+        if by.tasks is not None:
+            evaluation.require_tasks(tasks, split, "--tasks", by.tasks)
         engine = changed.get("learner.vectorise", last.record["engine"])
         learner = judged.learner.bind(spec, trained.seed).with_config(vectorise=engine)
         _require_same_experiment(trained, frozen_digest(learner.model), last.record["identity"], cross_domain)
@@ -315,9 +329,8 @@ class _TrainedRun:
         name = tasks.describe()["name"]
         return cls(folder, job, judged, learner, best, original["name"], name, cross_domain, changed)
 
-    def judge(self, by: Yardstick, backend: Backend) -> Judgement:
+    def judge(self, by: Ruler, place: Place, backend: Backend) -> Judgement:
         """Over the workers of a pool of its own."""
-        assert by.seed is not None, "by.of(run) gives one"
         runtime = self.experiment.runtime
         setup = WorkerSetup(
             self.learner, self.experiment.tasks, self.best.layout, self.experiment.seed, runtime.threads
@@ -327,7 +340,7 @@ class _TrainedRun:
             infos = pool.join()
             workers = f"{len(infos)} worker{'s' * (len(infos) > 1)} on {backend.name}: {infos[0].kernel}"
             which = "".join(f"{key}={value}: " for key, value in self.changed.items())
-            by.place.watch(Event("message", 0, text=which + workers))
+            place.watch(Event("message", 0, text=which + workers))
             report = evaluation.evaluate(
                 backend,
                 pool,
@@ -403,9 +416,8 @@ def _require_same_experiment(
         )
 
 
-def _require_same_tasks(a: _TrainedRun, b: _TrainedRun, by: Yardstick) -> None:
+def _require_same_tasks(a: _TrainedRun, b: _TrainedRun, by: Ruler) -> None:
     """Pairs are compared by task index, so task i must be the same data in both runs: looked at, not inferred."""
-    assert by.seed is not None, "by.of(run) gives one"
     for index in (0, by.tasks - 1):
         ref = TaskRef(by.split, 0, index)
         one, other = (list(run.experiment.tasks.episode(ref, by.seed)) for run in (a, b))

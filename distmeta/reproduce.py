@@ -138,6 +138,10 @@ class Reproduction:
                 f"  ours        {interval(name, c.mean, c.ci95)}",
                 f"  difference  {difference}  {c.verdict}",
             ]
+        measured = {c.published.metric for c in self.compared}
+        for p in self.card.published:
+            if p.metric not in measured:
+                found += [p.metric, f"  published   {p.text}", "  ours        these tasks have no such number"]
         return [*found, self.verdict]
 
     def to_dict(self) -> dict[str, Any]:
@@ -220,7 +224,9 @@ def reproduce(
     result = api.meta_train(job, run_dir=run_dir, place=where)
     test = result.test
     assert test is not None, "the dataset has a meta_test split"
-    compared = tuple(Compared(p, test.mean(p.metric), test.ci95(p.metric)) for p in card.published)
+    compared = tuple(
+        Compared(p, test.mean(p.metric), test.ci95(p.metric)) for p in card.published if p.metric in test.metrics
+    )
     seconds = time.monotonic() - started
     done = Reproduction(
         card, result, compared, changed, job.experiment.outer.iterations, planned, minutes, pace, seconds
@@ -288,14 +294,15 @@ def measure(job: Job, place: Place, *, seconds: float) -> Pace:
             ready = time.monotonic()
             with suppress(_Enough):
                 driver.train(_Nowhere())
-            tasks = len(infos) * runtime.chunk_size
+            most = trial.evaluation.test_tasks  # as many as there are, at the most
+            tasks = min(len(infos) * runtime.chunk_size, most)
             while True:
                 asked = time.monotonic()
                 driver.evaluate(store.load(), "meta_test", tasks, trial.evaluation.seed)
                 judged = time.monotonic() - asked
-                if judged >= 1.0 or tasks >= trial.evaluation.test_tasks:
+                if judged >= 1.0 or tasks == most:
                     break
-                tasks *= 2  # too short to be exact, and the first time warms up
+                tasks = min(2 * tasks, most)  # too short to be exact, and the first time warms up
         finally:
             driver.close()
             if backend is not place.backend:

@@ -67,7 +67,7 @@ def check_model(learner: MetaLearner, experiment: Experiment) -> str | None:
         Why a slower engine would be used, or ``None``.
     """
     spec, episodes = experiment.tasks.spec_of("meta_train"), _episodes(experiment, 2)
-    return probe(learner.bind(spec, experiment.seed), spec, episodes).message
+    return probe(learner.bind(spec, experiment.seed), spec, episodes, experiment.tasks.spec).message
 
 
 def check_task(experiment: Experiment) -> None:
@@ -109,7 +109,7 @@ def check_gradient(experiment: Experiment, *, tasks: int = 3) -> GradientCheck:
     spec = experiment.tasks.spec_of("meta_train")
     learner = in_float64(experiment.learner.bind(spec, experiment.seed))
     episodes = _episodes(experiment, tasks).to(torch.device("cpu"), torch.float64)
-    learner = probe(learner, spec, episodes).learner
+    learner = probe(learner, spec, episodes, experiment.tasks.spec).learner
     params = learner.init_meta_params(rng(experiment.seed, "init"))
     layout = ParamLayout.of(params)
     gradient = learner.meta_gradient(params, episodes).gradient

@@ -246,7 +246,11 @@ MODEL = Net()
     Row("negative outer rate", TRAIN + " --set outer.lr=-1", ("'lr' is -1", "greater than 0")),
     Row("no shots", TRAIN + " --set tasks.shots=0", ("'shots' is 0", "greater than 0")),
     Row("a word for a number", TRAIN + " --set outer.iterations=many", ("'iterations' is 'many'", "valid integer")),
-    Row("unknown choice", TRAIN + " --set outer.optimizer=adma", ("'optimizer' is 'adma'", "'adam', 'adamw' or 'sgd'")),
+    Row(
+        "unknown choice",
+        TRAIN + " --set outer.optimizer=adma",
+        ("'optimizer' is 'adma'", "'adam', 'adamw', 'rmsprop' or 'sgd'"),
+    ),
     Row("no equals sign", TRAIN + " --set tasks.ways", ("has no '='", "expected key=value")),
     Row("a key twice", TRAIN + " --set seed=1 --set seed=2", ("'seed' twice", "give it once")),
     Row("no workers", TRAIN + " --workers 0", ("--workers", "1")),

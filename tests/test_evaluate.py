@@ -291,6 +291,10 @@ REFUSED = {
 OTHERS = {
     "evaluate metric --inner-steps 0,1": ("MatchingNet takes no inner steps", "gradient descent"),
     "evaluate metric --set learner.distance=cosin": ("cosine",),
+    "evaluate copy --set tasks.bits=4": (
+        r"NTM is trained on sequences with 3 outputs .* judged on ones with 4",
+        "tasks.bits",
+    ),
     "evaluate sines --data others": (r"tasks \(Sinusoids\) read no dataset",),
     "evaluate digits": ("digits is not a run", "Give the folder"),
 }

@@ -187,14 +187,14 @@ class Watcher(distmeta.ProtoNet):
         return {"mine": Heatmaps("support of the first task", "pixel", {"x": episodes.support_x[0].flatten(1)})}
 
 
-def run(learner, digits_dir, folder: Path) -> Path:
+def run(learner, digits_dir, folder: Path, watch=lambda event: None) -> Path:
     experiment = distmeta.Experiment(
         learner=learner,
         tasks=distmeta.FewShot(digits_dir, ways=3, queries=2),
         outer=distmeta.Outer(iterations=1, meta_batch_size=2),
         evaluation=distmeta.Evaluation(every=0, test_tasks=4),
     )
-    return distmeta.meta_train(experiment, run_dir=folder).run_dir
+    return distmeta.meta_train(experiment, run_dir=folder, place=distmeta.Place(watch=watch)).run_dir
 
 
 def test_a_run_leaves_what_its_learner_shows_and_notes_it_for_tracking(digits_dir, tmp_path):
@@ -203,6 +203,20 @@ def test_a_run_leaves_what_its_learner_shows_and_notes_it_for_tracking(digits_di
     assert pixels(folder / "mine.png").shape[2] == 3
     noted = json.loads((folder / "tracking.json").read_text())
     assert "mine.png" in json.dumps(noted)
+
+
+class Clumsy(distmeta.ProtoNet):
+    """A learner whose picture cannot be made."""
+
+    def pictures(self, params, episodes):
+        raise ZeroDivisionError("no pixels")
+
+
+def test_a_picture_that_fails_is_said_and_the_run_is_whole(digits_dir, tmp_path):
+    said = []
+    folder = run(Clumsy(nn.Sequential(nn.Flatten(), nn.Linear(64, 16))), digits_dir, tmp_path / "run", said.append)
+    assert "Clumsy.pictures() failed: ZeroDivisionError: no pixels" in [event.text for event in said]
+    assert distmeta.inspect_run(folder)["status"] == "finished"
 
 
 def test_a_learner_with_nothing_to_show_leaves_no_picture(digits_dir, tmp_path):

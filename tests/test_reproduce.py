@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 import distmeta
-from distmeta import cards, cli
+from distmeta import Place, cards, cli
 from distmeta.cards import CARDS, OMNIGLOT, Card, Published, find
 from distmeta.data import from_arrays
-from distmeta.reproduce import Compared, Pace, changes, reproduce
+from distmeta.reproduce import Compared, Pace, changes, measure, reproduce
 from distmeta.types import TaskSpec
 
 JOBS = Path(__file__).parents[1]
@@ -222,6 +222,29 @@ def test_a_full_length_run_is_comparable(run, monkeypatch):
     assert found.verdict == "comparable: the card's protocol at its full length"
     assert [c.published.metric for c in found.compared] == ["loss", "baseline_loss"]
     assert found.iterations == found.planned == 2
+
+
+def test_a_number_that_the_tasks_do_not_have_is_said(run, monkeypatch):
+    asking = Card(
+        "test/asks", "Nobody 2031", "maml_sinusoid", None, "mlp", (Published("loss", 0.25), Published("f1", 1.0))
+    )
+    monkeypatch.setattr(cards, "CARDS", (*CARDS, asking))
+    said = run("reproduce", "test/asks", *LOCAL, *SMALL, "--set", "outer.iterations=1")
+    assert said.code == 0, said.err
+    assert "f1\n  published   1.0000\n  ours        these tasks have no such number\n" in said.out
+
+
+def test_measuring_asks_for_no_more_tasks_than_are_judged(monkeypatch):
+    """Lake's runs are 20 tasks; a chunk, or all workers' chunks, may be more."""
+    asked = []
+
+    def evaluate(driver, checkpoint, split, tasks, seed):
+        asked.append(tasks)
+
+    monkeypatch.setattr("distmeta.reproduce.Driver.evaluate", evaluate)
+    settings = {"evaluation.test_tasks": 20, "evaluation.validation_tasks": 2, "runtime.chunk_size": 16}
+    measure(find("maml/sinusoid").load(settings), Place(), seconds=0.1)
+    assert asked == [16, 20]
 
 
 REFUSED = {

@@ -7,6 +7,7 @@ task and stop; the engine maps it over the tasks of a chunk with ``torch.func.vm
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from torch.func import vmap
 
 from distmeta import config
 from distmeta.errors import DistmetaError, LearnerContractError, ModelContractError
-from distmeta.learners.functional import trainable, vectorised
+from distmeta.learners.functional import differentiable_twice, trainable, vectorised
 from distmeta.learners.pictures import Picture
 from distmeta.seeding import rng, torch_seed
 from distmeta.types import Episode, MetaGradient, Params, TaskSpec
@@ -174,7 +175,12 @@ class MetaLearner(config.Configurable, ABC):
         Args:
             spec: shapes of the tasks.
             seed: the run's seed; the factory's random initialisation depends on it alone.
+
+        Raises:
+            LearnerContractError: the tasks are of a kind that the algorithm cannot learn from.
+            ModelContractError: the factory builds no model for these tasks.
         """
+        _require_kind(self, spec)
         if isinstance(self._model, nn.Module):
             return self
         if not callable(self._model):
@@ -199,7 +205,8 @@ class MetaLearner(config.Configurable, ABC):
         """``model(x)`` with ``params`` in place of the model's own parameters; the algorithm's own are left aside."""
         model = self.model
         theta = {name: params[name] for name, _ in model.named_parameters() if name in params}
-        output: torch.Tensor = torch.func.functional_call(model, theta, (x,))
+        with contextlib.nullcontext() if self.network == "sequence" else differentiable_twice(model):
+            output: torch.Tensor = torch.func.functional_call(model, theta, (x,))
         return output
 
     def meta_gradient(self, params: Params, episodes: Episode) -> MetaGradient:
@@ -430,6 +437,21 @@ def attach(model: object, learner: MetaLearner) -> None:
     """Let a :class:`MetaModule` know its learner; other modules need not."""
     if isinstance(model, MetaModule):
         model.attach(learner)
+
+
+def _require_kind(learner: MetaLearner, spec: TaskSpec) -> None:
+    """Raise if sequence tasks are given to a learner that adapts to a support set, or the other way round."""
+    name = type(learner).__name__
+    if spec.kind == "sequence" and learner.network in ("classifier", "encoder"):
+        raise LearnerContractError(
+            f"{name} learns from a support set; the tasks are sequences that hold their labels in their inputs. Use "
+            "MANN or NTM, or give tasks such as FewShot."
+        )
+    if spec.kind != "sequence" and learner.network == "sequence":
+        raise LearnerContractError(
+            f"{name} learns from sequences; the tasks are {spec.kind} with a support set of {spec.support}. Give "
+            "sequence tasks such as LabelSequences or CopyTask, or use MAML or ProtoNet."
+        )
 
 
 def _build(factory: ModelFactory, spec: TaskSpec) -> nn.Module:

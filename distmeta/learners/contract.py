@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import nn
 
 from distmeta.errors import DistmetaError, LearnerContractError, ModelContractError, NonFiniteGradientError
 from distmeta.learners.base import MetaLearner
-from distmeta.learners.functional import ParamLayout, vectorised
+from distmeta.learners.functional import ParamLayout, has_fused_rnn, vectorised
 from distmeta.seeding import rng
 from distmeta.types import Episode, Params, TaskSpec
 
@@ -29,13 +29,14 @@ class Probe:
     message: str | None
 
 
-def probe(learner: MetaLearner, spec: TaskSpec, episodes: Episode) -> Probe:
+def probe(learner: MetaLearner, spec: TaskSpec, episodes: Episode, test: TaskSpec | None = None) -> Probe:
     """Check a bound learner on a few tasks and choose how it is vectorised.
 
     Args:
         learner: with its model built.
-        spec: what the tasks promise.
-        episodes: two or more stacked tasks.
+        spec: what the training tasks promise.
+        episodes: two or more of them, stacked.
+        test: what the test tasks promise, where that is something else.
 
     Raises:
         ModelContractError: the model keeps running statistics, returns the wrong shape, changes its buffers or leaves a
@@ -48,16 +49,18 @@ def probe(learner: MetaLearner, spec: TaskSpec, episodes: Episode) -> Probe:
         >>> probe(MAML(nn.Linear(4, 5)), spec, Episode(x, y, x, y)).learner.config.vectorise
         'vmap'
     """
-    _require_kind(learner, spec)
     refuse_running_statistics(learner.model)
     params = learner.init_meta_params(rng(0, "init"))
     layout = ParamLayout.of(params)
     episodes = episodes.to(next(iter(params.values())).device, layout.torch_dtype)
     loop = learner.with_config(vectorise="loop")
-    _check_one_task(loop, spec, params, episodes.counted().map(lambda part: part[0]))
-    if learner.config.vectorise == "loop":
-        return Probe(loop, None)
-    return _choose_engine(learner, loop, params, episodes)
+    ways = {spec.outputs, (test or spec).outputs}
+    _check_one_task(loop, spec, ways, params, episodes.counted().map(lambda part: part[0]))
+    found = Probe(loop, None) if learner.config.vectorise == "loop" else _choose_engine(learner, loop, params, episodes)
+    if learner.network != "sequence" and has_fused_rnn(learner.model):
+        slower = "cuDNN's recurrent kernels have no second derivative: on a GPU torch's own are used, slower."
+        return replace(found, message=f"{found.message} {slower}" if found.message else slower)
+    return found
 
 
 def require_equal_ways(learner: MetaLearner, train: TaskSpec, test: TaskSpec) -> None:
@@ -66,6 +69,13 @@ def require_equal_ways(learner: MetaLearner, train: TaskSpec, test: TaskSpec) ->
     Raises:
         LearnerContractError: names both numbers and the fix.
     """
+    if learner.network == "sequence" and train.outputs != test.outputs:
+        raise LearnerContractError(
+            f"{type(learner).__name__} is trained on sequences with {train.outputs} outputs per step and judged on "
+            f"ones with {test.outputs}, but its model has that many outputs for good. Judge it on tasks of the same "
+            "kind (tasks.ways, tasks.bits, tasks.labels as in training); only with tasks.labels=strings does the "
+            "number of ways leave the outputs as they are."
+        )
     if learner.network == "classifier" and train.outputs != test.outputs:
         raise LearnerContractError(
             f"{type(learner).__name__} is trained on {train.outputs}-way tasks and tested on {test.outputs}-way ones, "
@@ -133,7 +143,7 @@ def in_float64(learner: MetaLearner) -> MetaLearner:
     return clone
 
 
-def _check_one_task(learner: MetaLearner, spec: TaskSpec, params: Params, episode: Episode) -> None:
+def _check_one_task(learner: MetaLearner, spec: TaskSpec, ways: set[int], params: Params, episode: Episode) -> None:
     name = type(learner).__name__
     # Copies, not references: a module that writes to a buffer in place would change both.
     before = {key: buffer.clone() for key, buffer in learner.model.named_buffers()}
@@ -142,7 +152,7 @@ def _check_one_task(learner: MetaLearner, spec: TaskSpec, params: Params, episod
     try:
         with torch.no_grad():
             output = learner.forward(params, x)
-            _check_output(learner, spec, len(x), output)
+            _check_output(learner, spec, ways, len(x), output)
             with vectorised(False):
                 prediction = learner.query_logits(params, episode)
     except DistmetaError:
@@ -178,7 +188,7 @@ def _check_one_task(learner: MetaLearner, spec: TaskSpec, params: Params, episod
         )
 
 
-def _check_output(learner: MetaLearner, spec: TaskSpec, batch: int, output: object) -> None:
+def _check_output(learner: MetaLearner, spec: TaskSpec, ways: set[int], batch: int, output: object) -> None:
     name = type(learner).__name__
     if not isinstance(output, torch.Tensor):
         raise ModelContractError(f"{name} needs a model that returns one tensor; it returned {type(output).__name__}.")
@@ -193,12 +203,15 @@ def _check_output(learner: MetaLearner, spec: TaskSpec, batch: int, output: obje
             f"Give the last layer {spec.outputs} outputs, or give a factory such as conv4() that reads the number from "
             "the tasks. ProtoNet and MatchingNet take an encoder."
         )
-    if learner.network == "encoder" and (output.dim() != 2 or list(output.shape) == expected):
-        seen = "one number per class" if list(output.shape) == expected else "not one feature vector per input"
-        raise ModelContractError(
-            f"{name} needs an encoder: the model returned {list(output.shape)} for {batch} inputs, {seen}; expected "
-            f"[{batch}, D]. Leave the last layer out, as conv4(head=False) does, or flatten the features."
-        )
+    if learner.network == "encoder":
+        flat = output.dim() == 2
+        if not flat or output.shape[1] in ways:
+            seen = "one number per class" if flat else "not one feature vector per input"
+            fix = "where as many features as classes are meant, take one more" if flat else "flatten the features"
+            raise ModelContractError(
+                f"{name} needs an encoder: the model returned {list(output.shape)} for {batch} inputs, {seen}; "
+                f"expected [{batch}, D]. Leave the last layer out, as conv4(head=False) does; {fix}."
+            )
 
 
 def _check_sequence_output(name: str, expected: list[int], output: torch.Tensor) -> None:
@@ -207,21 +220,6 @@ def _check_sequence_output(name: str, expected: list[int], output: torch.Tensor)
             f"{name} needs a sequence model: the model returned {list(output.shape)}, expected {expected}: "
             f"{expected[2]} numbers for each of {expected[1]} time steps. Use a factory such as ntm() or mann(), or "
             "return [B, L, outputs] for inputs [B, L, ...]."
-        )
-
-
-def _require_kind(learner: MetaLearner, spec: TaskSpec) -> None:
-    """Raise if sequence tasks are given to a learner that adapts to a support set, or the other way round."""
-    name = type(learner).__name__
-    if spec.kind == "sequence" and learner.network in ("classifier", "encoder"):
-        raise LearnerContractError(
-            f"{name} learns from a support set; the tasks are sequences that hold their labels in their inputs. Use "
-            "MANN or NTM, or give tasks such as FewShot."
-        )
-    if spec.kind != "sequence" and learner.network == "sequence":
-        raise LearnerContractError(
-            f"{name} learns from sequences; the tasks are {spec.kind} with a support set of {spec.support}. Give "
-            "sequence tasks such as LabelSequences or CopyTask, or use MAML or ProtoNet."
         )
 
 

@@ -73,6 +73,29 @@ def vectorised(active: bool) -> Iterator[None]:
         _VECTORISED.reset(token)
 
 
+def has_fused_rnn(model: nn.Module) -> bool:
+    """Whether the model has a layer that a GPU computes by cuDNN's recurrent kernels."""
+    return any(isinstance(layer, nn.RNNBase) for layer in model.modules())
+
+
+def differentiable_twice(model: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """What a forward pass of ``model`` needs for second derivatives, and for first ones in evaluation.
+
+    cuDNN's recurrent kernels have no second derivative, and no first one after ``eval()``: layers such as ``nn.LSTM``
+    are computed by torch's own, slower. Other models are left as they are.
+    """
+    if not has_fused_rnn(model):
+        return contextlib.nullcontext()
+    cudnn = torch.backends.cudnn
+    # Only the switch; the other flags stay as the worker set them.
+    return cudnn.flags(
+        enabled=False,
+        benchmark=cudnn.benchmark,
+        deterministic=cudnn.deterministic,
+        allow_tf32=cudnn.allow_tf32,
+    )
+
+
 def task_gradient(
     loss: Callable[[Params], torch.Tensor], params: Params, *, create_graph: bool = True
 ) -> tuple[Params, torch.Tensor]:

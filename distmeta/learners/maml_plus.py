@@ -23,7 +23,7 @@ from typing import Self
 
 import numpy as np
 import torch
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat, model_validator
 
 from distmeta.learners.base import MetaLearner, Metrics, prediction_loss, prediction_metrics
 from distmeta.learners.inner_loop import gradient_descent, logits_alone, select, split_rates, with_rates
@@ -38,7 +38,9 @@ class MAMLPlusPlus(MetaLearner):
     Args:
         model: a network with one output per class (or per regression target), or a factory of one.
         inner_lr: alpha, the learning rate of the inner loop; where the learned ones begin.
-        inner_steps: K, gradient steps on the support set, in training and in evaluation.
+        inner_steps: K, gradient steps on the support set in meta-training.
+        test_inner_steps: gradient steps in evaluation, at most K, since every step has rates of its own; as in training
+            when left out.
         adapt: which parameters move in the inner loop: ``"all"``, ``"head"`` (ANIL) or patterns of parameter names.
         learned_rates: LSLR: learn one rate for every parameter tensor and inner step.
         multi_step_until: MSL: the outer step from which the loss after the last inner step alone counts; 0: from the
@@ -61,11 +63,21 @@ class MAMLPlusPlus(MetaLearner):
         """The settings of :class:`MAMLPlusPlus`."""
 
         inner_lr: PositiveFloat = 0.1
-        inner_steps: PositiveInt = 5
+        inner_steps: NonNegativeInt = 5
+        test_inner_steps: NonNegativeInt | None = None
         adapt: str = "all"
         learned_rates: bool = True
         multi_step_until: NonNegativeInt = 0
         first_order_until: NonNegativeInt = 0
+
+        @model_validator(mode="after")
+        def _no_more_steps_than_rates(self) -> Self:
+            if self.learned_rates and (self.test_inner_steps or 0) > self.inner_steps:
+                raise ValueError(
+                    f"test_inner_steps={self.test_inner_steps}, but rates are learned for inner_steps="
+                    f"{self.inner_steps} steps; expected at most that many, or learned_rates=False"
+                )
+            return self
 
     config: Config
     _step: float = math.inf  # of the outer loop; outside of training everything is annealed
@@ -79,7 +91,7 @@ class MAMLPlusPlus(MetaLearner):
     @property
     def step_weights(self) -> list[float]:
         """w_1 to w_K: how much the query loss after each inner step counts."""
-        others, until = self.config.inner_steps - 1, self.config.multi_step_until
+        others, until = max(self.config.inner_steps, 1) - 1, self.config.multi_step_until
         share = (1 - self._step / until) / (others + 1) if self._step < until else 0.0
         return [share] * others + [1 - others * share]
 
@@ -91,14 +103,16 @@ class MAMLPlusPlus(MetaLearner):
     def init_meta_params(self, rng: np.random.Generator) -> Params:
         """theta as the model has it, and the rates, if they are learned."""
         theta, c = super().init_meta_params(rng), self.config
-        moving = select(c.adapt, theta) if c.learned_rates else ()
+        moving = select(c.adapt, theta) if c.learned_rates and c.inner_steps else ()
         start = torch.full((c.inner_steps,), c.inner_lr, dtype=torch.float64)
         return with_rates(theta, dict.fromkeys(moving, start))
 
     def trajectory(self, params: Params, support_x: torch.Tensor, support_y: torch.Tensor) -> Iterator[Params]:
-        """phi_1 to phi_K: theta after each step of the inner loop on the support set of one task."""
+        """phi_1 to phi_K: theta after each step of the inner loop on the support set of one task; theta if K is 0."""
         fast, rates = split_rates(params)
         moving = select(self.config.adapt, fast)
+        if not self.config.inner_steps:
+            yield fast
 
         def support_loss(point: Params) -> torch.Tensor:
             return prediction_loss(self.forward(point, support_x), support_y)
@@ -128,6 +142,11 @@ class MAMLPlusPlus(MetaLearner):
         """f(query_x; phi_K)."""
         fast = self.fast_params(params, episode.support_x, episode.support_y)
         return self.forward(fast, episode.query_x)
+
+    def for_evaluation(self) -> Self:
+        """With ``test_inner_steps``."""
+        steps = self.config.test_inner_steps
+        return self if steps is None else self.with_config(inner_steps=steps)
 
     def query_logits_alone(self, params: Params, episode: Episode) -> torch.Tensor:
         """As the parent's, with the inner loop run once for all queries."""

@@ -15,7 +15,7 @@ from typing import Self
 
 import numpy as np
 import torch
-from pydantic import PositiveFloat, PositiveInt, field_validator
+from pydantic import NonNegativeInt, PositiveFloat, field_validator
 
 from distmeta.learners.base import MetaLearner, prediction_loss
 from distmeta.learners.inner_loop import gradient_descent, logits_alone, split_rates, with_rates
@@ -50,8 +50,8 @@ class MetaSGD(MetaLearner):
         """The settings of :class:`MetaSGD`."""
 
         inner_lr: PositiveFloat | tuple[PositiveFloat, PositiveFloat] = (0.005, 0.1)
-        inner_steps: PositiveInt = 1
-        test_inner_steps: PositiveInt | None = None
+        inner_steps: NonNegativeInt = 1
+        test_inner_steps: NonNegativeInt | None = None
 
         @field_validator("inner_lr")
         @classmethod
@@ -88,4 +88,5 @@ class MetaSGD(MetaLearner):
 
     def for_evaluation(self) -> Self:
         """With ``test_inner_steps``."""
-        return self.with_config(inner_steps=self.config.test_inner_steps or self.config.inner_steps)
+        steps = self.config.test_inner_steps
+        return self if steps is None else self.with_config(inner_steps=steps)

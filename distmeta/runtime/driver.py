@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from distmeta.errors import CheckpointMismatch, ConfigError, DistmetaError, FailureBudgetExceeded, ServerLost
+from distmeta.errors import CheckpointMismatch, DistmetaError, FailureBudgetExceeded, ServerLost
 from distmeta.learners.base import MetaLearner
 from distmeta.learners.contract import probe, require_equal_ways
 from distmeta.learners.functional import ParamLayout, frozen_digest
 from distmeta.runtime import chunks
 from distmeta.runtime.backend import SERVER, Backend, Resources
 from distmeta.runtime.checkpoint import Checkpoint, CheckpointStore
-from distmeta.runtime.evaluation import EvaluationReport, evaluate
+from distmeta.runtime.evaluation import EvaluationReport, evaluate, require_tasks
 from distmeta.runtime.events import Event, Log
 from distmeta.runtime.experiment import Experiment
 from distmeta.runtime.parameter_server import ParameterServer
@@ -63,12 +63,12 @@ class Driver:
         self._experiment, self._store, self._watch = experiment, store, watch
         tasks = experiment.tasks
         tasks.check()
-        self._require_tasks("meta_validation", "evaluation.validation_tasks", experiment.evaluation.validation_tasks)
-        self._require_tasks("meta_test", "evaluation.test_tasks", experiment.evaluation.test_tasks)
+        require_tasks(tasks, "meta_validation", "evaluation.validation_tasks", experiment.evaluation.validation_tasks)
+        require_tasks(tasks, "meta_test", "evaluation.test_tasks", experiment.evaluation.test_tasks)
         spec = tasks.spec_of("meta_train")
         require_equal_ways(experiment.learner, spec, tasks.spec)
         episodes = tasks.episodes([TaskRef("meta_train", 0, i) for i in range(2)], experiment.seed)
-        found = probe(experiment.learner.bind(spec, experiment.seed), spec, episodes)
+        found = probe(experiment.learner.bind(spec, experiment.seed), spec, episodes, tasks.spec)
         if found.message:
             self._say(0, found.message)
         self.learner: MetaLearner = found.learner
@@ -108,6 +108,15 @@ class Driver:
         infos = self._pool.join()
         self._record["kernel"] = infos[0].kernel
         self._say(0, f"{len(infos)} worker{'s' * (len(infos) > 1)} on {backend.name}: {infos[0].kernel}")
+        outer, size = e.outer, e.runtime.chunk_size
+        parts = len(chunks.split(outer.meta_batch_size, size, split="meta_train", step=0))
+        if parts < len(infos):
+            self._say(
+                0,
+                f"A step has {parts} chunk{'s' * (parts > 1)} (outer.meta_batch_size={outer.meta_batch_size}, "
+                f"runtime.chunk_size={size}): {len(infos) - parts} of {len(infos)} workers have work in evaluation "
+                "only. Fewer --workers train as fast; smaller chunks train on more, with other last bits.",
+            )
         return infos
 
     def train(self, log: Log) -> Trained:
@@ -141,7 +150,7 @@ class Driver:
         """Judge a checkpoint on ``tasks`` tasks of ``split``; ``None`` where the data has no such split."""
         if split not in self._experiment.tasks.splits:
             return None
-        self._require_tasks(split, "--tasks", tasks)
+        require_tasks(self._experiment.tasks, split, "--tasks", tasks)
         return self._judge(split, tasks, seed, self._backend.put(checkpoint.vector), checkpoint.step)
 
     def close(self) -> None:
@@ -218,11 +227,6 @@ class Driver:
         """Whether the run stops early; known from the checkpoint too, so that a stopped run stays stopped."""
         patience, best = self._experiment.evaluation.patience, self._record["best"]
         return patience is not None and best is not None and best["since"] >= patience
-
-    def _require_tasks(self, split: Split, name: str, wanted: int) -> None:
-        count = self._experiment.tasks.count(split)
-        if count is not None and wanted > count:
-            raise ConfigError(f"{name}={wanted}, but {split} has {count} different tasks. Set {name}={count} or less.")
 
     def _judge(self, split: Split, tasks: int, seed: int, vector: Any, version: int) -> EvaluationReport:
         size = self._experiment.runtime.chunk_size

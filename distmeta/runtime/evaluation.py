@@ -13,6 +13,7 @@ from distmeta.errors import ConfigError
 from distmeta.runtime import chunks
 from distmeta.runtime.backend import Backend
 from distmeta.runtime.pool import WorkerPool
+from distmeta.tasks.base import TaskDistribution
 from distmeta.types import FloatArray, Split
 
 
@@ -162,6 +163,23 @@ def interval(name: str, mean: float, ci95: float | None, *, sign: str = "") -> s
     scale, unit, digits = (100.0, " %", 2) if "accuracy" in name else (1.0, "", 4)
     text = f"{scale * mean:{sign}.{digits}f}{unit}"
     return text if ci95 is None else f"{text} ± {scale * ci95:.{digits}f}"
+
+
+def require_tasks(tasks: TaskDistribution, split: Split, name: str, wanted: int) -> None:
+    """Raise if a split has fewer different tasks than are asked for.
+
+    Args:
+        tasks: the distribution.
+        split: which classes.
+        name: of the setting or option that asks.
+        wanted: how many.
+
+    Raises:
+        ConfigError: says how many there are.
+    """
+    count = tasks.count(split)
+    if count is not None and wanted > count:
+        raise ConfigError(f"{name}={wanted}, but {split} has {count} different tasks. Set {name}={count} or less.")
 
 
 def evaluate(

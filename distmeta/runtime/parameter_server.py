@@ -136,5 +136,10 @@ def learning_rate(outer: Outer, step: int) -> float:
 def _make_optimizer(outer: Outer, parameter: torch.nn.Parameter) -> torch.optim.Optimizer:
     if outer.optimizer == "sgd":
         return torch.optim.SGD([parameter], lr=outer.lr, momentum=outer.momentum, weight_decay=outer.weight_decay)
+    if outer.optimizer == "rmsprop":
+        graves: dict[str, Any] = {"alpha": 0.95, "eps": 1e-4, "centered": True}
+        return torch.optim.RMSprop(
+            [parameter], lr=outer.lr, momentum=outer.momentum, weight_decay=outer.weight_decay, **graves
+        )
     kind = torch.optim.AdamW if outer.optimizer == "adamw" else torch.optim.Adam
     return kind([parameter], lr=outer.lr, weight_decay=outer.weight_decay)

@@ -15,19 +15,20 @@ class Outer(Config):
     Args:
         iterations: outer steps.
         meta_batch_size: tasks per outer step; their gradients are averaged.
-        optimizer: ``"adam"``, ``"adamw"`` or ``"sgd"`` (momentum as below).
+        optimizer: ``"adam"``, ``"adamw"``, ``"sgd"``, or ``"rmsprop"`` in the form of Graves (2013, equations 38 to 41:
+            the variance of the gradient, decay 0.95, epsilon 1e-4).
         lr: learning rate at step 0.
         schedule: ``"constant"``, ``"linear"`` (to 0) or ``"cosine"`` (to ``final_lr``) over ``iterations``.
         final_lr: where the cosine ends.
-        momentum: of SGD.
-        weight_decay: of AdamW (decoupled) or of Adam and SGD (added to the gradient).
+        momentum: of SGD and RMSProp.
+        weight_decay: of AdamW (decoupled) or of the others (added to the gradient).
         clip_norm: largest Euclidean norm of the mean meta-gradient; longer ones are scaled down.
         clip_value: largest absolute value of one element, applied before ``clip_norm``.
     """
 
     iterations: PositiveInt = 1000
     meta_batch_size: PositiveInt = 32
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] = "adam"
     lr: PositiveFloat = 1e-3
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     final_lr: NonNegativeFloat = 0.0

@@ -161,7 +161,8 @@ class LabelSequences(TaskDistribution):
         The first image of a sequence has none before it and counts as wrong.
         """
         x, y = episodes.query_x[..., : -self.spec.outputs], episodes.query_y
-        distance = torch.cdist(x, x).masked_fill(torch.ones(y.shape[1], y.shape[1]).triu().bool(), torch.inf)
+        later = torch.ones(y.shape[1], y.shape[1], dtype=torch.bool, device=x.device).triu()
+        distance = torch.cdist(x, x).masked_fill(later, torch.inf)
         nearest = distance.argmin(-1)
         codes = y.reshape(*y.shape[:2], -1)
         right = (codes.gather(1, nearest[:, :, None].expand_as(codes)) == codes).all(-1)

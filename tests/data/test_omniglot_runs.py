@@ -1,6 +1,7 @@
 """Lake's one-shot runs: from a small made-up archive, and from the official one."""
 
 import io
+import sys
 import zipfile
 
 import numpy as np
@@ -113,6 +114,25 @@ def test_more_test_tasks_than_runs_are_refused_before_training(source, tmp_path)
     )
     with pytest.raises(ConfigError, match=r"test_tasks=600, but meta_test has 2 different tasks. Set .*test_tasks=2"):
         distmeta.meta_train(experiment, run_dir=tmp_path / "run")
+
+
+def test_a_finished_run_is_judged_on_as_many_runs_as_there_are(source, tmp_path, monkeypatch):
+    import distmeta
+    from distmeta.judging import Yardstick, judge
+
+    build_omniglot_runs(tmp_path / "out", source=source)
+    monkeypatch.setattr("sys.path", list(sys.path))
+    (tmp_path / "job.py").write_text(
+        "from distmeta import *\n"
+        "experiment = Experiment(learner=Siamese(mlp((8,), head=False)), tasks=LakeRuns('out', ways=2), "
+        "outer=Outer(iterations=1, meta_batch_size=1), evaluation=Evaluation(every=0, test_tasks=2))"
+    )
+    monkeypatch.chdir(tmp_path)
+    done = distmeta.meta_train(distmeta.load_job("job.py"), run_dir="run")
+    assert judge("run").report.tasks == 2
+    assert judge("run").report.mean("accuracy") == done.test.mean("accuracy")
+    with pytest.raises(ConfigError, match=r"--tasks=3, but meta_test has 2 different tasks\. Set --tasks=2 or less"):
+        judge("run", Yardstick(tasks=3))
 
 
 @pytest.mark.parametrize("settings", [{"ways": 5}, {"shots": 2}, {"queries": 2}, {"rotations": "all"}])

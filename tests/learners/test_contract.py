@@ -283,7 +283,8 @@ def test_what_vmap_cannot_take_is_looped_with_a_message_and_the_same_numbers(mod
     found = probe(learner, spec, episodes)
     assert found.learner.config.vectorise == "loop"
     assert found.message.startswith("torch.func.vmap cannot take this model (")
-    assert found.message.endswith("looping over tasks: slower, same numbers.")
+    assert "looping over tasks: slower, same numbers." in found.message
+    assert ("cuDNN's recurrent kernels have no second derivative" in found.message) == isinstance(learner.model, Recurs)
     theta = trainable(learner.model)
     whole = found.learner.meta_gradient(theta, episodes)
     apart = [learner.with_config(vectorise="loop").meta_gradient(theta, one) for one in _single(episodes)]
@@ -292,6 +293,23 @@ def test_what_vmap_cannot_take_is_looped_with_a_message_and_the_same_numbers(mod
     evaluated = found.learner.for_evaluation().evaluate(theta, episodes)
     assert set(evaluated) == {"loss", "accuracy", "accuracy_non_transductive"}
     assert all(values.shape == (2,) and bool(torch.isfinite(values).all()) for values in evaluated.values())
+
+
+def test_no_fused_recurrent_kernel_where_it_is_differentiated_twice():
+    seen = []
+
+    class Asks(Recurs):
+        def forward(self, x):
+            seen.append(torch.backends.cudnn.enabled)
+            return super().forward(x)
+
+    for layer, enabled in ((nn.LSTM, False), (nn.GRU, False)):
+        learner = MAML(Asks(layer), inner_lr=0.1, vectorise="loop")
+        _, episodes = problem()
+        learner.meta_gradient(trainable(learner.model), episodes)
+        learner.evaluate(trainable(learner.model), episodes)
+        assert set(seen) == {enabled}
+    assert torch.backends.cudnn.enabled
 
 
 def _single(episodes):

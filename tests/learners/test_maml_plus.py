@@ -197,6 +197,14 @@ def test_anil_learns_rates_of_the_head_alone():
     assert_equal({name: found[name] for name in expected}, expected)
 
 
-def test_a_loss_after_no_step_is_refused():
-    with pytest.raises(ConfigError, match="inner_steps"):
-        MAMLPlusPlus(model(), inner_steps=0)
+def test_it_is_judged_after_as_many_steps_as_it_has_rates_for():
+    plus = MAMLPlusPlus(model(), inner_lr=0.3, inner_steps=K, vectorise="vmap")
+    params = plus.init_meta_params(rng(0, "init"))
+    for steps in (0, 1, K):
+        maml = MAML(model(), inner_lr=0.3, inner_steps=steps, vectorise="vmap")
+        expected = maml.evaluate(trainable(model()), tasks())
+        found = plus.with_config(test_inner_steps=steps).for_evaluation().evaluate(params, tasks())
+        torch.testing.assert_close(found, expected)
+    with pytest.raises(ConfigError, match=f"test_inner_steps={K + 1}, but rates are learned for inner_steps={K} steps"):
+        plus.with_config(test_inner_steps=K + 1)
+    assert plus.with_config(learned_rates=False, test_inner_steps=K + 1).config.test_inner_steps == K + 1

@@ -173,6 +173,16 @@ def test_a_classifier_is_refused_with_the_fix(kind):
         probe(learner, spec, Episode(x, y, x, y))
 
 
+def test_a_classifier_of_the_test_tasks_is_refused_too(digits_dir):
+    """It has as many outputs as the tasks that it will be judged on have classes; training has more."""
+    tasks = FewShot(digits_dir, ways=3, shots=1, queries=2, train_ways=6)
+    experiment = Experiment(
+        learner=ProtoNet(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))), tasks=tasks
+    )
+    with pytest.raises(ModelContractError, match=r"ProtoNet needs an encoder: the model returned \[6, 3\]"):
+        check_model(experiment.learner, experiment)
+
+
 @pytest.mark.parametrize("kind", [MAML, MAMLPlusPlus, MetaSGD, Reptile])
 def test_an_encoder_is_refused_by_what_trains_a_classifier_with_the_fix(kind):
     spec = TaskSpec((1, 28, 28), 5, "classification", 5, 5)

@@ -8,7 +8,20 @@ import pytest
 import torch
 from hypothesis import given
 
-from distmeta import NTM, CopyTask, Episode, FunctionTasks, NGramsTask, Sinusoids, TaskSpec, conv4, lstm, mlp, ntm
+from distmeta import (
+    NTM,
+    CopyTask,
+    Episode,
+    FunctionTasks,
+    MatchingNet,
+    NGramsTask,
+    Sinusoids,
+    TaskSpec,
+    conv4,
+    lstm,
+    mlp,
+    ntm,
+)
 from distmeta.errors import LearnerContractError, ModelContractError
 from distmeta.learners.contract import probe
 from distmeta.learners.maml import MAML
@@ -85,6 +98,8 @@ def test_what_it_cannot_take():
         probe(NTM(mlp((4,))).bind(sines.spec), sines.spec, sines.episodes([TaskRef("meta_train", 0, 0)], 0))
     with pytest.raises(LearnerContractError, match="MAML learns from a support set; the tasks are sequences"):
         probe(MAML(mlp((4,))).bind(TASKS.spec), TASKS.spec, episode)
+    with pytest.raises(LearnerContractError, match="MatchingNet learns from a support set; the tasks are sequences"):
+        MatchingNet(conv4(head=False)).bind(TASKS.spec)  # the tasks, not the network that cannot be built for them
     with pytest.raises(ModelContractError, match="conv4 takes images"):
         NTM(conv4()).bind(TASKS.spec)
     with pytest.raises(ModelContractError, match="NTM needs a sequence model"):

@@ -11,12 +11,15 @@ import torch.nn.functional as F
 from distmeta import (
     MAML,
     CopyTask,
+    Evaluation,
     Experiment,
     FunctionTasks,
+    LocalBackend,
     MAMLPlusPlus,
     MatchingNet,
     MetaLearner,
     Outer,
+    Runtime,
     Siamese,
     Sinusoids,
     mann,
@@ -29,6 +32,8 @@ from distmeta.learners.contract import probe
 from distmeta.learners.functional import ParamLayout
 from distmeta.learners.inner_loop import gradient_descent
 from distmeta.runtime import chunks
+from distmeta.runtime.checkpoint import CheckpointStore
+from distmeta.runtime.driver import Driver
 from distmeta.runtime.parameter_server import ParameterServer
 from distmeta.runtime.worker import Worker, WorkerSetup
 from distmeta.seeding import rng
@@ -295,6 +300,43 @@ def test_it_learns(name):
         assert after["accuracy"].mean() > before["accuracy"].mean()
     assert any(key.startswith("baseline_") for key in before)
     assert all(after[key].tolist() == before[key].tolist() for key in before if key.startswith("baseline_"))
+
+
+class Silent(list):
+    """A log in memory."""
+
+    def metrics(self, step, values):
+        self.append(step)
+
+    def truncate(self, step):
+        self[:] = [row for row in self if row <= step]
+
+
+def trained(name, folder, workers=1, iterations=4):
+    """The final parameters of a run, or of one that goes on in the same folder; chunks of 2, 2 and 1 tasks."""
+    experiment = Experiment(
+        learner=LEARNERS[name](factory(name)),
+        tasks=toy(name),
+        outer=Outer(iterations=iterations, meta_batch_size=5, lr=0.01),
+        runtime=Runtime(chunk_size=2, checkpoint_every=2, workers=workers),
+        evaluation=Evaluation(every=2, validation_tasks=4, test_tasks=4),
+    )
+    store = CheckpointStore(folder)
+    driver = Driver(experiment, store)
+    driver.start(LocalBackend())
+    try:
+        driver.train(Silent())
+    finally:
+        driver.close()
+    return store.load().params_sha256
+
+
+@every_learner
+def test_equal_bits_for_any_number_of_workers_and_after_a_resume(name, tmp_path):
+    straight = trained(name, tmp_path / "one")
+    assert trained(name, tmp_path / "three", workers=3) == straight
+    assert trained(name, tmp_path / "two", iterations=2) != straight
+    assert trained(name, tmp_path / "two", workers=2) == straight
 
 
 @every_learner

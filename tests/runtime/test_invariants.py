@@ -125,6 +125,14 @@ def test_any_number_of_ray_workers_gives_the_bits_of_one_process(workers, straig
     assert_same(run, straight)
 
 
+@pytest.mark.parametrize(("workers", "idle"), [(4, None), (5, "1 of 5 workers"), (7, "3 of 7 workers")])
+def test_workers_that_have_nothing_to_train_are_said(workers, idle, tmp_path):
+    said = []
+    Run(sines(iterations=1).with_overrides({"runtime.workers": workers}), tmp_path, watch=said.append)
+    told = [event.text for event in said if "A step has 4 chunks" in event.text]
+    assert [f"{idle} have work in evaluation only" in text for text in told] == ([True] if idle else [])
+
+
 @pytest.mark.parametrize("workers", [2, 5])
 def test_any_number_of_local_workers_gives_the_same_bits(workers, straight, tmp_path):
     assert_same(Run(sines().with_overrides({"runtime.workers": workers}), tmp_path), straight)
@@ -311,6 +319,7 @@ OPTIMIZERS = [
     {"optimizer": "adam", "lr": 1e-2},
     {"optimizer": "sgd", "lr": 1e-3, "momentum": 0.9},
     {"optimizer": "adamw", "lr": 1e-2, "weight_decay": 0.1, "clip_norm": 1.0},
+    {"optimizer": "rmsprop", "lr": 1e-3, "momentum": 0.9, "clip_value": 1.0},
 ]
 
 

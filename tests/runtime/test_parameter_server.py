@@ -36,6 +36,11 @@ OPTIMIZERS = {
     "sgd decay": ({"momentum": 0.5, "weight_decay": 0.1}, torch.optim.SGD, {"momentum": 0.5, "weight_decay": 0.1}),
     "adam": ({}, torch.optim.Adam, {}),
     "adam decay": ({"weight_decay": 0.1}, torch.optim.Adam, {"weight_decay": 0.1}),
+    "rmsprop": (
+        {"momentum": 0.9},
+        torch.optim.RMSprop,
+        {"momentum": 0.9, "alpha": 0.95, "eps": 1e-4, "centered": True},
+    ),
     "adamw": ({}, torch.optim.AdamW, {"weight_decay": 0.0}),
     "adamw decay": ({"weight_decay": 0.1}, torch.optim.AdamW, {"weight_decay": 0.1}),
 }
