@@ -18,12 +18,13 @@ import torch
 
 from distmeta import pictures, report
 from distmeta.config import flatten
-from distmeta.errors import CheckpointMismatch, ConfigError, ServerLost
+from distmeta.errors import ConfigError, ServerLost
+from distmeta.files import write_json
 from distmeta.job import Job, load_job
 from distmeta.learners import base
 from distmeta.learners.base import FastModel, MetaLearner
 from distmeta.runtime.backend import Backend, LocalBackend
-from distmeta.runtime.checkpoint import Checkpoint, CheckpointStore, write_json
+from distmeta.runtime.checkpoint import Checkpoint, CheckpointStore
 from distmeta.runtime.driver import Driver, Trained
 from distmeta.runtime.evaluation import EvaluationReport
 from distmeta.runtime.events import Event
@@ -126,7 +127,12 @@ def require_new(run_dir: Path | str) -> None:
         ConfigError: the folder is not empty, or no folder.
     """
     folder = Path(run_dir)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.is_dir():
+        names = {path.name for path in folder.iterdir()}
+        # What a run leaves that ended before it could begin is nothing to be lost, and nothing to be resumed.
+        if ".lock" in names and names <= {".lock", "job.py", "experiment.json"}:
+            return
+    if folder.exists() and (not folder.is_dir() or names):
         raise ConfigError(
             f"The run directory {folder} exists already; expected a new one, so that nothing is overwritten. Use "
             f"`distmeta resume {folder}`, or another --run-dir."
@@ -141,6 +147,7 @@ def _run(
     if not resume:
         require_new(folder)
     record = RunRecord.load(folder) if resume else None
+    old_code = (record.values if record else {}).get("code") or {}
     store = CheckpointStore(folder / "checkpoints", keep=experiment.runtime.keep_checkpoints)
     driver = Driver(experiment, store, place.watch)
     with _only_driver(folder):
@@ -157,6 +164,8 @@ def _run(
         backend = None
         try:
             backend = open_backend(place, what, experiment.runtime.workers, experiment.runtime.threads)
+            if resume and isinstance(what, Job):
+                _say_changed_code(what, old_code, place.watch)
             infos = driver.start(backend)
             tracker.truncate(driver.first_step)  # what a crash left after the last checkpoint is done again
             tracker.start(_params(experiment), _tags(what, experiment, infos[0].kernel), _dataset(experiment.tasks))
@@ -192,7 +201,8 @@ def _finish(
     final = store.load()
     test = trained.test
     if test is not None:
-        tracker.metrics(trained.step, {f"test/{name}": value for name, value in test.summary().items()})
+        if (record.values.get("step"), record.values["test"]) != (trained.step, test.summary()):  # else it is there
+            tracker.metrics(trained.step, {f"test/{name}": value for name, value in test.summary().items()})
         write_json(folder / "result.json", {"best_step": trained.best.step, **test.to_dict()})
         tracker.artifact(folder / "result.json")
     curves = report.plot_curves(read_metrics(folder), folder / "curves.png", title=experiment.name)
@@ -207,7 +217,8 @@ def _finish(
     for path in (folder / "experiment.json", folder / "job.py", fit, *drawn):
         if path.exists():
             tracker.artifact(path)
-    tracker.artifact(store.path(trained.best.step), "best")
+    for path in sorted(store.path(trained.best.step).iterdir()):  # a run that was resumed has one best, the last
+        tracker.artifact(path, "best")
     record.update(
         status="finished", step=trained.step, stopped_early=trained.stopped_early, test=test.summary() if test else None
     )
@@ -385,6 +396,7 @@ def _write_run_directory(
         "host": platform.node(),
         "iterations": experiment.outer.iterations,
         "job": job,
+        "code": dict(what.code) if isinstance(what, Job) else None,
     }
     try:
         if isinstance(what, Job) and old is None:
@@ -418,6 +430,17 @@ def _only_driver(folder: Path) -> Iterator[None]:
         except OSError:  # a file system without locks
             pass
         yield
+
+
+def _say_changed_code(job: Job, was: Mapping[str, str], watch: Watch) -> None:
+    """Settings and shapes are compared and refused; whether changed code means another experiment, people know."""
+    changed = sorted(path for path in {*was, *job.code} if was and was.get(path) != job.code.get(path))
+    if changed:
+        text = (
+            f"{', '.join(changed)}: not as when the run was last started. If that changes what is computed, the steps "
+            "to come are another experiment's: restore the code, or `distmeta train` a new run."
+        )
+        watch(Event("message", 0, text=text))
 
 
 def _cannot_write(folder: Path, error: OSError) -> ConfigError:
@@ -511,7 +534,6 @@ def _train_learner(
 base._TRAINER[:] = [_train_learner]
 
 __all__ = [
-    "CheckpointMismatch",
     "Place",
     "RunResult",
     "inspect_run",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import datetime
 import inspect
 import json
 import math
@@ -478,6 +479,18 @@ def _numbers(option: str, text: str, least: int) -> tuple[int, ...]:
 @contextmanager
 def _bar(text: str, *, quiet: bool) -> Iterator[Callable[[int, int | None], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    if not err.is_terminal:
+        shown = time.monotonic()
+
+        def line(done: int, total: int | None) -> None:
+            nonlocal shown
+            if not quiet and time.monotonic() - shown >= 5:
+                shown = time.monotonic()
+                err.print(f"{text}: {done:,}{f' of {total:,}' if total else ''}")
+
+        with _interruptible():
+            yield line
+        return
     with _interruptible(), Progress(*columns, console=err, disable=quiet, transient=True) as progress:
         task = progress.add_task(text, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
@@ -516,6 +529,7 @@ class _View:
         self.progress = Progress(*columns, console=err, disable=quiet or self._lines)
         self._task: Any = None
         self._last = 0.0
+        self._first: tuple[float, int] | None = None  # when lines began, and at which step
 
     def __call__(self, event: Event) -> None:
         if event.kind == "step":
@@ -534,7 +548,13 @@ class _View:
             now = time.monotonic()
             if now - self._last >= 10 or event.step == total:
                 self._last = now
-                err.print(f"step {event.step}/{total}  {numbers}")
+                self._first = self._first or (now, event.step)
+                since, step = self._first
+                time_left = ""
+                if step < event.step < total:
+                    left = (total - event.step) * (now - since) / (event.step - step)
+                    time_left = f"  left {datetime.timedelta(seconds=round(left))}"
+                err.print(f"step {event.step}/{total}  {numbers}{time_left}")
             return
         if self._task is None:
             self._task = self.progress.add_task("meta-training", total=total, numbers="")
@@ -686,6 +706,9 @@ def _show_result(result: api.RunResult, job: Job, as_json: bool) -> None:
         _warn_of_guessing(result.test, getattr(tasks.config, "ways", None))
     out.print(f"run      {result.run_dir}")
     out.print(f"curves   {result.run_dir / 'curves.png'}")
+    for path in sorted(result.run_dir.glob("*.png")):
+        if path.name != "curves.png":
+            out.print(f"picture  {path}")
     if result.how_to_open:
         out.print(f"browser  {result.how_to_open}")
 

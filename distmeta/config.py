@@ -204,5 +204,8 @@ def _describe(kind: type[Config], error: pydantic.ValidationError) -> str:
         else:
             expected = finding["msg"].removeprefix("Value error, ")
             where = f"{kind.__name__} setting {key!r} is {finding['input']!r}: " if key else f"{kind.__name__}: "
-            sentences.append(f"{where}{expected[0].lower()}{expected[1:]}." if expected else where)
+            field = kind.model_fields.get(str(finding["loc"][0])) if finding["loc"] else None
+            usual = None if field is None or field.is_required() else field.default
+            fix = f" Change it; the default is {usual}." if isinstance(usual, str | int | float) else ""
+            sentences.append(f"{where}{expected[0].lower()}{expected[1:]}.{fix}" if expected else where)
     return " ".join(sentences)

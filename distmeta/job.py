@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import sys
 import traceback
@@ -28,6 +29,7 @@ class Job:
         folder: where the modules beside it are found, here and by the workers.
         source: its text.
         overrides: what ``--set`` and ``--data`` changed, by dotted key.
+        code: sha256 of the job and of the modules beside it that it imports, by path.
     """
 
     experiment: Experiment
@@ -36,6 +38,7 @@ class Job:
     folder: Path
     source: str
     overrides: Mapping[str, Any]
+    code: Mapping[str, str]
 
 
 def jobs_folder() -> Path:
@@ -104,4 +107,18 @@ def load_job(
         experiment = experiment.replace(name=name or path.stem)
     source, known = path.read_text(encoding="utf-8"), experiment.keys()
     overrides = {key: value for key, value in (defaults or {}).items() if key in known} | overrides
-    return Job(experiment.with_overrides(overrides), module, path, folder, source, overrides)
+    code = {"job.py": hashlib.sha256(source.encode()).hexdigest(), **_imported(folder)}
+    return Job(experiment.with_overrides(overrides), module, path, folder, source, overrides, code)
+
+
+def _imported(folder: Path) -> dict[str, str]:
+    """sha256 of the modules that were imported from ``folder``, by their path in it; no installed packages."""
+    found = {}
+    for name, module in sorted(sys.modules.items()):
+        file = Path(getattr(module, "__file__", None) or "/")
+        if name.startswith(("distmeta", "__main__")) or not file.is_relative_to(folder) or not file.is_file():
+            continue
+        path = file.relative_to(folder)
+        if not {"site-packages", "dist-packages"} & set(path.parts):
+            found[str(path)] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return found

@@ -17,6 +17,7 @@ from distmeta import api, pictures
 from distmeta.api import Place, RunRecord
 from distmeta.config import flatten
 from distmeta.errors import CheckpointMismatch, ConfigError
+from distmeta.files import write_json
 from distmeta.job import Job
 from distmeta.learners.base import MetaLearner
 from distmeta.learners.contract import require_equal_ways
@@ -24,7 +25,7 @@ from distmeta.learners.functional import ParamLayout, frozen_digest
 from distmeta.learners.pictures import Curves
 from distmeta.runtime import evaluation
 from distmeta.runtime.backend import Backend
-from distmeta.runtime.checkpoint import Checkpoint, CheckpointStore, write_json
+from distmeta.runtime.checkpoint import Checkpoint, CheckpointStore
 from distmeta.runtime.evaluation import Difference, EvaluationReport, paired
 from distmeta.runtime.events import Event
 from distmeta.runtime.experiment import Experiment

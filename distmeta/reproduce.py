@@ -16,8 +16,9 @@ from distmeta.api import Place, RunResult
 from distmeta.cards import Card, Published, find
 from distmeta.config import flatten
 from distmeta.errors import ConfigError
+from distmeta.files import write_json
 from distmeta.job import Job
-from distmeta.runtime.checkpoint import CheckpointStore, write_json
+from distmeta.runtime.checkpoint import CheckpointStore
 from distmeta.runtime.driver import Driver
 from distmeta.runtime.evaluation import interval
 from distmeta.runtime.events import Event

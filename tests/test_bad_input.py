@@ -75,6 +75,13 @@ def edit(path: str, old: str, new: str) -> Callable[[Path], None]:
     return prepare
 
 
+def validated(folder: Path) -> None:
+    """A preparation: the run has been judged on 8 validation tasks."""
+    for state in (folder / "run" / "checkpoints").glob("*/state.json"):
+        best = {"step": 2, "score": 0.5, "metric": "accuracy", "since": 0, "tasks": 8, "seed": 0}
+        state.write_text(json.dumps(json.loads(state.read_text()) | {"best": best}))
+
+
 def model(code: str) -> Callable[[Path], None]:
     return edit("job.py", "MODEL = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))", code)
 
@@ -242,10 +249,25 @@ MODEL = Net()
     ),
     # settings
     Row("unknown key", TRAIN + " --set learner.iner_lr=0.1", ("Did you mean 'learner.inner_lr'",)),
-    Row("negative rate", TRAIN + " --set learner.inner_lr=-0.1", ("'inner_lr' is -0.1", "greater than 0")),
-    Row("negative outer rate", TRAIN + " --set outer.lr=-1", ("'lr' is -1", "greater than 0")),
-    Row("no shots", TRAIN + " --set tasks.shots=0", ("'shots' is 0", "greater than 0")),
-    Row("a word for a number", TRAIN + " --set outer.iterations=many", ("'iterations' is 'many'", "valid integer")),
+    Row(
+        "negative rate",
+        TRAIN + " --set learner.inner_lr=-0.1",
+        ("'inner_lr' is -0.1", "greater than 0", r"Change it; the default is 0\.4"),
+    ),
+    Row(
+        "negative outer rate",
+        TRAIN + " --set outer.lr=-1",
+        ("'lr' is -1", "greater than 0", r"Change it; the default is 0\.001"),
+    ),
+    Row("no shots", TRAIN + " --set tasks.shots=0", ("'shots' is 0", "greater than 0", "Change it; the default is 1")),
+    Row(
+        "a word for a number",
+        TRAIN + " --set outer.iterations=many",
+        ("'iterations' is 'many'", "valid integer", "Change it; the default is 1000"),
+    ),
+    Row("momentum for Adam", TRAIN + " --set outer.momentum=0.9", ("no effect on adam", "set outer.optimizer=sgd")),
+    Row("an end without a cosine", TRAIN + " --set outer.final_lr=0.1", ("constant schedule", "outer.schedule=cosine")),
+    Row("half a pattern", TRAIN + " --set learner.adapt=1.*,2.*", (r"'2\.\*' matches no parameter", "these names: 1")),
     Row(
         "unknown choice",
         TRAIN + " --set outer.optimizer=adma",
@@ -305,6 +327,18 @@ MODEL = Net()
         "resume run --backend local",
         (r"tasks\.fingerprint=\w+ and now has \w+",),
         lambda folder: (shutil.rmtree(folder / "digits"), shutil.copytree(folder / "others", folder / "digits")),
+    ),
+    Row(
+        "resume with fewer steps than are done",
+        "resume run --backend local --set outer.iterations=1",
+        (r"has done \d+ steps; outer.iterations=1 is fewer", "or more"),
+    ),
+    Row(
+        "resume with another validation",
+        "resume run --backend local --set evaluation.validation_tasks=3 --set evaluation.seed=9 "
+        "--set outer.iterations=50",
+        ("chosen on 8 validation tasks of seed 0", "cannot be compared", r"Set evaluation\.validation_tasks=8 and"),
+        validated,
     ),
     Row("resume without data", "resume run --data nowhere", ("no dataset 'nowhere'",)),
     Row("resume of a run from Python", "resume run", ("started from Python", "meta_train"), from_python),

@@ -163,6 +163,39 @@ def test_train_resume_evaluate_inspect(run, straight):
     assert other["per_task"]["baseline_loss"] != again["per_task"]["baseline_loss"]
 
 
+def test_a_finished_run_that_is_resumed_is_judged_once(run):
+    run("train", "job.py", *LOCAL, "--run-dir", "a", "--set", "outer.iterations=2")
+    before = Path("a/metrics.jsonl").read_text()
+    assert run("resume", "a", *LOCAL, "--set", "outer.iterations=2").code == 0
+    assert Path("a/metrics.jsonl").read_text() == before
+
+
+def test_code_that_changed_since_the_run_began_is_said(run, monkeypatch):
+    Path("beside.py").write_text("WIDTH = 2\n")
+    job = Path("job.py").read_text() + "\nimport beside\n"
+    Path("uses.py").write_text(job)
+    monkeypatch.setitem(sys.modules, "beside", None)
+    del sys.modules["beside"]
+    run("train", "uses.py", *LOCAL, "--run-dir", "a", "--set", "outer.iterations=2")
+    assert set(json.loads(Path("a/run.json").read_text())["code"]) == {"job.py", "beside.py"}
+    resumed = run("resume", "a", *LOCAL, "--set", "outer.iterations=3")
+    assert "not as when the run" not in resumed.err
+    Path("beside.py").write_text("WIDTH = 3\n")
+    resumed = run("resume", "a", *LOCAL, "--set", "outer.iterations=4")
+    assert "beside.py: not as when the run was last started" in resumed.err
+    assert resumed.code == 0
+
+
+def test_what_ended_before_it_began_is_in_nobody_s_way(run):
+    Path("a").mkdir()
+    Path("a/.lock").write_text("")
+    assert run("train", "job.py", *LOCAL, "--run-dir", "a", "--set", "outer.iterations=2").code == 0
+    assert "exists already" in run("train", "job.py", *LOCAL, "--run-dir", "a").err
+    Path("b").mkdir()
+    Path("b/job.py").write_text("# mine")
+    assert "exists already" in run("train", "job.py", *LOCAL, "--run-dir", "b").err
+
+
 def test_a_run_keeps_the_settings_that_it_was_last_resumed_with(run):
     run("train", "job.py", *LOCAL, "--run-dir", "a", "--set", "outer.iterations=2")
     run("resume", "a", *LOCAL, "--set", "outer.iterations=4")

@@ -141,6 +141,7 @@ def test_the_result_has_both_accuracies_a_baseline_and_where_to_look(trained):
             r"  loss after adaptation +\d+\.\d+ ± \d+\.\d+",
             r"run      run\[1\]",
             r"curves   run\[1\]/curves.png",
+            r"picture  run\[1\]/adaptation.png",
             r"browser  mlflow ui --backend-store-uri sqlite:////.*mlflow.db",
         ],
         strict=True,
@@ -211,9 +212,8 @@ def test_the_job_the_curves_and_the_best_parameters(trained, recorded, tmp_path)
 
     assert files() == {"experiment.json", "job.py", "curves.png", "adaptation.png", "result.json", "best"}
     best = trained.shell("inspect", trained.run, "--json").json["best"]["step"]
-    (folder,) = files("best")
-    assert f"{folder}/params.safetensors" in files(folder)
-    copy = mlflow_client().download_artifacts(recorded.info.run_id, f"{folder}/params.safetensors", str(tmp_path))
+    assert files("best") == {f"best/{name}" for name in ("params.safetensors", "optimizer.safetensors", "state.json")}
+    copy = mlflow_client().download_artifacts(recorded.info.run_id, "best/params.safetensors", str(tmp_path))
     (kept,) = (trained.run / "checkpoints").glob(f"*{best}/params.safetensors")
     assert Path(copy).read_bytes() == kept.read_bytes()
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from distmeta.learners import find_learners
+
 PACKAGE = Path(__file__).parents[1] / "distmeta"
 FLOORS = {
     "errors": 0,
@@ -14,6 +16,7 @@ FLOORS = {
     "config": 1,
     "seeding": 1,
     "instances": 1,
+    "files": 1,
     "data": 2,
     "tasks": 3,
     "models": 3,
@@ -45,14 +48,19 @@ def modules():
 
 
 def algorithms():
-    """Module by class name of every learner: those files of ``learners/`` that subclass ``MetaLearner``."""
-    return {
-        node.name: name
+    """Module by class name of every learner in ``learners/``: what subclasses ``MetaLearner``, also indirectly."""
+    classes = {
+        node.name: (name, {ast.unparse(base).rpartition(".")[2] for base in node.bases})
         for name, path in modules().items()
         if name.startswith("learners.")
         for node in ast.parse(path.read_text(encoding="utf-8")).body
-        if isinstance(node, ast.ClassDef) and any(ast.unparse(base).endswith("MetaLearner") for base in node.bases)
+        if isinstance(node, ast.ClassDef)
     }
+    known, found = {"MetaLearner"}, {}
+    while new := {name for name, (_, bases) in classes.items() if bases & known} - known:
+        known |= new
+        found |= {name: classes[name][0] for name in new}
+    return found
 
 
 ALGORITHMS = algorithms()
@@ -140,6 +148,7 @@ def violations(name, source):
 def test_every_module_has_a_floor():
     assert {part(name) for name in modules()} == set(FLOORS)
     assert ALGORITHMS["MAML"] == "learners.maml"
+    assert set(ALGORITHMS) == {*find_learners(), "SequenceLearner"}
 
 
 @pytest.mark.parametrize("name", modules())
@@ -170,6 +179,7 @@ def test_imports_go_only_downwards(name):
             "runtime.driver imports the algorithm learners.maml",
         ),
         ("runtime.driver", "import distmeta.learners as l; l.maml.MAML", "runtime.driver names the algorithm MAML"),
+        ("runtime.driver", "x.learner.NTM", "runtime.driver names the algorithm NTM"),
         ("runtime.pool", "async def f():\n    import ray.util", "runtime.pool imports ray"),
         ("api", "from ray import get", "api imports ray"),
         ("runtime.driver", "import mlflow.tracking as t", "runtime.driver imports mlflow"),

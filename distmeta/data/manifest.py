@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -12,6 +11,7 @@ import pydantic
 
 from distmeta.config import digest
 from distmeta.errors import DataError, ManifestError, SplitLeak
+from distmeta.files import write_json
 from distmeta.types import SPLITS, Split
 
 FORMAT = "distmeta-shards"
@@ -152,23 +152,7 @@ def read_manifest(directory: Path) -> Manifest:
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Commit the dataset: write, fsync, rename. Before the rename there is no dataset, after it a whole one."""
-    text = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
-    temporary = directory / f"{FILE_NAME}.tmp"
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(directory / FILE_NAME)
-    sync_directory(directory)
-
-
-def sync_directory(directory: Path) -> None:
-    """Make the names in ``directory`` survive a power cut, as fsync does for the bytes of a file."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    write_json(directory / FILE_NAME, manifest.model_dump(mode="json"))
 
 
 def check_disjoint(names: Mapping[Split, list[str]], source: object) -> None:

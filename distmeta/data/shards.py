@@ -34,11 +34,11 @@ from distmeta.data.manifest import (
     fingerprint_of,
     read_manifest,
     refuse_twice,
-    sync_directory,
     write_manifest,
 )
 from distmeta.data.shard_file import Images, Shard, ShardHeader, open_shard, pixel_bytes, sha256_of, write_shard
 from distmeta.errors import DataError, ManifestError, ShardCorrupt, SplitLeak
+from distmeta.files import sync
 from distmeta.types import SPLITS, Split
 
 SHARD_BYTES = 256 * 2**20
@@ -443,7 +443,7 @@ class _Build:
             }
         )
         try:
-            sync_directory(self.directory)
+            sync(self.directory)
             write_manifest(self.directory, manifest)
         except OSError as error:
             raise _cannot_write(self.directory, error) from None
@@ -492,7 +492,7 @@ class _Build:
         try:
             path.parent.mkdir(exist_ok=True)
             write_shard(path, header, np.concatenate(pending.images))
-            sync_directory(path.parent)
+            sync(path.parent)
             entry = ShardEntry(
                 path=relative, bytes=path.stat().st_size, sha256=sha256_of(path), classes=tuple(pending.classes)
             )
@@ -508,7 +508,8 @@ def _remove_leftovers(directory: Path) -> None:
         for path in (directory / split).glob("*.arrow"):
             if re.fullmatch(r"\d{5}\.arrow", path.name):
                 path.unlink()
-    (directory / f"{FILE_NAME}.tmp").unlink(missing_ok=True)
+    for partial in directory.glob(f".{FILE_NAME}.*"):
+        partial.unlink(missing_ok=True)
 
 
 def _cannot_write(directory: Path, error: OSError) -> DataError:

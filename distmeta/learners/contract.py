@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -90,7 +91,11 @@ def refuse_running_statistics(model: nn.Module) -> None:
     Raises:
         ModelContractError: names the layers and the fix.
     """
-    keeping = [name for name, layer in model.named_modules() if getattr(layer, "track_running_stats", False)]
+    keeping = [
+        f"{name} ({type(layer).__name__})".strip()
+        for name, layer in model.named_modules()
+        if getattr(layer, "track_running_stats", False)
+    ]
     if keeping:
         raise ModelContractError(
             f"{', '.join(keeping)}: the norm layer keeps running statistics, which leak from one task to the next; "
@@ -226,9 +231,12 @@ def _check_sequence_output(name: str, expected: list[int], output: torch.Tensor)
 def _choose_engine(learner: MetaLearner, loop: MetaLearner, params: Params, episodes: Episode) -> Probe:
     vmapped = learner.with_config(vectorise="vmap")
     try:
-        vmapped.meta_gradient(params, episodes)
-        vmapped.for_evaluation().evaluate(params, episodes)
-        reason = _compare_engines(learner, episodes)
+        with warnings.catch_warnings():
+            # What torch has no batching rule for it runs task by task, and says so once: our own loop is no slower.
+            warnings.filterwarnings("error", message="There is a performance drop")
+            vmapped.meta_gradient(params, episodes)
+            vmapped.for_evaluation().evaluate(params, episodes)
+            reason = _compare_engines(learner, episodes)
     except Exception as error:  # noqa: BLE001 (a user's module may raise anything under vmap)
         reason = f"{type(error).__name__}: {_short(str(error))}"
     if reason is None:

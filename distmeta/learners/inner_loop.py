@@ -114,7 +114,7 @@ def select(pattern: str, names: Iterable[str]) -> tuple[str, ...]:
         names: all meta-parameter names, in the model's order.
 
     Raises:
-        ConfigError: the pattern matches no parameter.
+        ConfigError: a pattern matches no parameter.
 
     Example:
         >>> select("head", ["features.0.weight", "features.0.bias", "head.weight", "head.bias"])
@@ -127,13 +127,13 @@ def select(pattern: str, names: Iterable[str]) -> tuple[str, ...]:
         last, _, _ = known[-1].rpartition(".")
         return tuple(name for name in known if name.rpartition(".")[0] == last)
     parts = [part.strip() for part in pattern.split(",")]
-    chosen = tuple(name for name in known if any(fnmatch.fnmatchcase(name, part) for part in parts))
-    if not chosen:
-        raise ConfigError(
-            f"adapt={pattern!r} matches no parameter.{did_you_mean(pattern, known)} "
-            f"Give 'all', 'head' or a pattern of these names: {', '.join(known)}."
-        )
-    return chosen
+    for part in parts:
+        if not fnmatch.filter(known, part):
+            raise ConfigError(
+                f"adapt={pattern!r}: {part!r} matches no parameter.{did_you_mean(part, known)} "
+                f"Give 'all', 'head' or patterns of these names: {', '.join(known)}."
+            )
+    return tuple(name for name in known if any(fnmatch.fnmatchcase(name, part) for part in parts))
 
 
 def with_rates(theta: Params, rates: Params) -> Params:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from distmeta.errors import CheckpointError, CheckpointNotFound
+from distmeta.files import sync
 from distmeta.learners.functional import ParamLayout
 from distmeta.types import FloatArray
 
@@ -83,10 +84,10 @@ class CheckpointStore:
             }
             (partial / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
             for name in os.listdir(partial):
-                _sync(partial / name)
-            _sync(partial)
+                sync(partial / name)
+            sync(partial)
             partial.rename(final)
-            _sync(self._directory)
+            sync(self._directory)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(partial, ignore_errors=True)
             raise CheckpointError(
@@ -151,19 +152,3 @@ class CheckpointStore:
         for step in steps:
             if step not in kept:
                 shutil.rmtree(self.path(step), ignore_errors=True)
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Write ``values`` so that a reader sees the old file or the new one, never half of one."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(values, indent=1), encoding="utf-8")
-    _sync(partial)
-    partial.rename(path)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from distmeta.errors import CheckpointMismatch, DistmetaError, FailureBudgetExceeded, ServerLost
+from distmeta.errors import DistmetaError, FailureBudgetExceeded, ServerLost
 from distmeta.learners.base import MetaLearner
 from distmeta.learners.contract import probe, require_equal_ways
 from distmeta.learners.functional import ParamLayout, frozen_digest
@@ -22,6 +22,7 @@ from distmeta.runtime.events import Event, Log
 from distmeta.runtime.experiment import Experiment
 from distmeta.runtime.parameter_server import ParameterServer
 from distmeta.runtime.pool import WorkerPool
+from distmeta.runtime.resuming import require_same_run
 from distmeta.runtime.worker import WorkerInfo, WorkerSetup
 from distmeta.seeding import rng
 from distmeta.types import ChunkResult, ParamVersion, Split, TaskRef
@@ -217,7 +218,8 @@ class Driver:
         name, sign = ("accuracy", 1.0) if "accuracy" in report.metrics else ("loss", -1.0)
         score, best = sign * report.mean(name), self._record["best"]
         if best is None or score > best["score"]:
-            self._record["best"] = {"step": step, "score": score, "metric": name, "since": 0}
+            judged = {"tasks": settings.validation_tasks, "seed": settings.seed}
+            self._record["best"] = {"step": step, "score": score, "metric": name, "since": 0, **judged}
         else:
             self._record["best"] = {**best, "since": best["since"] + 1}
         self._watch(Event("validation", step, text=f"{name} {report.text(name)}", values=values))
@@ -237,19 +239,9 @@ class Driver:
     # -- state -----------------------------------------------------------------------------------------------------
 
     def _load(self) -> Checkpoint:
-        """The last checkpoint, if it is this experiment's."""
+        """The last checkpoint, if this experiment may go on from it."""
         checkpoint = self._store.load()
-        changed = self._experiment.changed(checkpoint.record["identity"], self._record["identity"]["frozen"])
-        if changed:
-            raise CheckpointMismatch(
-                f"The run was started with {'; '.join(changed)}. Expected the same experiment. Resume with the old "
-                "settings (only outer.iterations and how the work is spread may change), or `distmeta train` a new run."
-            )
-        if checkpoint.layout != self.layout:
-            raise CheckpointMismatch(
-                "The checkpoint's parameters have other names or shapes than the model's; expected the same model. "
-                "Restore the model, or `distmeta train` a new run."
-            )
+        require_same_run(self._experiment, checkpoint, self._record["identity"]["frozen"], self.layout)
         # The engine was probed when the run began, perhaps with another version of torch: keep it, for equal bits.
         self.learner = self.learner.with_config(vectorise=checkpoint.record["engine"])
         self._record |= {"engine": checkpoint.record["engine"], "best": checkpoint.record["best"]}

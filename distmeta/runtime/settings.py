@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from distmeta.config import Config
 
@@ -36,6 +36,20 @@ class Outer(Config):
     weight_decay: NonNegativeFloat = 0.0
     clip_norm: PositiveFloat | None = None
     clip_value: PositiveFloat | None = None
+
+    @model_validator(mode="after")
+    def _nothing_without_effect(self) -> Self:
+        if self.momentum and self.optimizer not in ("sgd", "rmsprop"):
+            raise ValueError(
+                f"momentum={self.momentum:g} has no effect on {self.optimizer}, which has its own; expected sgd or "
+                "rmsprop. Leave outer.momentum out, or set outer.optimizer=sgd"
+            )
+        if self.final_lr and self.schedule != "cosine":
+            raise ValueError(
+                f"final_lr={self.final_lr:g} has no effect on the {self.schedule} schedule; expected cosine. Leave "
+                "outer.final_lr out, or set outer.schedule=cosine"
+            )
+        return self
 
 
 class Runtime(Config):

@@ -39,6 +39,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 from distmeta.errors import RuntimeFailure
+from distmeta.files import write_json, write_whole
 
 METRICS_FILE = "metrics.jsonl"
 RECORD_FILE = "tracking.json"
@@ -262,7 +263,7 @@ class Tracker:
                 if row is not None and row["step"] <= step:
                     kept.append(line)
                     kept_sent += number < self._record.sent_rows
-            _write_atomically(path, b"".join(kept))
+            write_whole(path, b"".join(kept))
             self._link.rewind(kept_sent)
 
     def close(self, status: RunStatus, deadline: float = 60.0) -> None:
@@ -488,7 +489,7 @@ class _Record:
             ) from None
 
     def save(self, run_dir: Path) -> None:
-        _write_atomically(run_dir / RECORD_FILE, json.dumps(asdict(self), indent=1).encode())
+        write_json(run_dir / RECORD_FILE, asdict(self))
 
 
 # --- the MLflow side -------------------------------------------------------------------------------------------------
@@ -864,15 +865,6 @@ def _open_for_append(path: Path) -> BinaryIO:
         with path.open("rb+") as file:
             file.truncate(sum(len(line) for line in _whole_lines(path)))
     return path.open("ab")
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def _resolve_uri(uri: str | None) -> str:

@@ -13,7 +13,7 @@ from distmeta import Outer
 from distmeta.errors import CheckpointError, CheckpointNotFound
 from distmeta.learners.functional import ParamLayout
 from distmeta.runtime import checkpoint as module
-from distmeta.runtime.checkpoint import Checkpoint, CheckpointStore, write_json
+from distmeta.runtime.checkpoint import Checkpoint, CheckpointStore
 from distmeta.runtime.parameter_server import ParameterServer
 
 LAYOUT = ParamLayout(("features.weight", "features.bias", "scale"), ((2, 3), (2,), ()), "float32")
@@ -136,7 +136,7 @@ def test_a_crash_at_any_moment_leaves_the_last_one_whole(store, monkeypatch, at)
         return call
 
     with monkeypatch.context() as patch:
-        for name in ("save_file", "_sync"):
+        for name in ("save_file", "sync"):
             patch.setattr(module, name, dying(getattr(module, name)))
         with pytest.raises(Killed):
             store.save(make(200))
@@ -157,7 +157,7 @@ def test_a_full_disk_is_told_and_leaves_nothing_behind(store, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_sync", full)
+        patch.setattr(module, "sync", full)
         with pytest.raises(CheckpointError, match=r"step 200 .*No space left on device.*Free the disk"):
             store.save(make(200))
     assert [p.name for p in store._directory.iterdir()] == ["step-00000100"]
@@ -234,20 +234,3 @@ def test_other_things_in_the_folder_are_passed_over(store):
     (path.parent / "step-notes.txt").write_text("")
     assert store.steps() == [100]
     assert_same(store.load(), make(100))
-
-
-def test_write_json_replaces_whole_files(tmp_path, monkeypatch):
-    path = tmp_path / "run.json"
-    write_json(path, {"a": 1})
-
-    def die(path):
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "_sync", die)
-        with pytest.raises(Killed):
-            write_json(path, {"a": 2})
-    assert json.loads(path.read_text()) == {"a": 1}
-    write_json(path, {"a": 3})
-    assert json.loads(path.read_text()) == {"a": 3}
-    assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
