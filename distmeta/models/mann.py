@@ -11,9 +11,9 @@ alpha_t from h_t::
 
 The least used slot is set to zero before (8). Usage decides where to write and is not differentiated.
 
-Two things differ from the text of the paper, where a head writes its key (a_t = k_t) and as many slots count as least
-used as there are heads. A head that writes its key finds what it has just written before all else, and learns more
-slowly; one slot per step keeps all 50 steps of a sequence in 128 slots.
+Two things differ from the text of the paper, where a head writes its key (a_t = k_t; ``writes="key"`` here) and as many
+slots count as least used as there are heads. A head that writes its key finds what it has just written before all
+else; one slot per step keeps all 50 steps of a sequence in 128 slots.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class MANNNetwork(nn.Module):
         slots: int,
         width: int,
         reads: int,
+        writes: Literal["own", "key"],
         strength: float,
         usage_decay: float,
     ) -> None:
@@ -49,7 +50,7 @@ class MANNNetwork(nn.Module):
         self.strength, self.usage_decay = strength, usage_decay
         self.sees = nn.Linear(inputs, 4 * size)
         self.recurs = nn.Linear(reads * width + size, 4 * size, bias=False)
-        self.interface = nn.Linear(size, reads * (2 * width + 1))
+        self.interface = nn.Linear(size, reads * ((2 if writes == "own" else 1) * width + 1))
         self.output = nn.Linear(size + reads * width, outputs)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -70,7 +71,8 @@ class MANNNetwork(nn.Module):
         for gates in self.sees(x.flatten(2)).unbind(1):
             h, cell = lstm_step(torch.addmm(gates, last, self.recurs.weight.T), cell)
             interface = self.interface(h)
-            key, add = interface[:, self.reads :].tanh().reshape(batch, 2, self.reads, self.width).unbind(1)
+            vectors = interface[:, self.reads :].tanh().reshape(batch, -1, self.reads, self.width)
+            key, add = vectors[:, 0], vectors[:, -1]  # the same one where a head writes its key
             gate = interface[:, : self.reads].sigmoid()[:, :, None]
             least = least_used(usage)
             writing = write_weights(gate, looking, least)
@@ -129,6 +131,7 @@ def mann(
     width: int = 40,
     reads: int = 4,
     access: Literal["lru", "ntm"] = "lru",
+    writes: Literal["own", "key"] = "own",
     strength: float = 10.0,
     usage_decay: float = 0.95,
 ) -> ModelFactory:
@@ -141,6 +144,8 @@ def mann(
         reads: H, heads: each reads and writes.
         access: ``"lru"``: writes go to the least used slot or to those read last; ``"ntm"``: the same controller,
             memory and number of heads with the addressing of a Neural Turing Machine, the paper's ablation.
+        writes: what a head adds to the memory: ``"own"``, a vector of its own, or ``"key"``, the key that it reads by, as
+            the paper has it; not for ``"ntm"``.
         strength: of content addressing, constant; the paper has none (1), which learns slowly. Not for ``"ntm"``, which
             learns its own.
         usage_decay: gamma, the share of usage that is left after a step; not for ``"ntm"``.
@@ -175,6 +180,7 @@ def mann(
             slots=slots,
             width=width,
             reads=reads,
+            writes=writes,
             strength=strength,
             usage_decay=usage_decay,
         )
