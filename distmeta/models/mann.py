@@ -144,8 +144,8 @@ def mann(
         reads: H, heads: each reads and writes.
         access: ``"lru"``: writes go to the least used slot or to those read last; ``"ntm"``: the same controller,
             memory and number of heads with the addressing of a Neural Turing Machine, the paper's ablation.
-        writes: what a head adds to the memory: ``"own"``, a vector of its own, or ``"key"``, the key that it reads by, as
-            the paper has it; not for ``"ntm"``.
+        writes: what a head adds to the memory: ``"own"``, a vector of its own, or ``"key"``, the key that it reads by,
+            as the paper has it; not for ``"ntm"``.
         strength: of content addressing, constant; the paper has none (1), which learns slowly. Not for ``"ntm"``, which
             learns its own.
         usage_decay: gamma, the share of usage that is left after a step; not for ``"ntm"``.
