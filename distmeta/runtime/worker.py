@@ -12,6 +12,7 @@ import torch
 from distmeta.errors import NonFiniteGradientError
 from distmeta.learners.base import MetaLearner, Metrics
 from distmeta.learners.functional import ParamLayout
+from distmeta.runtime.allocator import keep_freed_memory
 from distmeta.seeding import torch_seed
 from distmeta.tasks.base import TaskDistribution
 from distmeta.types import Chunk, ChunkResult, Episode, FloatArray
@@ -62,6 +63,7 @@ class Worker:
 
     def __init__(self, name: str, setup: WorkerSetup, *, gpu: bool = False) -> None:
         torch.set_num_threads(setup.threads)
+        keep_freed_memory()
         self._name, self._setup = name, setup
         self._device = torch.device("cuda" if gpu else "cpu")
         # The same bits on every run: deterministic kernels where torch has them (several CPU threads need them too), no
