@@ -676,6 +676,8 @@ def _show_card(card: cards.Card, as_json: bool) -> None:
         out.print(f"  {'published':<11} {p.metric} {p.text}{f' ({p.note})' if p.note else ''}")
     for note in card.notes:
         out.print(f"  {'note':<11} {note}")
+    if card.differs:
+        out.print(f"  {'differs':<11} {card.differs}: not comparable with the paper")
 
 
 def _show_result(result: api.RunResult, job: Job, as_json: bool) -> None:

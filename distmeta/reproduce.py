@@ -119,8 +119,8 @@ class Reproduction:
     @property
     def verdict(self) -> str:
         """Whether ours may be held against the published number."""
-        if self.changed:
-            return f"not comparable: {'; '.join(self.changed)}"
+        if self.changed or self.card.differs:
+            return f"not comparable: {'; '.join((*self.changed, *filter(None, (self.card.differs,))))}"
         if self.iterations != self.planned:
             kind = "shorter" if self.iterations < self.planned else "longer"
             return f"{kind} than the card: {self.iterations:,} of {self.planned:,} iterations, otherwise its protocol"
@@ -164,7 +164,7 @@ class Reproduction:
                 }
                 for c in self.compared
             ],
-            "comparable": not self.changed and self.iterations == self.planned,
+            "comparable": not self.changed and not self.card.differs and self.iterations == self.planned,
             "verdict": self.verdict,
             "changed": list(self.changed),
             "iterations": self.iterations,

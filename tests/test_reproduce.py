@@ -224,6 +224,15 @@ def test_a_full_length_run_is_comparable(run, monkeypatch):
     assert found.iterations == found.planned == 2
 
 
+def test_a_card_that_is_another_experiment_than_the_paper_s_is_not_comparable(run, monkeypatch):
+    other = replace(find("maml/sinusoid"), name="test/other", differs="noise on the points")
+    monkeypatch.setattr(cards, "CARDS", (*CARDS, other))
+    assert "noise on the points: not comparable" in run("reproduce", "test/other", "--show").out
+    said = run("reproduce", "test/other", *LOCAL, *SMALL, "--set", "outer.iterations=1", "--json")
+    found = json.loads(said.out)
+    assert (found["comparable"], found["verdict"]) == (False, "not comparable: noise on the points")
+
+
 def test_a_number_that_the_tasks_do_not_have_is_said(run, monkeypatch):
     asking = Card(
         "test/asks", "Nobody 2031", "maml_sinusoid", None, "mlp", (Published("loss", 0.25), Published("f1", 1.0))
