@@ -10,6 +10,7 @@ import shlex
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -103,7 +104,8 @@ def submit(
     entrypoint = f"python -m {shlex.join(words)} --run-dir {target if target.startswith('~/') else shlex.quote(target)}"
     try:
         client = JobSubmissionClient(address)
-        client.submit_job(
+        send = partial(
+            client.submit_job,
             entrypoint=entrypoint,
             submission_id=name,
             runtime_env={
@@ -114,6 +116,7 @@ def submit(
             metadata={"job_file": path.name, "git_sha": environment["DISTMETA_GIT_SHA"]},
             entrypoint_num_cpus=0,
         )
+        _when_ready(send, echo)
     except (AuthenticationError, ConnectionError, RuntimeError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise RuntimeFailure(
@@ -144,6 +147,23 @@ def submit(
             f"When the cluster answers again, follow it with: ray job logs {name} --address {address} --follow"
         ) from None
     return Submission(name, target, status.value)
+
+
+def _when_ready(send: Callable[[], Any], echo: Callable[[str], None], *, patience: float = 60.0) -> None:
+    """Call ``send``; again where the cluster has only just started and nobody is there yet to take a job."""
+    deadline, told = time.monotonic() + patience, False
+    while True:
+        try:
+            send()
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise
+        else:
+            return
+        if not told:
+            echo("The cluster has only just started; waiting until it takes jobs.")
+            told = True
+        time.sleep(1.0)
 
 
 def _present_token() -> None:

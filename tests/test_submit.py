@@ -285,6 +285,38 @@ def _undo(monkeypatch):
         sys.modules.pop(name, None)
 
 
+def test_a_cluster_that_has_just_started_is_waited_for(client, repository, monkeypatch):
+    fake = client("SUCCEEDED")
+    take, refusals = fake.submit_job, iter(["status code 500: No available agent to submit job"] * 2)
+
+    def not_yet(**job):
+        for refusal in refusals:
+            raise RuntimeError(refusal)
+        take(**job)
+
+    monkeypatch.setattr(fake, "submit_job", not_yet)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    lines: list[str] = []
+    assert submit(repository / "job.py", address="http://a:1", echo=lines.append).status == "SUCCEEDED"
+    assert lines[0] == "The cluster has only just started; waiting until it takes jobs."
+    assert lines[1].startswith("Submitted job-")
+    assert len(fake.submitted) == 1
+
+
+def test_another_refusal_is_final(client, repository, monkeypatch):
+    fake = client("SUCCEEDED")
+    tries = []
+
+    def never(**job):
+        tries.append(1)
+        raise RuntimeError("status code 500: Disk quota exceeded")
+
+    monkeypatch.setattr(fake, "submit_job", never)
+    with pytest.raises(RuntimeFailure, match=r"did not take the job: status code 500: Disk quota exceeded"):
+        submit(repository / "job.py", address="http://a:1", echo=lambda line: None)
+    assert tries == [1]
+
+
 def test_a_lost_connection_is_no_verdict_on_the_job(client, repository):
     client(RuntimeError("WebSocket connection closed unexpectedly with close code 1006"))
     lines: list[str] = []
