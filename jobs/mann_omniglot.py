@@ -19,7 +19,7 @@ experiment = Experiment(
     # Ten images of each of five classes, 20x20; a turned class is a class of its own.
     tasks=LabelSequences(data="omniglot", ways=5, length=50, labels="one-hot", size=20, rotations="all"),
     # A decayed rate, where the paper's is constant. The gradient is that of 50 steps in time: rare large ones are cut.
-    outer=Outer(optimizer="adam", lr=1e-3, schedule="cosine", iterations=12_000, meta_batch_size=16, clip_norm=10.0),
+    outer=Outer(optimizer="adam", lr=2e-3, schedule="cosine", iterations=24_000, meta_batch_size=16, clip_norm=10.0),
     runtime=Runtime(chunk_size=16),
     evaluation=Evaluation(every=1000, validation_tasks=96, test_tasks=600),
 )
