@@ -63,9 +63,10 @@ def _draw_curves(picture: Curves, path: Path) -> Path:
         dress(axes, picture.x_label, kind.replace("_", " "))
         axes.set_xticks(*_ticks(x))
         axes.margins(x=0.04)
+        if all(np.min(row) >= 0 for name in names for row in picture.values[name]):
+            axes.set_ylim(bottom=max(axes.get_ylim()[0], 0.0))  # no errors, no bits, no loss below zero
         if kind == "accuracy":
-            low, high = axes.get_ylim()
-            axes.set_ylim(max(low, 0.0), min(high, 1.005))
+            axes.set_ylim(top=min(axes.get_ylim()[1], 1.005))
             axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
         if len(names) > 1:
             axes.legend(frameon=False, loc="best", labelcolor=INK, fontsize=9)

@@ -90,8 +90,8 @@ def test_it_learns_to_remember():
     ways, length, pattern = 3, 9, 12
     random = torch.Generator().manual_seed(0)
     learner = MANN(mann(48, slots=16, width=12, reads=2)).bind(TaskSpec((pattern + ways,), ways, "sequence", 0, length))
-    adam, seen = torch.optim.Adam(learner.model.parameters(), 4e-3), []
-    for _ in range(1000):
+    adam, seen = torch.optim.Adam(learner.model.parameters(), 1e-2), []
+    for _ in range(700):  # 400 are enough for the slowest of three initialisations
         order = torch.stack([torch.randperm(length, generator=random) % ways for _ in range(32)])
         patterns = torch.randint(0, 2, (32, ways, pattern), generator=random) * 2.0 - 1
         x = patterns.gather(1, order[..., None].expand(-1, -1, pattern))
@@ -101,6 +101,7 @@ def test_it_learns_to_remember():
         )
         adam.zero_grad()
         losses.mean().backward()
+        nn.utils.clip_grad_norm_(learner.model.parameters(), 1.0)
         adam.step()
         seen.append(metrics)
     last = {name: float(torch.cat([metrics[name] for metrics in seen[-20:]]).mean()) for name in seen[0]}
