@@ -349,10 +349,14 @@ CARDS: tuple[Card, ...] = (
         name="siamese/omniglot-5w1s",
         paper="Koch et al. 2015 as re-run by Vinyals et al. 2016, table 1 (no fine-tuning)",
         job="siamese_omniglot",
+        overrides={"learner.form": "koch"},
         dataset=OMNIGLOT,
         network="conv4: 4 strided convolutions of 64 filters, batch norm, ReLU, last map averaged to 64 features",
         published=(Published("accuracy", 0.967),),
-        notes=("Contrastive loss on distances; the re-run has Koch's weighted L1 distance and cross-entropy.",),
+        notes=(
+            "Koch's weighted L1 distance and cross-entropy, as in the re-run; the job itself has the contrastive loss.",
+            "Vinyals et al. name neither optimizer nor number of pairs, and publish no interval.",
+        ),
     ),
     Card(
         name="koch/omniglot-runs",
