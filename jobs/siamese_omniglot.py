@@ -2,8 +2,8 @@
 
 Build the data first: ``distmeta data build omniglot --out DIR``, then
 ``distmeta train jobs/siamese_omniglot.py --data DIR``. Vinyals et al. (2016), table 1, report 96.7 % for a
-convolutional Siamese network, theirs with Koch's loss: ``--set learner.form=koch``, which also does better here. The report has the verification
-accuracy of same and different pairs beside the 5-way accuracy.
+convolutional Siamese network, theirs with Koch's loss: ``--set learner.form=koch``, which also does better here. The
+report has the verification accuracy of same and different pairs beside the 5-way accuracy.
 """
 
 from distmeta import Evaluation, Experiment, FewShot, Outer, Runtime, Siamese, conv4
