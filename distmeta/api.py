@@ -309,8 +309,8 @@ def job_of(run_dir: Path, overrides: Mapping[str, Any]) -> Job:
     kept = record.values["job"]
     if kept is None:
         raise ConfigError(
-            f"{run_dir} was started from Python, not from a job file; expected `job.py` in it. Resume it with "
-            "distmeta.meta_train(experiment, run_dir=..., resume=True)."
+            f"{run_dir} was started from Python, not from a job file; expected `job.py` in it. Go on with "
+            "distmeta.meta_train(experiment, run_dir=..., resume=True); to judge a run here, train it from a job file."
         )
     folder = Path(kept["folder"])
     return load_job(

@@ -620,7 +620,8 @@ def _warn_of_guessing(report: EvaluationReport, ways: int | None) -> None:
     if report.mean("accuracy") - report.ci95("accuracy") <= 1.01 * guess < report.mean("baseline_accuracy"):
         err.print(
             f"warning: the accuracy is no better than guessing ({guess:.0%}), while nearest neighbour does better: the "
-            "model has not learned. Try a lower learner.inner_lr, more outer.iterations, and `distmeta check`.",
+            "model has not learned. Try another outer.lr (and learner.inner_lr, where there is one), more "
+            "outer.iterations, and `distmeta check`.",
             style="yellow",
         )
 

@@ -29,6 +29,8 @@ the :class:`~distmeta.types.TaskRef` that reproduces it. Every error survives pi
 
 from __future__ import annotations
 
+import os
+import traceback
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -141,3 +143,19 @@ class ClusterTooSmall(RuntimeFailure):
 
 class FailureBudgetExceeded(RuntimeFailure):
     """Workers were lost more often than the failure policy allows."""
+
+
+def line_of(error: BaseException) -> str:
+    """Where somebody's own code failed: the last file and line of the traceback that is no installed package's.
+
+    Example:
+        >>> try:
+        ...     [][1]
+        ... except IndexError as error:
+        ...     print(line_of(error).split(",")[1])
+         line 2
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    here = os.path.dirname(__file__)
+    own = [f for f in frames if "-packages" not in f.filename and not f.filename.startswith(here)] or list(frames)
+    return f"{own[-1].filename}, line {own[-1].lineno}" if own else "no line known"

@@ -133,8 +133,11 @@ def _draw_heatmaps(picture: Heatmaps, path: Path) -> Path:
     for i, (name, values) in enumerate(shown.items()):
         axes = figure.add_subplot(grid[i])
         low = first if _is_tall(panels[name]) else 0
+        finite = np.ma.masked_invalid(values)
+        # From 0 to 1, or as far as it goes: a doubt of a half is grey, not black.
+        top = max(1.0, float(finite.max())) if finite.count() and finite.min() >= 0 else None
         axes.imshow(
-            np.ma.masked_invalid(values), cmap="Greys", aspect="auto", interpolation="nearest",
+            finite, cmap="Greys", aspect="auto", interpolation="nearest", vmin=None if top is None else 0.0, vmax=top,
             extent=(-0.5, values.shape[1] - 0.5, low + len(values) - 0.5, low - 0.5),
         )  # fmt: skip
         dress(axes, picture.x_label if i == len(shown) - 1 else "", "")

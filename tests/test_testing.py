@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+import distmeta
 from distmeta import MAML, Experiment, FunctionTasks, Sinusoids, mlp
 from distmeta.errors import LearnerContractError, ModelContractError, TaskContractError
 from distmeta.testing import GradientCheck, check_gradient, check_model, check_task
@@ -177,3 +178,41 @@ def test_check_task_finds_tasks_that_are_all_the_same():
 def test_check_task_runs_the_tasks_own_check():
     with pytest.raises(TaskContractError, match="returned str"):
         check_task(experiment(mlp((8,)), FunctionTasks(lambda random, split: "nothing")))
+
+
+def test_somebody_s_own_line_is_named():
+    """A fault in an algorithm or in a task function is not blamed on the model, and its line is told."""
+
+    class Mistyped(distmeta.MetaLearner):
+        def query_logits(self, params, episode):
+            return episode.suport_x
+
+    experiment = distmeta.Experiment(learner=Mistyped(distmeta.mlp((4,))), tasks=distmeta.Sinusoids())
+    with pytest.raises(
+        LearnerContractError, match=r"Mistyped.query_logits fails .*suport_x.*test_testing\.py, line \d+"
+    ):
+        check_model(experiment.learner, experiment)
+
+    @distmeta.task_distribution
+    def broken(random, split):
+        return random.no_such_number()
+
+    with pytest.raises(TaskContractError, match=r"task function fails: AttributeError: .*test_testing\.py, line \d+"):
+        broken.take(1)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (torch.rand(3, 2), torch.arange(3).float(), r"float32 of shape \[3\]; expected int64.*y\.long\(\)"),
+        (torch.rand(3, 2), torch.arange(2), "3 inputs and 2 labels"),
+        (torch.rand(3, 2).numpy(), torch.arange(3), r"ndarray and a Tensor.*torch\.from_numpy"),
+    ],
+)
+def test_what_are_no_labels_is_refused_before_it_gives_a_number(x, y, message):
+    learner = distmeta.MAML(torch.nn.Linear(2, 3))
+    with pytest.raises(LearnerContractError, match=message):
+        learner.adapt(x, y)
+    fast = learner.adapt(torch.rand(3, 2), torch.arange(3))
+    with pytest.raises(LearnerContractError, match=message):
+        fast.evaluate(x, y)

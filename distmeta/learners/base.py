@@ -338,7 +338,11 @@ class MetaLearner(config.Configurable, ABC):
         Args:
             support_x: ``[N*K, ...]`` inputs.
             support_y: ``[N*K]`` int64 class positions, or ``[N*K, D]`` floats.
+
+        Raises:
+            LearnerContractError: these are no examples with their labels.
         """
+        require_examples(support_x, support_y)
         return FastModel(self.for_evaluation(), self.meta_params, support_x, support_y)
 
     @property
@@ -383,6 +387,7 @@ class FastModel:
 
     def evaluate(self, x: torch.Tensor, y: torch.Tensor) -> float:
         """Mean loss on labelled examples: cross-entropy in nats for int64 labels, mean squared error for floats."""
+        require_examples(x, y)
         return float(prediction_loss(self.predict(x), y))
 
     def accuracy(self, x: torch.Tensor, y: torch.Tensor) -> float:
@@ -471,6 +476,25 @@ def _build(factory: ModelFactory, spec: TaskSpec) -> nn.Module:
             f"The model factory {name} returned {type(model).__name__}; expected a torch.nn.Module. Return the module."
         )
     return model
+
+
+def require_examples(x: torch.Tensor, y: torch.Tensor) -> None:
+    """Raise where ``y`` cannot be the labels of ``x``: a wrong type would be a wrong loss, silently.
+
+    Raises:
+        LearnerContractError: names what was seen and the fix.
+    """
+    if not isinstance(x, torch.Tensor) or not isinstance(y, torch.Tensor):
+        raise LearnerContractError(
+            f"Examples are a {type(x).__name__} and a {type(y).__name__}; expected tensors. Use torch.from_numpy(...)."
+        )
+    if y.dtype != torch.int64 and not (y.is_floating_point() and y.dim() > 1):
+        raise LearnerContractError(
+            f"Labels are {str(y.dtype).removeprefix('torch.')} of shape {list(y.shape)}; expected int64 class "
+            "positions [n], or floats [n, D] for regression. Use y.long(), or y[:, None] for one number per input."
+        )
+    if len(x) != len(y):
+        raise LearnerContractError(f"There are {len(x)} inputs and {len(y)} labels; expected as many.")
 
 
 def prediction_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from distmeta.errors import DistmetaError, LearnerContractError, ModelContractError, NonFiniteGradientError
+from distmeta.errors import DistmetaError, LearnerContractError, ModelContractError, NonFiniteGradientError, line_of
 from distmeta.learners.base import MetaLearner
 from distmeta.learners.functional import ParamLayout, has_fused_rnn, vectorised
 from distmeta.seeding import rng
@@ -157,16 +157,23 @@ def _check_one_task(learner: MetaLearner, spec: TaskSpec, ways: set[int], params
     try:
         with torch.no_grad():
             output = learner.forward(params, x)
-            _check_output(learner, spec, ways, len(x), output)
-            with vectorised(False):
-                prediction = learner.query_logits(params, episode)
     except DistmetaError:
         raise
     except Exception as error:
         raise ModelContractError(
             f"{name} could not run the model on inputs of shape {list(x.shape)}: {type(error).__name__}: "
-            f"{_short(str(error))}. Make the model take a batch of "
-            f"{list(x.shape[1:])} inputs; `distmeta check JOB.py` tries it."
+            f"{_short(str(error))} ({line_of(error)}). Make the model take a batch of {list(x.shape[1:])} inputs."
+        ) from error
+    _check_output(learner, spec, ways, len(x), output)
+    try:
+        with torch.no_grad(), vectorised(False):
+            prediction = learner.query_logits(params, episode)
+    except DistmetaError:
+        raise
+    except Exception as error:
+        raise LearnerContractError(
+            f"{name}.query_logits fails on one task, though the model takes its inputs: {type(error).__name__}: "
+            f"{_short(str(error))} ({line_of(error)}). Mend that line."
         ) from error
     if not isinstance(prediction, torch.Tensor) or list(prediction.shape) != [len(episode.query_x), spec.outputs]:
         seen = list(prediction.shape) if isinstance(prediction, torch.Tensor) else type(prediction).__name__

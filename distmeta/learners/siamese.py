@@ -180,7 +180,7 @@ class Siamese(MetaLearner):
                 word = f"p = {1 / (1 + math.exp(-score)):.2f}" if self.config.form == "koch" else f"d = {-score:.2f}"
                 captions.append(("", word))
                 right.append(bool(episode.query_y[query] == episode.support_y[nearest]))
-        title = "queries and their nearest support images"
+        title = "queries and their nearest support images; red: of another class"
         return {"nearest": Gallery(title, torch.stack(pairs), captions, right, ("query", "nearest"))}
 
     def _scores(self, params: Params, episode: Episode) -> torch.Tensor:

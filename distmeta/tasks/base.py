@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from distmeta import config
-from distmeta.errors import TaskContractError
+from distmeta.errors import TaskContractError, line_of
 from distmeta.seeding import rng
 from distmeta.types import SPLITS, Episode, Split, TaskRef, TaskSpec
 
@@ -298,9 +298,15 @@ class FunctionTasks(TaskDistribution):
         """Calls the function and turns what it returns into tensors.
 
         Raises:
-            TaskContractError: the function returned something else than four arrays that fit together.
+            TaskContractError: the function fails, or returned something else than four arrays that fit together.
         """
-        drawn = self.function(random, split)
+        try:
+            drawn = self.function(random, split)
+        except Exception as error:
+            raise TaskContractError(
+                f"The task function fails: {type(error).__name__}: {error} ({line_of(error)}). It is called with a "
+                f"numpy.random.Generator and the split, here '{split}'. Mend that line."
+            ) from error
         if not isinstance(drawn, Episode):
             if not isinstance(drawn, tuple) or len(drawn) != 4:
                 raise TaskContractError(
