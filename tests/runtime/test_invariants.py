@@ -461,7 +461,7 @@ import distmeta
 experiment = distmeta.Experiment(
     learner=distmeta.MAML(distmeta.mlp((8,)), inner_lr=0.01),
     tasks=distmeta.Sinusoids(shots=4, queries=4),
-    outer=distmeta.Outer(iterations=6, meta_batch_size=10, optimizer="OPTIMIZER", momentum=0.9, lr=0.001),
+    outer=distmeta.Outer(iterations=6, meta_batch_size=10, optimizer="OPTIMIZER", momentum=MOMENTUM, lr=0.001),
     runtime=distmeta.Runtime(chunk_size=3, checkpoint_every=2),
     evaluation=distmeta.Evaluation(every=4, validation_tasks=7, test_tasks=7),
 )
@@ -512,7 +512,7 @@ def test_kill_9_of_the_driver_at_many_moments_then_resume(optimizer, tmp_path, m
     monkeypatch.setattr(distmeta.api.report, "plot_curves", lambda rows, path, title: path)
     monkeypatch.setattr(distmeta.api.report, "plot_regression", lambda path, *rest: path)
     job, moments = tmp_path / "job.py", (1, 3, 6, 9, 13, 17, 22, 27, 33, 10_000)
-    job.write_text(KILLED_JOB.replace("OPTIMIZER", optimizer))
+    job.write_text(KILLED_JOB.replace("OPTIMIZER", optimizer).replace("MOMENTUM", "0.9" if optimizer == "sgd" else "0"))
     done = subprocess.run(
         [sys.executable, "-c", KILLER, str(job), str(tmp_path / "runs"), *map(str, moments)],
         capture_output=True,
