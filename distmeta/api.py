@@ -29,8 +29,10 @@ from distmeta.runtime.driver import Driver, Trained
 from distmeta.runtime.evaluation import EvaluationReport
 from distmeta.runtime.events import Event
 from distmeta.runtime.experiment import Experiment
+from distmeta.runtime.git_state import git_tags
+from distmeta.runtime.metrics_file import read_metrics
 from distmeta.runtime.settings import Outer, Runtime
-from distmeta.runtime.tracking import DatasetInput, Tracker, git_tags, read_metrics
+from distmeta.runtime.tracking import DatasetInput, Tracker
 from distmeta.tasks.base import TaskDistribution
 from distmeta.types import TaskRef
 

@@ -52,7 +52,7 @@ def plot_curves(rows: Iterable[dict[str, Any]], path: Path, *, title: str) -> Pa
     Training is a smoothed line over its faint raw values; validation is its points, with their 95 % band.
 
     Args:
-        rows: the rows of :func:`distmeta.runtime.tracking.read_metrics`; used are ``train/loss``,
+        rows: the rows of :func:`distmeta.runtime.metrics_file.read_metrics`; used are ``train/loss``,
             ``train/accuracy``, ``validation/loss``, ``validation/accuracy`` and ``validation/accuracy_ci95``.
         path: the PNG to write; its folder is made.
         title: what run it is.

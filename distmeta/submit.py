@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from distmeta.errors import ConfigError, RuntimeFailure
 from distmeta.job import load_job
-from distmeta.runtime.tracking import git_tags
+from distmeta.runtime.git_state import git_tags
 
 
 @dataclass(frozen=True)

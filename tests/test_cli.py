@@ -20,7 +20,7 @@ from typer.main import get_command
 
 import distmeta
 from distmeta import cli
-from distmeta.runtime.tracking import read_metrics
+from distmeta.runtime.metrics_file import read_metrics
 
 JOB = '''"""Sines in a moment."""
 import time

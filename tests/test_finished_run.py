@@ -19,7 +19,7 @@ import pytest
 
 from distmeta import cli
 from distmeta.config import flatten
-from distmeta.runtime.tracking import read_metrics
+from distmeta.runtime.metrics_file import read_metrics
 
 DIGITS = """
 import distmeta

@@ -40,7 +40,7 @@ ROOMS = [
     {"job", "api", "report", "pictures", "judging", "cards", "reproduce", "testing", "submit"},
     {"cli", "__main__", "__init__"},
 ]
-ONLY_IN = {"ray": {"runtime.ray_backend", "submit"}, "mlflow": {"runtime.tracking"}}
+ONLY_IN = {"ray": {"runtime.ray_backend", "submit"}, "mlflow": {"runtime.mlflow_link"}}
 
 
 def modules():

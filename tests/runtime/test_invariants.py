@@ -20,7 +20,7 @@ from distmeta.errors import CheckpointMismatch, FailureBudgetExceeded, RuntimeFa
 from distmeta.runtime.backend import SERVER
 from distmeta.runtime.checkpoint import CheckpointStore
 from distmeta.runtime.driver import Driver
-from distmeta.runtime.tracking import read_metrics
+from distmeta.runtime.metrics_file import read_metrics
 from distmeta.types import TaskRef
 
 STEPS = 6

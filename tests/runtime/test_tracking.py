@@ -26,7 +26,8 @@ from pathlib import Path
 import pytest
 
 from distmeta.errors import RuntimeFailure
-from distmeta.runtime.tracking import DatasetInput, SyncReport, Tracker, git_tags, read_metrics, sync
+from distmeta.runtime.metrics_file import read_metrics
+from distmeta.runtime.tracking import DatasetInput, SyncReport, Tracker, sync
 
 DATASET = DatasetInput(
     name="glyphs",
@@ -265,16 +266,6 @@ def test_a_torn_last_line_is_dropped_and_never_glued_to_the_next_row(tmp_path: P
     tracker.metrics(1, {"loss": 2.0})
     tracker.close("FINISHED")
     assert [row["step"] for row in read_metrics(tmp_path / "run")] == [0, 1]
-
-
-def test_a_damaged_line_is_named(tmp_path: Path) -> None:
-    (tmp_path / "metrics.jsonl").write_text('{"step": 0, "time": 1.0}\nrubbish\n{"step": 1, "time": 2.0}\n')
-    with pytest.raises(RuntimeFailure, match="line 2, is not a row of metrics"):
-        read_metrics(tmp_path)
-
-
-def test_a_run_without_metrics_has_no_rows(tmp_path: Path) -> None:
-    assert read_metrics(tmp_path) == []
 
 
 def test_truncate_drops_what_came_after_the_checkpoint(tmp_path: Path, said: list[str]) -> None:
@@ -694,38 +685,3 @@ def test_passwords_stay_out_of_the_record_and_come_back_from_the_environment(
     assert _tracker(tmp_path / "run", None, said)._link._uri == full
     os.environ["MLFLOW_TRACKING_URI"] = "http://elsewhere.example"
     assert _tracker(tmp_path / "run", None, said)._link._uri == gate.uri
-
-
-def test_git_tags_of_a_checkout(tmp_path: Path) -> None:
-    assert git_tags() == {}
-
-    def git(*arguments: str) -> str:
-        identity = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
-        return subprocess.run(["git", *identity, *arguments], check=True, capture_output=True, text=True).stdout.strip()
-
-    git("init", "-b", "trunk")
-    Path("code.py").write_text("a = 1\n")
-    git("add", "code.py")
-    git("commit", "-m", "first")
-    commit = git("rev-parse", "HEAD")
-    clean = {
-        "mlflow.source.git.commit": commit,
-        "mlflow.source.git.branch": "trunk",
-        "distmeta.git_dirty": "false",
-    }
-    assert git_tags() == clean
-    Path("code.py").write_text("a = 2\n")
-    assert git_tags() == {**clean, "distmeta.git_dirty": "true"}
-    git("checkout", "--detach")
-    assert "mlflow.source.git.branch" not in git_tags()
-
-
-def test_git_tags_captured_at_submission_win(tmp_path: Path) -> None:
-    os.environ |= {"DISTMETA_GIT_SHA": "abc123", "DISTMETA_GIT_BRANCH": "main", "DISTMETA_GIT_DIRTY": "1"}
-    assert git_tags() == {
-        "mlflow.source.git.commit": "abc123",
-        "mlflow.source.git.branch": "main",
-        "distmeta.git_dirty": "true",
-    }
-    del os.environ["DISTMETA_GIT_DIRTY"], os.environ["DISTMETA_GIT_BRANCH"]
-    assert git_tags() == {"mlflow.source.git.commit": "abc123"}
