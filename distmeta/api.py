@@ -10,7 +10,7 @@ import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -265,7 +265,10 @@ def _draw_pictures(folder: Path, experiment: Experiment, driver: Driver, trained
     refs = [TaskRef(split, 0, index) for index in range(min(100, settings.test_tasks))]
     episodes = experiment.tasks.episodes(refs, settings.seed).to(torch.device("cpu"), layout.torch_dtype)
     shown = driver.learner.for_evaluation().pictures(layout.unflatten(trained.best.vector), episodes)
-    return [pictures.draw(picture, folder / f"{name}.png") for name, picture in shown.items()]
+    return [
+        pictures.draw(replace(picture, title=f"{experiment.name}: {picture.title}"), folder / f"{name}.png")
+        for name, picture in shown.items()
+    ]
 
 
 def inspect_run(run_dir: Path | str) -> dict[str, Any]:

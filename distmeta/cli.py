@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -589,7 +589,7 @@ _LABELS = {
     "bits": "bits per sequence",
     "bit_errors": "wrong bits per sequence",
     "baseline_bits": "bits per sequence of guessing",
-    "loss": "loss after adaptation",
+    "loss": "loss on the queries",
     "baseline_loss": "predicting the mean of the support targets",
 }
 
@@ -597,18 +597,26 @@ _LABELS = {
 _BY_INSTANCE = {"accuracy": "accuracy", "baseline_accuracy": "nearest earlier image"}
 
 
-def _show_report(report: EvaluationReport, title: str) -> None:
-    out.print(title)
+def _labelled(metrics: Iterable[str]) -> dict[str, str]:
+    """Metric to what it is called for people, in the order to show them; a metric of the user's keeps its name."""
+    metrics = list(metrics)
     labels = _LABELS | {
         f"{name}_instance_{k}": f"{text}, instance {k}" for name, text in _BY_INSTANCE.items() for k in INSTANCES
     }
-    if "accuracy_non_transductive" not in report.metrics:
+    if "accuracy_non_transductive" not in metrics:
         labels["accuracy"] = "accuracy"
+    if "bits" in metrics or any("_instance_" in name for name in metrics):  # a sequence has no queries
+        labels["loss"] = "loss"
     order = list(labels)
-    names = sorted(report.metrics, key=lambda name: order.index(name) if name in labels else len(order))
-    texts = [labels.get(name, name) for name in names]
-    width = max(map(len, texts))
-    for name, text in zip(names, texts, strict=True):
+    metrics.sort(key=lambda name: order.index(name) if name in labels else len(order))
+    return {name: labels.get(name, name) for name in metrics}
+
+
+def _show_report(report: EvaluationReport, title: str) -> None:
+    out.print(title)
+    labels = _labelled(report.metrics)
+    width = max(map(len, labels.values()))
+    for name, text in labels.items():
         out.print(f"  {text:<{width}}  {report.text(name)}")
 
 
@@ -630,10 +638,12 @@ def _show_comparison(comparison: judging.Comparison) -> None:
     a, b = comparison.a, comparison.b
     out.print(a.title)
     rows = [("", f"A  {a.run_dir}", f"B  {b.run_dir}", "A - B, paired", "")]
-    for name, difference in comparison.differences.items():
+    differences = comparison.differences
+    for name, label in _labelled(differences).items():
+        difference = differences[name]
         verdict = "A and B differ" if difference.clear else "no clear difference"
         numbers = (a.report.text(name), b.report.text(name), difference.text())
-        rows.append((name, *numbers, "" if name.startswith("baseline") else verdict))
+        rows.append((label, *numbers, "" if name.startswith("baseline") else verdict))
     _show_rows(rows)
     out.print(f"kept in  {a.run_dir / 'evaluations'}")
 

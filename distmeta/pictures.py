@@ -15,7 +15,8 @@ from distmeta.report import BLUE, GREY, INK, RED, dress, mean_ci95, new_figure, 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLOURS = (BLUE, RED, GREY, "#5b8c5a", "#8c6bb1", "#c99a2e")
+_GREEN = "#5b8c5a"
+_COLOURS = (BLUE, RED, GREY, _GREEN, "#8c6bb1", "#c99a2e")
 
 
 def draw(picture: Picture, path: Path) -> Path:
@@ -43,15 +44,18 @@ def draw(picture: Picture, path: Path) -> Path:
 
 
 def _draw_curves(picture: Curves, path: Path) -> Path:
+    from matplotlib.transforms import ScaledTranslation
+
     kinds: dict[str, list[str]] = {}
     for name in picture.values:
         kind = next((word for word in ("accuracy", "loss") if word in name), name)
         kinds.setdefault(kind, []).append(name)
-    figure = new_figure(4.6 * len(kinds) + 0.4, 3.6, picture.title)
+    crowded = {kind for kind, names in kinds.items() if len(names) > 4}  # their legend is beside them
+    figure = new_figure(4.6 * len(kinds) + 2.4 * len(crowded) + 0.4, 3.6, picture.title)
     x = np.asarray(picture.x, dtype=np.float64)
     for column, (kind, names) in enumerate(kinds.items()):
         axes = figure.add_subplot(1, len(kinds), column + 1)
-        for name, colour in zip(names, _COLOURS * len(names), strict=False):
+        for i, (name, colour) in enumerate(zip(names, _COLOURS * len(names), strict=False)):
             means, half_widths = np.array(
                 [mean_ci95(np.asarray(row, dtype=np.float64)) for row in picture.values[name]]
             ).T
@@ -59,7 +63,12 @@ def _draw_curves(picture: Curves, path: Path) -> Path:
             label = name.replace("_", " ")
             style: dict[str, Any] = {"linestyle": line, "linewidth": 1.6, "marker": "o", "markersize": 4}
             style |= {"elinewidth": 1.0, "capsize": 2.5}
-            axes.errorbar(x, means, half_widths, color=colour, label=label, **style)
+            # Side by side: curves that agree would hide each other.
+            points = (i - (len(names) - 1) / 2) * min(2.5, 6 / len(names))
+            aside = ScaledTranslation(points / 72, 0, figure.dpi_scale_trans)
+            drawn = axes.errorbar(x, means, half_widths, color=colour, label=label, **style)
+            for artist in drawn.get_children():
+                artist.set_transform(axes.transData + aside)
         dress(axes, picture.x_label, kind.replace("_", " "))
         axes.set_xticks(*_ticks(x))
         axes.margins(x=0.04)
@@ -69,7 +78,8 @@ def _draw_curves(picture: Curves, path: Path) -> Path:
             axes.set_ylim(top=min(axes.get_ylim()[1], 1.005))
             axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
         if len(names) > 1:
-            axes.legend(frameon=False, loc="best", labelcolor=INK, fontsize=9)
+            beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if kind in crowded else {"loc": "best"}
+            axes.legend(frameon=False, labelcolor=INK, fontsize=9, **beside)
     return save(figure, path)
 
 
@@ -105,7 +115,7 @@ def _draw_attention(picture: Attention, path: Path) -> Path:
             size = 9 if others <= 12 else 7
             axes.text(j, i, f"{100 * weights[i, j]:.0f}", ha="center", va="center", color=colour, fontsize=size)
         if right[i, j]:
-            axes.add_patch(Rectangle((j - 0.47, i - 0.45), 0.94, 0.9, fill=False, edgecolor=RED, linewidth=1.8))
+            axes.add_patch(Rectangle((j - 0.47, i - 0.45), 0.94, 0.9, fill=False, edgecolor=_GREEN, linewidth=1.8))
     axes.set_xticks([])
     axes.set_yticks([])
     for side in axes.spines.values():

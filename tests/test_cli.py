@@ -166,7 +166,9 @@ def test_train_resume_evaluate_inspect(run, straight):
 def test_a_finished_run_that_is_resumed_is_judged_once(run):
     run("train", "job.py", *LOCAL, "--run-dir", "a", "--set", "outer.iterations=2")
     before = Path("a/metrics.jsonl").read_text()
-    assert run("resume", "a", *LOCAL, "--set", "outer.iterations=2").code == 0
+    again = run("resume", "a", *LOCAL, "--set", "outer.iterations=2")
+    assert again.code == 0
+    assert "Training ended at step 2 already; the meta-test follows." in again.err
     assert Path("a/metrics.jsonl").read_text() == before
 
 
@@ -239,7 +241,7 @@ def test_what_a_person_sees(run):
     assert "a job may print" in shown.out
     for text in (
         "meta-test: Slow, 6 tasks, mean ± 95 % interval",
-        "loss after adaptation",
+        "loss on the queries",
         "run      here",
         "curves.png",
     ):

@@ -138,7 +138,7 @@ def test_the_result_has_both_accuracies_a_baseline_and_where_to_look(trained):
             rf"  accuracy, transductive \(all queries in one batch\) +{number}",
             rf"  accuracy, non-transductive \(each query alone\) +{number}",
             rf"  nearest neighbour on raw inputs, same tasks +{number}",
-            r"  loss after adaptation +\d+\.\d+ ± \d+\.\d+",
+            r"  loss on the queries +\d+\.\d+ ± \d+\.\d+",
             r"run      run\[1\]",
             r"curves   run\[1\]/curves.png",
             r"picture  run\[1\]/adaptation.png",

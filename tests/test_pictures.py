@@ -17,7 +17,7 @@ from distmeta.pictures import _used_rows, draw
 from distmeta.seeding import rng
 from distmeta.types import TaskRef
 
-BLUE, RED = (0x2F, 0x6F, 0xA7), (0xC8, 0x55, 0x3D)
+BLUE, RED, GREEN = (0x2F, 0x6F, 0xA7), (0xC8, 0x55, 0x3D), (0x5B, 0x8C, 0x5A)
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -62,7 +62,9 @@ def test_attention_frames_the_right_cells_and_darkens_the_heavy_ones(tmp_path):
     right = weights.astype(bool)
     seen = pixels(draw(Attention("t", images(2), images(2), weights, right), tmp_path / "a.png"))
     flat = pixels(draw(Attention("t", images(2), images(2), weights / 20, right), tmp_path / "b.png"))
-    assert has(seen, RED)
+    none = pixels(draw(Attention("t", images(2), images(2), weights, ~right & right), tmp_path / "n.png"))
+    assert has(seen, GREEN)
+    assert not has(none, GREEN)
     assert has(seen, (8, 48, 107))  # the darkest of the blues
     assert not has(flat, (8, 48, 107))
 

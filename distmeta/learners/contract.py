@@ -80,8 +80,8 @@ def require_equal_ways(learner: MetaLearner, train: TaskSpec, test: TaskSpec) ->
     if learner.network == "classifier" and train.outputs != test.outputs:
         raise LearnerContractError(
             f"{type(learner).__name__} is trained on {train.outputs}-way tasks and tested on {test.outputs}-way ones, "
-            "but its model has one output per class. Set tasks.train_ways equal to tasks.ways, or use a metric learner "
-            "such as ProtoNet, which takes any number."
+            "but its model has one output per class. Train it with tasks.train_ways equal to tasks.ways, or use a "
+            "metric learner such as ProtoNet, which takes any number."
         )
 
 

@@ -129,6 +129,8 @@ class Driver:
         """
         self._log = log
         step, stopped = self._open(self._from), self._out_of_patience()
+        if stopped or step >= self._experiment.outer.iterations:
+            self._say(step, f"Training ended at step {step} already; the meta-test follows.")
         self._checkpoint()
         try:
             while step < self._experiment.outer.iterations and not stopped:

@@ -88,11 +88,17 @@ class RayBackend(Backend):
                 _reach(address)
                 with _own_sigterm():
                     ray.init(address=address or "local", **options)
-            except (OSError, RuntimeError, ValueError) as error:
-                where = "a local Ray cluster" if address is None else f"the Ray cluster at {address!r}"
+            except Exception as error:  # noqa: BLE001  a bare Exception is what Ray raises when it starts too slowly
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(". ")
+                ray.shutdown()  # what it had started by then
+                if address is None:
+                    raise RuntimeFailure(
+                        f"Ray did not start on this machine: {reason}. Run the command again (a busy machine can be "
+                        "too slow for it), or with --backend local."
+                    ) from None
                 raise RuntimeFailure(
-                    f"Could not reach {where}: {str(error).rstrip('. ')}. Start one with `ray start --head`, give its "
-                    "address, or run with --backend local."
+                    f"Could not reach the Ray cluster at {address!r}: {reason}. Start one with `ray start --head`, "
+                    "give its address, or run with --backend local."
                 ) from None
         for module in by_value:
             cloudpickle.register_pickle_by_value(module)

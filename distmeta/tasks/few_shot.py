@@ -190,11 +190,12 @@ class FewShot(TaskDistribution):
         train = "train_" if split == "meta_train" else ""
         if ways > data.classes * turns:
             shared = [s for s in self.splits if self._numbers(s)[0] == ways]  # one setting for all of these
-            most = min(self._split(s).classes * self._turns(s) for s in shared)
+            most, smallest = min((self._split(s).classes * self._turns(s), s) for s in shared)
+            limit = f"{most} or less" + (f" (all that {smallest} has)" if smallest != split else "")
             raise TaskContractError(
                 f"ways={ways} but {split} of '{self.dataset.name}' has {data.classes * turns} classes; expected at "
-                f"most that many. Set tasks.{train if self.config.train_ways else ''}ways={most} or less, or use a "
-                "larger dataset."
+                f"most that many. Set tasks.{train if self.config.train_ways else ''}ways={limit}, or use a larger "
+                "dataset."
             )
         if self._grouped(split):
             self._check_groups(split, ways)

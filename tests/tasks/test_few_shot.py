@@ -148,7 +148,10 @@ def test_classes_of_unequal_size_are_used_whole(tmp_path):
             "ways=5 but meta_validation of 'arrays' has 4 classes; expected at most that many. Set tasks.ways=4",
         ),
         ({"ways": 17, "rotations": "all"}, "has 16 classes"),
-        ({"ways": 11, "rotations": "none"}, "ways=11 but meta_train"),
+        (
+            {"ways": 11, "rotations": "none"},
+            "has 10 classes; expected at most that many. Set tasks.ways=4 or less (all that meta_validation has), or use",
+        ),
         (
             {"ways": 4, "shots": 10, "queries": 3},
             "shots + queries = 10 + 3 but class '0' of meta_train has 12 examples; expected at most that many. Lower",
