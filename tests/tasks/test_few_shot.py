@@ -150,7 +150,7 @@ def test_classes_of_unequal_size_are_used_whole(tmp_path):
         ({"ways": 17, "rotations": "all"}, "has 16 classes"),
         (
             {"ways": 11, "rotations": "none"},
-            "has 10 classes; expected at most that many. Set tasks.ways=4 or less (all that meta_validation has), or use",
+            "has 10 classes; expected at most that many. Set tasks.ways=4 or less (all that meta_validation has), or",
         ),
         (
             {"ways": 4, "shots": 10, "queries": 3},
