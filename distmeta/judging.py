@@ -369,6 +369,8 @@ class _TrainedRun:
 @contextmanager
 def _backend(run: _TrainedRun, by: Yardstick) -> Iterator[Backend]:
     runtime, place = run.experiment.runtime, by.place
+    if caution := evaluation.caution(run.experiment.tasks, by.split):
+        place.watch(Event("message", 0, text=caution))
     backend = api.open_backend(place, run.job, runtime.workers, runtime.threads)
     try:
         yield backend

@@ -133,6 +133,13 @@ def test_the_judgement_of_a_run_is_that_of_its_end_and_is_kept(world):
     assert first["params_sha256"] == distmeta.inspect_run("maml")["params_sha256"]
 
 
+def test_an_interval_over_few_classes_comes_with_a_caution(run):
+    assert (
+        "meta_test has 4 classes: the interval tells how sure the mean is for these"
+        in run(f"evaluate maml {LOCAL}").err
+    )
+
+
 def test_workers_and_chunks_do_not_change_a_judgement(world):
     one = judge("maml", Yardstick(tasks=10))
     other = judge("maml", Yardstick(tasks=10, overrides={"runtime.workers": 3, "runtime.chunk_size": 3}))
@@ -207,9 +214,8 @@ def test_two_runs_are_compared_task_by_task(run):
     assert (baseline["mean"], baseline["ci95"]) == (0, 0)  # the very same tasks
     assert kept("maml") == ["against-1.json"]
     shown = run(f"evaluate maml --against metric {LOCAL}").out
-    assert re.search(
-        r"(?m)^ *accuracy +\d+\.\d\d % ± \d+\.\d\d +\d+\.\d\d % ± \d+\.\d\d +[+-]\d+\.\d\d % ± \d+\.\d\d", shown
-    )
+    number = r"\d+\.\d\d % ± \d+\.\d\d"
+    assert re.search(rf"(?m)^ *accuracy, transductive.* {number} +{number} +[+-]{number}", shown)
 
 
 def test_a_run_does_not_differ_from_itself(world):

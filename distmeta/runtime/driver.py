@@ -17,7 +17,7 @@ from distmeta.learners.functional import ParamLayout, frozen_digest
 from distmeta.runtime import chunks
 from distmeta.runtime.backend import SERVER, Backend, Resources
 from distmeta.runtime.checkpoint import Checkpoint, CheckpointStore
-from distmeta.runtime.evaluation import EvaluationReport, evaluate, require_tasks
+from distmeta.runtime.evaluation import EvaluationReport, caution, evaluate, require_tasks
 from distmeta.runtime.events import Event, Log
 from distmeta.runtime.experiment import Experiment
 from distmeta.runtime.parameter_server import ParameterServer
@@ -154,6 +154,8 @@ class Driver:
         if split not in self._experiment.tasks.splits:
             return None
         require_tasks(self._experiment.tasks, split, "--tasks", tasks)
+        if text := caution(self._experiment.tasks, split):
+            self._say(checkpoint.step, text)
         return self._judge(split, tasks, seed, self._backend.put(checkpoint.vector), checkpoint.step)
 
     def close(self) -> None:

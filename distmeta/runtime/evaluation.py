@@ -182,6 +182,20 @@ def require_tasks(tasks: TaskDistribution, split: Split, name: str, wanted: int)
         raise ConfigError(f"{name}={wanted}, but {split} has {count} different tasks. Set {name}={count} or less.")
 
 
+def caution(tasks: TaskDistribution, split: Split) -> str:
+    """What the interval over the tasks of ``split`` does not tell; empty where there are classes enough.
+
+    It is that of the mean over all tasks of *these* classes: with few of them, others may do far better or worse.
+    """
+    classes = tasks.classes(split)
+    if classes is None or classes >= 20:
+        return ""
+    return (
+        f"{split} has {classes} classes: the interval tells how sure the mean is for these, not how others would do. "
+        "More classes in that split would tell."
+    )
+
+
 def evaluate(
     backend: Backend,
     pool: WorkerPool,

@@ -75,6 +75,10 @@ class TaskDistribution(config.Configurable, ABC):
         """How many different tasks ``split`` has; ``None`` where they are drawn without end."""
         return None
 
+    def classes(self, split: Split) -> int | None:
+        """How many classes the tasks of ``split`` are drawn from, without rotated ones; ``None`` without classes."""
+        return None
+
     def check(self) -> None:
         """Everything that can be checked before a worker starts: data present, enough classes, enough examples.
 

@@ -119,6 +119,10 @@ class FewShot(TaskDistribution):
         dataset = self.dataset
         return {"name": dataset.name, "source": str(dataset.directory), "input_shape": list(dataset.input_shape)}
 
+    def classes(self, split: Split) -> int:
+        """Of the dataset."""
+        return self.dataset.split(split).classes
+
     def check(self) -> None:
         """See the parent; names the class that has too few examples, and reads every byte once (2 s per GB)."""
         if "meta_train" not in self.splits:

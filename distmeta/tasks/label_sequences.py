@@ -104,6 +104,10 @@ class LabelSequences(TaskDistribution):
         """The dataset's name, folder and shape."""
         return self._images.describe()
 
+    def classes(self, split: Split) -> int:
+        """Of the dataset."""
+        return self._images.classes(split)
+
     def check(self) -> None:
         """See the parent; reads every byte of the dataset once."""
         c, dataset = self.config, self._images.dataset

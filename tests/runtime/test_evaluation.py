@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distmeta.errors import ConfigError
-from distmeta.runtime.evaluation import EvaluationReport, interval, paired
+from distmeta.runtime.evaluation import EvaluationReport, caution, interval, paired
 
 numbers = st.floats(-1e3, 1e3, width=32)
 pairs = st.lists(st.tuples(numbers, numbers), min_size=2, max_size=50)
@@ -92,3 +93,10 @@ def test_numbers_as_text():
     assert interval("accuracy_non_transductive", 0.5, 0.0125) == "50.00 % ± 1.25"
     assert interval("loss", 0.5, 0.0125, sign="+") == "+0.5000 ± 0.0125"
     assert interval("bits", -0.5, None, sign="+") == "-0.5000"
+
+
+@pytest.mark.parametrize(("classes", "said"), [(19, "meta_test has 19 classes: the interval"), (20, ""), (None, "")])
+def test_few_classes_are_a_caution(classes, said):
+    text = caution(SimpleNamespace(classes=lambda split: classes), "meta_test")
+    assert text.startswith(said)
+    assert bool(text) == bool(said)
