@@ -29,15 +29,15 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 
 from distmeta.errors import ModelContractError
-from distmeta.learners.base import MetaLearner, unstack
+from distmeta.learners.base import unstack
 from distmeta.learners.functional import vectorised
-from distmeta.learners.metric import cosine, embed, one_hot, squared_distance
+from distmeta.learners.metric import MetricLearner, cosine, one_hot, squared_distance
 from distmeta.learners.pictures import Attention, Picture
 from distmeta.learners.recurrent import LSTMWeights, init_lstm, lstm, lstm_step
 from distmeta.types import Episode, Params
 
 
-class MatchingNet(MetaLearner):
+class MatchingNet(MetricLearner):
     """Learn an embedding in which the nearest labelled examples tell the class. Any number of ways at test.
 
     Args:
@@ -57,9 +57,7 @@ class MatchingNet(MetaLearner):
         2
     """
 
-    network = "encoder"
-
-    class Config(MetaLearner.Config):
+    class Config(MetricLearner.Config):
         """The settings of :class:`MatchingNet`."""
 
         distance: Literal["cosine", "euclidean"] = "cosine"
@@ -94,7 +92,7 @@ class MatchingNet(MetaLearner):
 
     def features(self, params: Params, episode: Episode) -> tuple[torch.Tensor, torch.Tensor]:
         """g(x_i) ``[N*K, D]`` and f(x) ``[M, D]``, in context where the option is on."""
-        support, query = embed(self, params, episode)
+        support, query = self.embed(params, episode)
         if not self.config.full_context:
             return support, query
         self._require_width(support)

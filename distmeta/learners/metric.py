@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 
@@ -10,15 +12,31 @@ from distmeta.learners.base import MetaLearner
 from distmeta.types import Episode, Params
 
 
-def embed(learner: MetaLearner, params: Params, episode: Episode) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features of the support set ``[N*K, D]`` and of the queries ``[M, D]``, from one pass of the encoder.
+class MetricLearner(MetaLearner):
+    """An algorithm that compares queries with the support set in the space of an encoder; any number of ways at test.
 
-    One pass, as in the authors' code of Prototypical networks: where the encoder has batch statistics, both halves
-    share them.
+    A subclass says how, in ``query_logits``.
     """
-    features = learner.forward(params, torch.cat([episode.support_x, episode.query_x]))
-    support, query = features[: len(episode.support_x)], features[len(episode.support_x) :]
-    return support, query
+
+    network = "encoder"
+
+    def embed(self, params: Params, episode: Episode) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features of the support set ``[N*K, D]`` and of the queries ``[M, D]``, from one pass of the encoder.
+
+        One pass, as in the authors' code of Prototypical networks: where the encoder has batch statistics, both halves
+        share them.
+        """
+        features = self.forward(params, torch.cat([episode.support_x, episode.query_x]))
+        support, query = features[: len(episode.support_x)], features[len(episode.support_x) :]
+        return support, query
+
+    def query_logits_alone(self, params: Params, episode: Episode) -> torch.Tensor:
+        """See the parent; :meth:`embed` has each query in one batch with the support set already."""
+
+        def alone(query: torch.Tensor) -> torch.Tensor:
+            return self.query_logits(params, replace(episode, query_x=query[None]))[0]
+
+        return self.map_queries(alone, episode.query_x, support=len(episode.support_x))
 
 
 def one_hot(episode: Episode, like: torch.Tensor) -> torch.Tensor:

@@ -11,12 +11,11 @@ from typing import Literal
 
 import torch
 
-from distmeta.learners.base import MetaLearner
-from distmeta.learners.metric import cosine, embed, one_hot, squared_distance
+from distmeta.learners.metric import MetricLearner, cosine, one_hot, squared_distance
 from distmeta.types import Episode, Params
 
 
-class ProtoNet(MetaLearner):
+class ProtoNet(MetricLearner):
     """Learn an embedding in which classes gather around their means. Any number of ways at test.
 
     Args:
@@ -32,9 +31,7 @@ class ProtoNet(MetaLearner):
         2
     """
 
-    network = "encoder"
-
-    class Config(MetaLearner.Config):
+    class Config(MetricLearner.Config):
         """The settings of :class:`ProtoNet`."""
 
         distance: Literal["euclidean", "cosine"] = "euclidean"
@@ -43,7 +40,7 @@ class ProtoNet(MetaLearner):
 
     def query_logits(self, params: Params, episode: Episode) -> torch.Tensor:
         """``-d(f(query), c_k)``."""
-        support, query = embed(self, params, episode)
+        support, query = self.embed(params, episode)
         members = one_hot(episode, support)
         prototypes = members.T @ support / members.sum(0)[:, None]
         if self.config.distance == "cosine":

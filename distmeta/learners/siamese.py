@@ -30,9 +30,9 @@ import torch.nn.functional as F
 from pydantic import PositiveFloat
 
 from distmeta.errors import LearnerContractError, ModelContractError
-from distmeta.learners.base import MetaLearner, Metrics, prediction_metrics, unstack
+from distmeta.learners.base import Metrics, prediction_metrics, unstack
 from distmeta.learners.functional import vectorised
-from distmeta.learners.metric import embed, one_hot, squared_distance
+from distmeta.learners.metric import MetricLearner, one_hot, squared_distance
 from distmeta.learners.pictures import Gallery, Picture
 from distmeta.types import Episode, Params, TaskSpec
 
@@ -54,7 +54,7 @@ class Pairs:
         return ((self.same * of_same).sum() + (self.different * of_different).sum()) / 2
 
 
-class Siamese(MetaLearner):
+class Siamese(MetricLearner):
     """Learn from pairs which images are of one class. Any number of ways at test.
 
     Metrics: ``loss`` of the pairs and ``accuracy_verification``, the share of them that is told right (``d < margin /
@@ -76,9 +76,7 @@ class Siamese(MetaLearner):
         ['accuracy', 'accuracy_verification', 'loss']
     """
 
-    network = "encoder"
-
-    class Config(MetaLearner.Config):
+    class Config(MetricLearner.Config):
         """The settings of :class:`Siamese`."""
 
         form: Literal["contrastive", "koch"] = "contrastive"
@@ -187,9 +185,9 @@ class Siamese(MetaLearner):
         """``[M, N*K]``, higher for the likelier pair: minus the distance, or the log-odds of p."""
         if self.config.form == "koch":
             alpha, b = params["alpha"], params["b"]
-            support, query = embed(self, {n: p for n, p in params.items() if n not in ("alpha", "b")}, episode)
+            support, query = self.embed(params, episode)
             return (query[:, None] - support).abs() @ alpha + b
-        support, query = embed(self, params, episode)
+        support, query = self.embed(params, episode)
         squared = squared_distance(query, support)
         # The root has no finite slope at 0, where its subgradient 0 will do: equal inputs cannot get nearer.
         equal = squared == 0
@@ -206,7 +204,7 @@ class Siamese(MetaLearner):
         return {"loss": loss, **metrics, "accuracy_non_transductive": alone}
 
 
-def _features(learner: MetaLearner, spec: TaskSpec) -> int:
+def _features(learner: MetricLearner, spec: TaskSpec) -> int:
     model = learner.model
     like = next(model.parameters())
     try:

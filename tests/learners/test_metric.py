@@ -19,6 +19,7 @@ from distmeta import (
     Outer,
     ProtoNet,
     Reptile,
+    Siamese,
     Sinusoids,
     conv4,
     meta_train,
@@ -119,6 +120,26 @@ def test_full_context_sees_the_support_set_as_the_paper_says():
     attention = (F.normalize(f, dim=-1) @ F.normalize(g, dim=-1).T / 0.5).softmax(-1)
     expected = attention @ F.one_hot(one.support_y, WAYS).double()
     torch.testing.assert_close(learner.query_logits(params, one).exp(), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [ProtoNet, MatchingNet, Siamese])
+def test_a_query_alone_shares_its_batch_with_the_support_set_and_nothing_else(kind):
+    batches = []
+
+    class Recording(nn.Sequential):
+        def forward(self, x):
+            batches.append(x)
+            return super().forward(x)
+
+    model = Recording(nn.Linear(DIM, 5), nn.BatchNorm1d(5, track_running_stats=False)).double()
+    learner, one = kind(model, vectorise="loop"), episode()
+    alone = learner.query_logits_alone(trainable(model), one)
+    assert len(batches) == len(one.query_x)
+    for batch, query in zip(batches, one.query_x, strict=True):
+        assert torch.equal(batch, torch.cat([one.support_x, query[None]]))
+    together = learner.query_logits(trainable(model), one)
+    assert alone.shape == together.shape
+    assert not torch.allclose(alone, together)  # batch statistics: the company matters
 
 
 def test_full_context_depends_on_the_other_examples_and_on_their_order():
