@@ -148,7 +148,7 @@ def violations(name, source):
 def test_every_module_has_a_floor():
     assert {part(name) for name in modules()} == set(FLOORS)
     assert ALGORITHMS["MAML"] == "learners.maml"
-    assert set(ALGORITHMS) == {*find_learners(), "SequenceLearner"}
+    assert set(ALGORITHMS) == {*find_learners(), "SequenceLearner", "MetricLearner"}
 
 
 @pytest.mark.parametrize("name", modules())
