@@ -110,6 +110,18 @@ class LabelSequences(TaskDistribution):
 
     def check(self) -> None:
         """See the parent; reads every byte of the dataset once."""
+        self._check_settings(self.splits)
+        self._images.check()
+        for split in self.splits:
+            super().check_split(split)
+
+    def check_split(self, split: Split) -> None:
+        """See the parent; the other splits may lack classes or images."""
+        self._check_settings((split,))
+        self._images.check_split(split)
+        super().check_split(split)
+
+    def _check_settings(self, splits: tuple[Split, ...]) -> None:
         c, dataset = self.config, self._images.dataset
         if c.length % c.ways or c.length < 2 * c.ways:
             raise TaskContractError(
@@ -121,7 +133,7 @@ class LabelSequences(TaskDistribution):
                 f"LabelSequences needs square images [C, H, H]; the dataset has inputs of shape "
                 f"{list(dataset.input_shape)}. Build one from images."
             )
-        for split in self.splits:
+        for split in splits:
             data = dataset.split(split)
             fewest = int(data.counts.argmin())
             if c.length // c.ways > data.counts[fewest]:
@@ -135,8 +147,6 @@ class LabelSequences(TaskDistribution):
                 f"ways={c.ways} but there are {CHARACTERS**CHARACTERS} strings of {CHARACTERS} characters. Lower "
                 "tasks.ways."
             )
-        self._images.check()
-        super().check()
 
     def draw(self, split: Split, random: np.random.Generator) -> Episode:
         """N classes, L/N images of each, in random order."""

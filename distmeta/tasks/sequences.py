@@ -100,14 +100,14 @@ class VariableLength(SequenceTasks):
             return int(self.config.length)
         return int(self.config.max_length) if self._length is None else self._length
 
-    def check(self) -> None:
+    def check_split(self, split: Split) -> None:
         """See the parent.
 
         Raises:
             TaskContractError: a range is empty.
         """
         self._require_range("length")
-        super().check()
+        super().check_split(split)
 
     def _require_range(self, name: str) -> None:
         low, high = getattr(self.config, f"min_{name}"), getattr(self.config, f"max_{name}")
@@ -245,10 +245,10 @@ class RepeatCopyTask(VariableLength):
         spread = math.sqrt(((high - low + 1) ** 2 - 1) / 12)  # of the whole numbers low..high
         return (repeats - (low + high) / 2) / (spread or 1.0)
 
-    def check(self) -> None:
+    def check_split(self, split: Split) -> None:
         """See the parent."""
         self._require_range("repeats")
-        super().check()
+        super().check_split(split)
 
     def _draw_lengths(self, random: np.random.Generator) -> None:
         super()._draw_lengths(random)
@@ -383,7 +383,7 @@ class NGramsTask(SequenceTasks):
                 counts[tasks, context, answer] += 1
         return {"baseline_bits": cost.to(episodes.query_y)}
 
-    def check(self) -> None:
+    def check_split(self, split: Split) -> None:
         """See the parent.
 
         Raises:
@@ -394,7 +394,7 @@ class NGramsTask(SequenceTasks):
                 f"length={self.config.length} leaves nothing to predict in {self.config.order}-grams; expected more "
                 f"bits than order. Set tasks.length={10 * self.config.order}."
             )
-        super().check()
+        super().check_split(split)
 
 
 class PrioritySortTask(SequenceTasks):
@@ -445,7 +445,7 @@ class PrioritySortTask(SequenceTasks):
         targets[n + 1 :] = inputs[highest, :bits]
         return inputs, targets
 
-    def check(self) -> None:
+    def check_split(self, split: Split) -> None:
         """See the parent.
 
         Raises:
@@ -456,7 +456,7 @@ class PrioritySortTask(SequenceTasks):
                 f"answers={self.config.answers} but only length={self.config.length} vectors are shown; expected at "
                 f"most that many. Set tasks.answers={self.config.length} or less."
             )
-        super().check()
+        super().check_split(split)
 
 
 def _random_bits(random: np.random.Generator, count: int, bits: int) -> Array:

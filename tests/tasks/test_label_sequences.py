@@ -170,13 +170,15 @@ def test_the_baseline_of_strings_needs_all_five_characters(data):
         ({"ways": 3, "length": 3}, "length=3 is not a multiple of ways=3, at least twice.*Set tasks.length=6"),
         (
             {"ways": 3, "length": 21},
-            "length / ways = 7 images of each class, but class '0' of meta_train has 6; .* Set tasks.length=18",
+            r"length / ways = 7 images of each class, but class '\d' of meta_train has 6; .* Set tasks.length=18",
         ),
     ],
 )
 def test_settings_that_the_data_cannot_serve(data, config, message):
     with pytest.raises(TaskContractError, match=message):
         LabelSequences(data, **PLAIN | config).check()
+    with pytest.raises(TaskContractError, match=message.replace("meta_train", "meta_validation")):
+        LabelSequences(data, **PLAIN | config).check_split("meta_validation")  # all that an evaluation checks
     LabelSequences(data, ways=3, length=18, **PLAIN).check()
 
 

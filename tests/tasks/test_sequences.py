@@ -261,9 +261,11 @@ def test_the_five_are_different_data():
     ],
 )
 def test_settings_that_make_no_task(tasks, message):
-    with pytest.raises(TaskContractError) as caught:
-        tasks.check()
-    assert message in str(caught.value)
+    # A run is checked on all splits, an evaluation on the one that it judges.
+    for check in (tasks.check, lambda: tasks.check_split("meta_test")):
+        with pytest.raises(TaskContractError) as caught:
+            check()
+        assert message in str(caught.value)
 
 
 def test_settings_out_of_range():
