@@ -348,7 +348,16 @@ class MetaLearner(config.Configurable, ABC):
     @property
     def meta_params(self) -> Params:
         """The meta-parameters that the model, and the algorithm where it has its own, hold now."""
-        return {**self.init_meta_params(rng(0, "init")), **trainable(self.model), **self._own}
+        return self._with_own({**self.init_meta_params(rng(0, "init")), **trainable(self.model)})
+
+    def starting_params(self, rng: np.random.Generator) -> Params:
+        """The meta-parameters that a training starts from: the first ones, or what an earlier training has learned."""
+        return self._with_own(self.init_meta_params(rng))
+
+    def _with_own(self, params: Params) -> Params:
+        """``params`` with what was learned of the algorithm's own, where the model is now; settings may drop some."""
+        learned = {n: p for n, p in self._own.items() if n in params and params[n].shape == p.shape}
+        return params | {name: p.to(params[name]) for name, p in learned.items()}
 
     def load(self, params: Params) -> None:
         """Take over meta-parameters: the model's into the model, the algorithm's own beside it.

@@ -134,7 +134,7 @@ class Siamese(MetricLearner):
         return Pairs(same / same.sum(), different / different.sum())
 
     def init_meta_params(self, rng: np.random.Generator) -> Params:
-        """The model's weights and, for ``form="koch"``, alpha ``[D]`` and b; those learned before, if any.
+        """The model's weights and, for ``form="koch"``, alpha ``[D]`` and b: ``pair/alpha`` and ``pair/b``.
 
         Raises:
             LearnerContractError: D is not known before the learner has seen its tasks.
@@ -143,16 +143,16 @@ class Siamese(MetricLearner):
         if self.config.form == "contrastive":
             return params
         like = next(iter(params.values()))
-        if self._own:
-            return params | {name: self._own[name].clone().to(like) for name in ("alpha", "b")}
-        if self._features is None:
+        learned = self._own.get("pair/alpha")
+        features = self._features if learned is None else len(learned)
+        if features is None:
             raise LearnerContractError(
                 "Siamese with form='koch' has one weight per feature and has not seen its tasks yet. Call "
                 "train(tasks) or bind(tasks.spec) first."
             )
         return params | {
-            "alpha": like.new_full((self._features,), -4 * self._features**-0.5),
-            "b": like.new_full((), 6.0),
+            "pair/alpha": like.new_full((features,), -4 * features**-0.5),
+            "pair/b": like.new_full((), 6.0),
         }
 
     def bind(self, spec: TaskSpec, seed: int = 0) -> Self:
@@ -183,11 +183,9 @@ class Siamese(MetricLearner):
 
     def _scores(self, params: Params, episode: Episode) -> torch.Tensor:
         """``[M, N*K]``, higher for the likelier pair: minus the distance, or the log-odds of p."""
-        if self.config.form == "koch":
-            alpha, b = params["alpha"], params["b"]
-            support, query = self.embed(params, episode)
-            return (query[:, None] - support).abs() @ alpha + b
         support, query = self.embed(params, episode)
+        if self.config.form == "koch":
+            return (query[:, None] - support).abs() @ params["pair/alpha"] + params["pair/b"]
         squared = squared_distance(query, support)
         # The root has no finite slope at 0, where its subgradient 0 will do: equal inputs cannot get nearer.
         equal = squared == 0

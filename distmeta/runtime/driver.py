@@ -73,7 +73,7 @@ class Driver:
         if found.message:
             self._say(0, found.message)
         self.learner: MetaLearner = found.learner
-        params = self.learner.init_meta_params(rng(experiment.seed, "init"))
+        params = self.learner.starting_params(rng(experiment.seed, "init"))
         self.layout = ParamLayout.of(params)
         self._record: dict[str, Any] = {
             # What is not trained shapes the result as much as the settings do: a pretrained encoder, say.

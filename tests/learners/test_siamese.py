@@ -65,12 +65,12 @@ def test_kochs_probability_by_hand():
     one, learner = episode(), build(form="koch")
     params = {
         **start(learner),
-        "alpha": torch.linspace(-1, 0.3, DIM).double(),
-        "b": torch.tensor(0.4, dtype=torch.float64),
+        "pair/alpha": torch.linspace(-1, 0.3, DIM).double(),
+        "pair/b": torch.tensor(0.4, dtype=torch.float64),
     }
     losses, right, odds = {True: [], False: []}, {True: [], False: []}, {}
     for i, j, difference, same in every_pair(one):
-        z = sum(float(a) * abs(float(v)) for a, v in zip(params["alpha"], difference, strict=True)) + 0.4
+        z = sum(float(a) * abs(float(v)) for a, v in zip(params["pair/alpha"], difference, strict=True)) + 0.4
         p = 1 / (1 + math.exp(-z))
         losses[same].append(-math.log(p if same else 1 - p))
         right[same].append((p > 0.5) == same)
@@ -104,7 +104,7 @@ def test_equal_inputs_have_distance_zero_and_a_finite_gradient(form, pairs):
     learner = build(form=form, pairs=pairs, vectorise="loop")
     params = start(learner)
     logits = learner.query_logits(params, twins)
-    nothing = params["b"] if form == "koch" else 0  # the log-odds of no difference, or minus distance 0
+    nothing = params["pair/b"] if form == "koch" else 0  # the log-odds of no difference, or minus distance 0
     assert (logits.diagonal() == nothing).all()
     assert (logits[~torch.eye(WAYS, dtype=torch.bool)] < nothing).all()
     assert torch.equal(logits.argmax(1), one.support_y)
@@ -180,11 +180,11 @@ def test_more_ways_in_training_than_at_test_and_adapt_afterwards(form, digits_di
     fast = learner.adapt(one.support_x, one.support_y)
     assert fast.predict(one.query_x).shape == (6, 3)
     trained = learner.meta_params
-    assert ("alpha" in trained) == (form == "koch")
+    assert ("pair/alpha" in trained) == (form == "koch")
     if form == "koch":
-        assert trained["alpha"].std() > 0, "all equal at the start"
-        again = in_float64(learner).init_meta_params(rng(0, "init"))  # training goes on from what was learned
-        assert torch.equal(again["alpha"], trained["alpha"].double())
+        assert trained["pair/alpha"].std() > 0, "all equal at the start"
+        again = in_float64(learner).starting_params(rng(0, "init"))  # training goes on from what was learned
+        assert torch.equal(again["pair/alpha"], trained["pair/alpha"].double())
 
 
 def test_koch_needs_to_know_the_features_first():

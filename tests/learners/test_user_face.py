@@ -172,3 +172,23 @@ def test_meta_parameters_of_the_algorithm_are_learned_and_used(tmp_path):
     before = fast.predict(x)
     learner.load({**learned, "log_rate": torch.tensor(-9.0)})
     assert not torch.equal(learner.adapt(x, y).predict(x), before)
+
+
+@pytest.mark.parametrize("kind", ["MetaSGD", "MAMLPlusPlus", "MatchingNet", "Siamese"])
+def test_what_the_algorithm_has_learned_of_its_own_is_where_a_second_training_begins(kind, digits_dir, tmp_path):
+    encoder = {"MatchingNet": {"full_context": True, "features": 8}, "Siamese": {"form": "koch"}}
+    model = mlp((8,), head=False) if kind in encoder else mlp((8,))
+    learner = getattr(distmeta, kind)(model, **encoder.get(kind, {}))
+    tasks, short = FewShot(digits_dir, ways=3, queries=2), {"evaluation.test_tasks": 2, "evaluation.every": 0}
+    learner.train(tasks, iterations=2, run_dir=tmp_path / "first", **short)
+    learned = learner.meta_params
+    own = learned.keys() - trainable(learner.model).keys()
+    assert own
+    learner.train(tasks, iterations=1, lr=1e-12, run_dir=tmp_path / "second", **short)
+    for name in learned:
+        torch.testing.assert_close(learner.meta_params[name], learned[name], rtol=0, atol=1e-9)
+    # What is learned follows the model to another type, as to another device.
+    learner.model.double()
+    one = tasks.take(1)[0].episode
+    fast = learner.adapt(one.support_x.double(), one.support_y)
+    assert fast.predict(one.query_x.double()).dtype == torch.float64
