@@ -35,7 +35,7 @@ def accuracies(right: torch.Tensor, targets: torch.Tensor, prefix: str = "") -> 
         prefix: of the names.
 
     Returns:
-        ``accuracy`` and ``accuracy_instance_1, 2, 3, 4, 5, 10``, each ``[T]``; a k that a task lacks is left out.
+        ``accuracy`` and ``accuracy_instance_1, 2, 3, 4, 5, 10``, each ``[T]``; without a k that any task lacks.
 
     Example:
         >>> found = accuracies(torch.tensor([[False, True, True, False]]), torch.tensor([[0, 1, 0, 1]]))

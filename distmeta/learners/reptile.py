@@ -63,12 +63,10 @@ class Reptile(MetaLearner):
         """phi: ``params`` after the inner loop on mini-batches of the support set of one task."""
         count = len(episode.support_x)
         size = self.config.inner_batch or count
-        # Support sets come class by class: one of every class in turn keeps the classes of a mini-batch balanced.
-        shots = count // episode.ways if episode.ways else count
-        order = [row for shot in range(shots) for row in range(shot, count, shots)]
+        order = _in_turn(episode)
 
         def loss(point: Params, step: int) -> torch.Tensor:
-            rows = [order[(step * size + i) % count] for i in range(size)]
+            rows = order[[(step * size + i) % count for i in range(size)]]
             return prediction_loss(self.forward(point, episode.support_x[rows]), episode.support_y[rows])
 
         c = self.config
@@ -113,3 +111,12 @@ class Reptile(MetaLearner):
     def exact_gradient(self) -> bool:
         """False: theta - phi is the derivative of no loss in general."""
         return False
+
+
+def _in_turn(episode: Episode) -> torch.Tensor:
+    """Rows of the support set, one of every class in turn: a mini-batch of them has its classes balanced."""
+    labels = episode.support_y
+    if episode.ways is None:
+        return torch.arange(len(labels), device=labels.device)
+    kth = (labels[:, None] == labels).tril().sum(-1)  # of its class
+    return kth.argsort(stable=True)

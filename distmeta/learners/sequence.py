@@ -100,7 +100,8 @@ class SequenceLearner(MetaLearner):
 
 
 def _join(parts: list[Metrics]) -> Metrics:
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    common = [name for name in parts[0] if all(name in part for part in parts)]
+    return {name: torch.cat([part[name] for part in parts]) for name in common}
 
 
 class _Traced(nn.Module):

@@ -8,9 +8,11 @@ sums; siblings are added as soon as both are there.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from distmeta.types import Chunk, FloatArray, Split
+from distmeta.types import Chunk, ChunkResult, FloatArray, Split
 
 
 def split(tasks: int, chunk_size: int, *, split: Split, step: int) -> tuple[Chunk, ...]:
@@ -24,6 +26,15 @@ def split(tasks: int, chunk_size: int, *, split: Split, step: int) -> tuple[Chun
         Chunk(i, split, step, start, min(start + chunk_size, tasks))
         for i, start in enumerate(range(0, tasks, chunk_size))
     )
+
+
+def metrics(results: Sequence[ChunkResult]) -> dict[str, FloatArray]:
+    """The per-task numbers of all chunks, in order of task index: ``[tasks]`` each.
+
+    Of the metrics that every chunk has, which are those that every task has, however they are split.
+    """
+    names = [name for name in results[0].metrics if all(name in result.metrics for result in results)]
+    return {name: np.concatenate([result.metrics[name] for result in results]) for name in names}
 
 
 class TreeSum:

@@ -186,8 +186,7 @@ class Driver:
         self._report(results, header, time.perf_counter() - started)
 
     def _report(self, results: list[ChunkResult], header: ParamVersion, seconds: float) -> None:
-        names = results[0].metrics
-        columns = {name: np.concatenate([r.metrics[name] for r in results]) for name in names}
+        columns = chunks.metrics(results)
         counters = self._pool.counters
         values = {f"train/{name}": float(np.mean(column, dtype=np.float64)) for name, column in columns.items()}
         values |= {

@@ -225,5 +225,4 @@ def evaluate(
         lambda worker, chunk: (backend.call(worker, "evaluate_chunk", chunk, version, vector, seed), None),
         lambda header, payload: None,
     )
-    names = results[0].metrics
-    return EvaluationReport(split, seed, {name: np.concatenate([r.metrics[name] for r in results]) for name in names})
+    return EvaluationReport(split, seed, chunks.metrics(results))

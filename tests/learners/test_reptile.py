@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from distmeta import MAML, Outer, Reptile
+from distmeta.learners import reptile
 from distmeta.learners.contract import probe
 from distmeta.learners.functional import ParamLayout, trainable
 from distmeta.learners.inner_loop import first_order_descent
@@ -82,6 +83,17 @@ def test_mini_batches_are_balanced_over_the_classes():
     learner = Reptile(Watch(), inner_steps=3, inner_batch=WAYS, inner_optimizer="sgd", vectorise="loop")
     learner.meta_gradient(trainable(learner.model), episodes)
     assert [sorted(batch) for batch in seen[:3]] == [[0.0, 1.0, 2.0, 3.0]] * 3
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 1, 1, 2, 2], [0, 1, 2, 0, 1, 2], [2, 0, 0, 1, 2, 1], [0, 4], [1, 1, 1, 0]])
+def test_mini_batches_are_balanced_in_whatever_order_the_labels_come(labels):
+    y = torch.tensor(labels)
+    rows = reptile._in_turn(Episode(torch.zeros(len(y), DIM), y, torch.zeros(1, DIM), y[:1]).counted()).tolist()
+    assert sorted(rows) == list(range(len(labels)))
+    turn = [labels[: row + 1].count(labels[row]) for row in rows]  # the k-th of its class
+    assert turn == sorted(turn)
+    fast = Reptile(model(), inner_steps=2, inner_batch=2).adapt(torch.zeros(len(y), DIM).double(), y % WAYS)
+    assert fast.predict(torch.zeros(3, DIM).double()).isfinite().all()
 
 
 def test_it_keeps_no_graph_and_its_evaluation_has_its_own_steps():

@@ -10,7 +10,7 @@ from hypothesis import given
 
 from distmeta.runtime import chunks
 from distmeta.runtime.chunks import TreeSum
-from distmeta.types import Chunk
+from distmeta.types import Chunk, ChunkResult
 
 
 def vectors(leaves, seed=0):
@@ -117,3 +117,17 @@ def test_a_chunk_is_small_and_survives_the_way():
     chunk = Chunk(10**4, "meta_validation", 10**6, 10**5, 10**5 + 8)
     assert len(pickle.dumps(chunk)) < 100
     assert pickle.loads(pickle.dumps(chunk)) == chunk
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 6])
+def test_the_numbers_of_all_tasks_do_not_depend_on_the_chunks(size):
+    """A number that some task lacks is left out, whichever chunk that task is in."""
+    values, lacking = np.arange(6.0), 4
+    results = []
+    for chunk in chunks.split(6, size, split="meta_test", step=0):
+        part = values[chunk.start : chunk.stop]
+        own = {"loss": part} | ({} if chunk.start <= lacking < chunk.stop else {"accuracy_instance_10": part})
+        results.append(ChunkResult(chunk, 0, "worker-0", own, 0.0))
+    found = chunks.metrics(results)
+    assert found.keys() == {"loss"}
+    assert found["loss"].tolist() == values.tolist()
