@@ -1,9 +1,9 @@
 """LSTM cells as plain functions of their weights: torch's fused ones know neither ``vmap`` with weights per task nor a
 second derivative.
 
-One step (Hochreiter and Schmidhuber 1997, with forget gate), gates in torch's order i, f, g, o::
+One step (Hochreiter and Schmidhuber 1997, with forget gate)::
 
-    i, f, g, o = W_x x + W_h h + b            [4 D], D the width of the cell
+    i, f, o, g = W_x x + W_h h + b            [4 D], D the width of the cell
     c' = sigmoid(f) c + sigmoid(i) tanh(g)
     h' = sigmoid(o) tanh(c')
 """
@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+
+from distmeta.models import memory
 
 
 class LSTMWeights(NamedTuple):
@@ -61,9 +63,7 @@ def lstm_step(
         >>> h.shape
         torch.Size([5, 2])
     """
-    i, f, g, o = (x @ weights.x.T + h @ weights.h.T + weights.b).chunk(4, -1)
-    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-    return torch.sigmoid(o) * torch.tanh(c), c
+    return memory.lstm_step(x @ weights.x.T + h @ weights.h.T + weights.b, c)
 
 
 def lstm(sequence: torch.Tensor, weights: LSTMWeights) -> torch.Tensor:

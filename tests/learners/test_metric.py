@@ -100,9 +100,9 @@ def test_full_context_sees_the_support_set_as_the_paper_says():
     both = nn.LSTM(5, 5, bidirectional=True).double()
     with torch.no_grad():
         for suffix, name in (("", "g-forwards"), ("_reverse", "g-backwards")):
-            both.get_parameter(f"weight_ih_l0{suffix}").copy_(params[f"lstm/{name}/x"])
-            both.get_parameter(f"weight_hh_l0{suffix}").copy_(params[f"lstm/{name}/h"])
-            both.get_parameter(f"bias_ih_l0{suffix}").copy_(params[f"lstm/{name}/b"])
+            for of_torch, ours in (("weight_ih", "x"), ("weight_hh", "h"), ("bias_ih", "b")):
+                into, forget, out, new = params[f"lstm/{name}/{ours}"].chunk(4)
+                both.get_parameter(f"{of_torch}_l0{suffix}").copy_(torch.cat([into, forget, new, out]))  # torch's order
             both.get_parameter(f"bias_hh_l0{suffix}").zero_()
         steps, _ = both(g)
         g = steps[:, :5] + steps[:, 5:] + g
@@ -113,9 +113,9 @@ def test_full_context_sees_the_support_set_as_the_paper_says():
                 attention = torch.stack([state @ member for member in g]).softmax(0)
                 read = sum(a * member for a, member in zip(attention, g, strict=True))
                 gates = x @ start + h @ torch.cat([state, read]) + b
-                into, forget, new, out = gates[:5].sigmoid(), gates[5:10].sigmoid(), gates[10:15].tanh(), gates[15:]
-                cell = forget * cell + into * new
-                state = out.sigmoid() * cell.tanh() + start
+                into, forget, out, new = gates[:5].sigmoid(), gates[5:10].sigmoid(), gates[10:15].sigmoid(), gates[15:]
+                cell = forget * cell + into * new.tanh()
+                state = out * cell.tanh() + start
             f[i] = state
     attention = (F.normalize(f, dim=-1) @ F.normalize(g, dim=-1).T / 0.5).softmax(-1)
     expected = attention @ F.one_hot(one.support_y, WAYS).double()

@@ -17,7 +17,14 @@ def reference(bidirectional=False):
 
 def weights_of(net, suffix=""):
     bias = net.get_parameter(f"bias_ih_l0{suffix}") + net.get_parameter(f"bias_hh_l0{suffix}")  # torch has it twice
-    return LSTMWeights(net.get_parameter(f"weight_ih_l0{suffix}"), net.get_parameter(f"weight_hh_l0{suffix}"), bias)
+    of_torch = net.get_parameter(f"weight_ih_l0{suffix}"), net.get_parameter(f"weight_hh_l0{suffix}"), bias
+    return LSTMWeights(*map(in_our_order, of_torch))
+
+
+def in_our_order(gates):
+    """Rows of i, f, g, o, as torch has them, as those of i, f, o, g."""
+    i, f, g, o = gates.chunk(4)
+    return torch.cat([i, f, o, g])
 
 
 def sequence():
@@ -42,9 +49,8 @@ def test_one_step_of_a_batch_is_torchs_cell():
     torch.manual_seed(0)
     cell = nn.LSTMCell(INPUTS, WIDTH).double()
     h, c = torch.randn(2, 5, WIDTH, dtype=torch.float64)
-    found = lstm_step(
-        sequence()[:5], h, c, LSTMWeights(cell.weight_ih, cell.weight_hh, (cell.bias_ih + cell.bias_hh).detach())
-    )
+    of_torch = cell.weight_ih, cell.weight_hh, (cell.bias_ih + cell.bias_hh).detach()
+    found = lstm_step(sequence()[:5], h, c, LSTMWeights(*map(in_our_order, of_torch)))
     for part, expected in zip(found, cell(sequence()[:5], (h, c)), strict=True):
         torch.testing.assert_close(part, expected, rtol=1e-12, atol=1e-14)
 
