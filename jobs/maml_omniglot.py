@@ -11,7 +11,8 @@ from distmeta import MAML, Evaluation, Experiment, FewShot, Outer, Runtime, conv
 experiment = Experiment(
     # Section 5.2: four strided convolutions of 64 filters, one step of 0.4 in training and three at test.
     learner=MAML(conv4(width=64, pool="stride"), inner_lr=0.4, inner_steps=1, test_inner_steps=3),
-    # Rotations are classes, and there are as many queries as shots, as in the authors' code.
+    # As many queries as shots, as in the authors' code. Turned characters are classes; there, each character of a task
+    # is turned by one random quarter.
     tasks=FewShot(data="omniglot", ways=5, shots=1, queries=1, rotations="all"),
     outer=Outer(optimizer="adam", lr=1e-3, iterations=60_000, meta_batch_size=32),
     runtime=Runtime(chunk_size=8),

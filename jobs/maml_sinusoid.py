@@ -1,4 +1,4 @@
-"""MAML on sinusoid regression, as in Finn et al. (2017), section 5.1 and figure 2.
+"""MAML on sinusoid regression, as in Finn et al. (2017), section 5.1 and figure 3.
 
 Ten points of a sine of unknown amplitude and phase; ten gradient steps at test. The run directory gets a picture of a
 fitted sine, ``fit.png``.

@@ -2,9 +2,9 @@
 
 Build the data first: ``distmeta data build omniglot --out DIR``, then
 ``distmeta train jobs/mann_omniglot.py --data DIR``. The labels of table 2, strings of five characters, by
-``--set tasks.labels=strings``; fifteen classes in addition by ``--set tasks.ways=15 --set tasks.length=150`` (ten
-images of each, as with five classes). The ablation, the same network with the addressing of a Neural Turing Machine:
-``distmeta train jobs/mann_omniglot_ntm_access.py --data DIR``.
+``--set tasks.labels=strings``; fifteen classes in addition by ``--set tasks.ways=15 --set tasks.length=150``, ten
+images of each as with five classes (the paper has up to fifteen classes in 100 steps). The ablation, the same network
+with the addressing of a Neural Turing Machine: ``distmeta train jobs/mann_omniglot_ntm_access.py --data DIR``.
 
 The paper has 1200 classes for training and 423 for the test; the split here (Vinyals) has 1028, 172 for validation and
 as many, 423, for the test. The paper trains on 100,000 sequences; its figures at instances 1, 2, 3, 4, 5 and 10 are

@@ -27,8 +27,8 @@ class MetaSGD(MetaLearner):
 
     Args:
         model: a network with one output per class (or per regression target), or a factory of one.
-        inner_lr: alpha before meta-training: bounds that every element is drawn between, as in the paper, or one number
-            for all.
+        inner_lr: alpha before meta-training: bounds that every element is drawn between, those of the paper, or one
+            number for all.
         inner_steps: gradient steps on the support set in meta-training; the paper takes one.
         test_inner_steps: gradient steps in evaluation; as in training when left out.
 
