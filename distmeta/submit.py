@@ -53,8 +53,8 @@ def submit(
         job: the job file; its folder travels with it.
         address: of the cluster's dashboard, ``http://HOST:8265``.
         overrides: settings by dotted key, as for ``distmeta train --set``.
-        run_dir: on the head node, absolute; on a cluster of this machine ``runs/ID`` here when left out, elsewhere
-            ``~/distmeta/runs/ID`` there.
+        run_dir: on the head node, absolute or below ``~/``, the home there; on a cluster of this machine ``runs/ID``
+            here when left out, elsewhere ``~/distmeta/runs/ID`` there.
         tracking_uri: of MLflow; ``MLFLOW_TRACKING_URI`` when left out, or MLflow's default store here on a cluster of
             this machine.
         wait: follow the log to the end.
@@ -79,7 +79,7 @@ def submit(
     if not address.startswith(("http://", "https://")) or host is None:
         raise ConfigError(f"--address {address!r} is not the address of a dashboard; expected http://HOST:8265.")
     here = host in ("localhost", "127.0.0.1", "::1")
-    if run_dir is not None and here:
+    if run_dir is not None and here and not run_dir.startswith("~/"):  # "here" may be the near end of a tunnel
         run_dir = str(Path(run_dir).expanduser().resolve())
     if run_dir is not None and not run_dir.startswith(("/", "~/")):
         raise ConfigError(f"--run-dir {run_dir} is on the head node; expected an absolute path, or one below ~/.")

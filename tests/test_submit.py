@@ -338,6 +338,13 @@ def test_ctrl_c_leaves_the_job_alone_and_says_how_to_end_it(client, repository, 
     )
 
 
+def test_a_home_is_that_of_the_head_also_at_the_near_end_of_a_tunnel(client, repository):
+    fake = client("SUCCEEDED")
+    done = submit(repository / "job.py", address="http://127.0.0.1:8265", run_dir="~/runs/x")
+    assert done.run_dir == "~/runs/x"
+    assert fake.submitted[0]["entrypoint"].endswith(" --run-dir ~/runs/x")
+
+
 def test_what_is_sent_to_a_cluster_elsewhere(client, repository, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     fake = client("SUCCEEDED")
