@@ -32,7 +32,7 @@ from distmeta.runtime.experiment import Experiment
 from distmeta.runtime.git_state import git_tags
 from distmeta.runtime.metrics_file import read_metrics
 from distmeta.runtime.settings import Outer, Runtime
-from distmeta.runtime.tracking import DatasetInput, Tracker
+from distmeta.runtime.tracking import DatasetInput, Tracker, writing
 from distmeta.tasks.base import TaskDistribution
 from distmeta.types import TaskRef
 
@@ -172,13 +172,16 @@ def _run(
             tracker.truncate(driver.first_step)  # what a crash left after the last checkpoint is done again
             tracker.start(_params(experiment), _tags(what, experiment, infos[0].kernel), _dataset(experiment.tasks))
             trained = driver.train(tracker)
-            result = _finish(folder, experiment, driver, store, trained, tracker, record, place.watch)
+            with writing(folder):
+                result = _finish(folder, experiment, driver, store, trained, tracker, record, place.watch)
         except KeyboardInterrupt:
-            record.update(status="interrupted")
+            with suppress(OSError):  # a full disk: the record says "running" of a process that is gone
+                record.update(status="interrupted")
             tracker.close("KILLED")
             raise KeyboardInterrupt(f"Interrupted. Go on with: distmeta resume {folder}") from None
         except BaseException as error:
-            record.update(status="failed", error=str(error))
+            with suppress(OSError):
+                record.update(status="failed", error=str(error))
             tracker.close("FAILED")
             raise
         finally:

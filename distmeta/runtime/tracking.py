@@ -20,7 +20,7 @@ import shlex
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -164,10 +164,11 @@ class Tracker:
             dataset: what the run learns from.
 
         Raises:
-            RuntimeFailure: tracking is required and the run cannot be created or continued in MLflow.
+            RuntimeFailure: tracking is required and the run cannot be created or continued in MLflow, or the run
+                directory cannot be written.
         """
         assert self._sender is None, "start() is called once"
-        with self._link.lock:
+        with writing(self._run_dir), self._link.lock:
             record = self._record
             record.params = {key: str(value) for key, value in params.items()}
             record.tags = {**_source_tags(), **tags}
@@ -197,15 +198,16 @@ class Tracker:
             values: numbers by name; NaN and infinities are kept.
 
         Raises:
-            OSError: the run directory cannot be written, so its checkpoints cannot either.
+            RuntimeFailure: the run directory cannot be written, so its checkpoints cannot either.
         """
         assert not {"step", "time"} & values.keys(), f"'step' and 'time' are taken: {sorted(values)}"
         row = {"step": int(step), "time": round(time.time(), 3)}
         line = json.dumps({**row, **{key: to_json(float(value)) for key, value in values.items()}})
-        if self._file is None:
-            self._file = open_for_append(self._run_dir / METRICS_FILE)
-        self._file.write(line.encode() + b"\n")
-        self._file.flush()
+        with writing(self._run_dir):
+            if self._file is None:
+                self._file = open_for_append(self._run_dir / METRICS_FILE)
+            self._file.write(line.encode() + b"\n")
+            self._file.flush()
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Notes a file or folder for upload; it is read when it is sent. Noted again, it is sent again.
@@ -213,11 +215,14 @@ class Tracker:
         Args:
             path: the file or folder.
             folder: folder among the run's artifacts; None is the top.
+
+        Raises:
+            RuntimeFailure: the run directory cannot be written.
         """
         path = Path(path).resolve()
         # Relative to the run directory where possible: a run that was moved can still be synced.
         name = str(path.relative_to(self._run_dir) if path.is_relative_to(self._run_dir) else path)
-        with self._link.lock:
+        with writing(self._run_dir), self._link.lock:
             for artifact in self._record.artifacts:
                 if (artifact.path, artifact.folder) == (name, folder):
                     artifact.noted += 1
@@ -233,10 +238,13 @@ class Tracker:
 
         Args:
             step: the step of the checkpoint; its own row stays.
+
+        Raises:
+            RuntimeFailure: the run directory cannot be written.
         """
         path = self._run_dir / METRICS_FILE
         self._close_file()
-        with self._link.lock:
+        with writing(self._run_dir), self._link.lock:
             kept, kept_sent = [], 0
             for number, line in enumerate(whole_lines(path)):
                 row = parse_row(line)
@@ -295,7 +303,8 @@ class Tracker:
 
     def _close_file(self) -> None:
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # what a full disk did not take, metrics() has told
+                self._file.close()
             self._file = None
 
     def _send(self) -> None:
@@ -324,6 +333,22 @@ class Tracker:
                 except Exception as error:  # noqa: BLE001  as above
                     self._unsent = reason(error)
                     self._abandoned.wait(1.0)
+
+
+@contextlib.contextmanager
+def writing(run_dir: Path) -> Iterator[None]:
+    """Say what to do where the disk refuses a file of the run.
+
+    Raises:
+        RuntimeFailure: it does.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RuntimeFailure(
+            f"The run directory {run_dir} cannot be written: {error}. Free the disk, or fix its permissions, then "
+            f"`distmeta resume {shlex.quote(str(run_dir))}`."
+        ) from None
 
 
 def sync(run_dir: Path, uri: str | None = None) -> SyncReport:
