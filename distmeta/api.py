@@ -126,15 +126,18 @@ def require_new(run_dir: Path | str) -> None:
     """Raise if something is there already: nothing is overwritten.
 
     Raises:
-        ConfigError: the folder is not empty, or no folder.
+        ConfigError: the folder is not empty, no folder, or cannot be read.
     """
     folder = Path(run_dir)
-    if folder.is_dir():
-        names = {path.name for path in folder.iterdir()}
-        # What a run leaves that ended before it could begin is nothing to be lost, and nothing to be resumed.
-        if ".lock" in names and names <= {".lock", "job.py", "experiment.json"}:
-            return
-    if folder.exists() and (not folder.is_dir() or names):
+    is_folder = os.path.isdir(folder)  # not Path.is_dir, which raises where a folder on the way may not be read
+    try:
+        names = set(os.listdir(folder)) if is_folder else set()
+    except OSError as error:
+        raise _cannot_write(folder, error) from None
+    # What a run leaves that ended before it could begin is nothing to be lost, and nothing to be resumed.
+    if ".lock" in names and names <= {".lock", "job.py", "experiment.json"}:
+        return
+    if names or (os.path.exists(folder) and not is_folder):
         raise ConfigError(
             f"The run directory {folder} exists already; expected a new one, so that nothing is overwritten. Use "
             f"`distmeta resume {folder}`, or another --run-dir."
@@ -324,7 +327,7 @@ def job_of(run_dir: Path, overrides: Mapping[str, Any]) -> Job:
     return load_job(
         run_dir / "job.py",
         {**kept["overrides"], **overrides},
-        folder=folder if folder.is_dir() else None,
+        folder=folder if os.path.isdir(folder) else None,
         name=Path(kept["path"]).stem,
     )
 

@@ -458,7 +458,7 @@ def _overrides(settings: list[str] | None, workers: int | None, data_dir: str | 
     if workers is not None:
         overrides["runtime.workers"] = workers
     if data_dir is not None:
-        overrides["tasks.data"] = str(Path(data_dir).resolve()) if Path(data_dir).exists() else data_dir
+        overrides["tasks.data"] = str(Path(data_dir).resolve()) if os.path.exists(data_dir) else data_dir
     return overrides
 
 

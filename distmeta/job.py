@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import sys
 import traceback
 import types
@@ -76,7 +77,7 @@ def load_job(
         ConfigError: the file is absent, fails, or defines no experiment; an override does not fit.
     """
     path, overrides = Path(path).resolve(), dict(overrides or {})
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ConfigError(f"There is no job file {path}; expected a Python file such as jobs/maml_glyphs.py.")
     module_name = f"distmeta_job_{path.stem}"
     spec = importlib.util.spec_from_file_location(module_name, path)

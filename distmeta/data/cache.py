@@ -34,7 +34,7 @@ def build_once(target: Path, build: Callable[[Path], object]) -> Path:
     Raises:
         DataError: something that is not a dataset is in its place, or the cache cannot be written.
     """
-    if (target / FILE_NAME).is_file():
+    if os.path.isfile(target / FILE_NAME):
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

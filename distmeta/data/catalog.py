@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -48,14 +49,15 @@ def resolve(data: str | Path) -> Path:
         distmeta.errors.DataError: there is no folder and no dataset 'glyhps'. Did you mean 'glyphs'? ...
     """
     path = Path(data)
-    if path.is_dir() and (str(data) not in DATASETS or (path / FILE_NAME).is_file()):
+    # os.path, since pathlib raises where a folder on the way may not be read.
+    if os.path.isdir(path) and (str(data) not in DATASETS or os.path.isfile(path / FILE_NAME)):
         return path
     if str(data) == "glyphs":
         target = cache_dir() / f"glyphs-{GLYPHS_SIZE}-{GLYPHS_INSTANCES}-v1"
         return build_once(target, lambda out: build_glyphs(out, size=GLYPHS_SIZE, instances=GLYPHS_INSTANCES))
     if str(data) in DATASETS:
         built = cache_dir() / str(data)
-        if (built / FILE_NAME).is_file():
+        if os.path.isfile(built / FILE_NAME):
             return built
         raise ManifestError(
             f"{data} is not built in {built}. Build it with: distmeta data build {data} --out DIR, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -159,7 +160,7 @@ def _flatten(image: Image.Image, channels: int) -> Image.Image:
 
 def _find_classes(root: Path, split: str | Path | None) -> dict[Split, list[Path]]:
     """Split to class folders, sorted by name."""
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise DataError(f"{root} is not a folder. Give the folder of images with --from ROOT.")
     folders = _subfolders(root)
     holding = [folder for folder in folders if folder.name in SPLIT_FOLDERS]
@@ -200,14 +201,24 @@ def _find_classes(root: Path, split: str | Path | None) -> dict[Split, list[Path
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "__MACOSX")))
+    try:
+        return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "__MACOSX")))
+    except OSError as error:
+        raise _cannot_read(folder, error) from None
 
 
 def _images(folder: Path) -> list[Path]:
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    try:
+        paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    except OSError as error:
+        raise _cannot_read(folder, error) from None
     if not paths:
         raise DataError(f"class folder {folder} holds no png, jpg or jpeg images. Remove it, or put images there.")
     return paths
+
+
+def _cannot_read(folder: Path, error: OSError) -> DataError:
+    return DataError(f"{folder} cannot be read: {error}. Fix its permissions, or leave the folder out.")
 
 
 def _read_lists(path: Path) -> dict[str, list[str]]:

@@ -566,7 +566,10 @@ def _verify_shard(dataset: ShardDataset, split: Split, shard: ShardEntry) -> Ima
     """All checks of one shard; returns its images."""
     path = dataset.directory / shard.path
     fix = "Copy the file again from its source, or build the dataset again."
-    found = sha256_of(path)
+    try:
+        found = sha256_of(path)
+    except OSError as error:
+        raise ShardCorrupt(f"{path} cannot be read: {error.strerror}. Fix its permissions. {fix}") from None
     if found != shard.sha256:
         # Its own metadata may still be readable and tell more than a hash does: a shard of another split.
         _open_checked(dataset, split, shard)

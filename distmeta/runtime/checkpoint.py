@@ -99,7 +99,7 @@ class CheckpointStore:
 
     def steps(self) -> list[int]:
         """Steps that have a checkpoint, ascending."""
-        if not self._directory.is_dir():
+        if not os.path.isdir(self._directory):
             return []
         found = (re.fullmatch(r"step-(\d{8,})", path.name) for path in self._directory.iterdir())
         return sorted(int(match[1]) for match in found if match)
