@@ -27,6 +27,11 @@ from distmeta.types import Chunk, ChunkResult
 MAX_DEATHS = 4
 """Workers that may be lost with the same chunk before the chunk is blamed."""
 
+OUT_OF_MEMORY = (
+    "If workers die of memory, resume with fewer --workers, for the same bits; a smaller runtime.chunk_size needs a "
+    "new run."
+)
+
 Submit = Callable[[Any, Chunk], tuple[Any, Any]]
 """(worker, chunk) -> (reference to the header, reference to a payload or None)."""
 
@@ -173,7 +178,7 @@ class WorkerPool:
             raise FailureBudgetExceeded(
                 f"{self.counters.losses} workers were lost, the last with: {error.message} Expected at most "
                 f"{self._runtime.max_losses} in {self._runtime.loss_window:g} s. Nothing is lost: `distmeta resume "
-                "RUN_DIR` goes on from the last checkpoint. If workers die of memory, lower runtime.chunk_size."
+                f"RUN_DIR` goes on from the last checkpoint. {OUT_OF_MEMORY}"
             )
         self._backend.kill(member.actor)
         self._members[self._members.index(member)] = self._start()
@@ -315,8 +320,7 @@ class _Batch:
             if self._deaths[oldest.chunk.id] >= MAX_DEATHS:
                 raise RuntimeFailure(
                     f"{self._deaths[oldest.chunk.id]} workers in turn were lost with {oldest.chunk}: {error.message} "
-                    "Expected at most one. If they die of memory, lower runtime.chunk_size; if the chunk takes long, "
-                    "raise runtime.chunk_timeout.",
+                    f"Expected at most one. If the chunk takes long, raise runtime.chunk_timeout. {OUT_OF_MEMORY}",
                     task_ref=oldest.chunk.refs[0],
                 )
         again = {lease.chunk.id: lease.chunk for lease in lost if lease.batch is self}

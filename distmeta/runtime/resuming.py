@@ -25,8 +25,8 @@ def require_same_run(experiment: Experiment, checkpoint: Checkpoint, frozen: str
     if changed:
         raise CheckpointMismatch(
             f"The run was started with {'; '.join(changed)}. Expected the same experiment. Resume with the old "
-            "settings (only outer.iterations, runtime and how often is judged may change), or `distmeta train` a new "
-            "run."
+            "settings (only outer.iterations, runtime other than chunk_size and threads, and how often is judged may "
+            "change), or `distmeta train` a new run."
         )
     if checkpoint.layout != layout:
         raise CheckpointMismatch(
