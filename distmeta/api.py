@@ -187,6 +187,8 @@ def _run(
                 record.update(status="failed", error=str(error))
             tracker.close("FAILED")
             raise
+        else:
+            result = replace(result, how_to_open=_close_finished(tracker, folder))
         finally:
             with suppress(ServerLost):
                 driver.close()
@@ -230,15 +232,18 @@ def _finish(
     record.update(
         status="finished", step=trained.step, stopped_early=trained.stopped_early, test=test.summary() if test else None
     )
-    tracker.close("FINISHED")
-    return RunResult(
-        folder,
-        trained.step,
-        final.params_sha256,
-        trained.best.step,
-        test,
-        tracker.how_to_open() if tracker.run_id else "",
-    )
+    return RunResult(folder, trained.step, final.params_sha256, trained.best.step, test)
+
+
+def _close_finished(tracker: Tracker, folder: Path) -> str:
+    """Send the rest to MLflow; returns how to open it. The run is finished, also for who does not wait for that."""
+    try:
+        tracker.close("FINISHED")
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"The run {folder} is finished; MLflow may lack part of it. Send that with: distmeta track sync {folder}"
+        ) from None
+    return tracker.how_to_open() if tracker.run_id else ""
 
 
 def _draw_fit(path: Path, experiment: Experiment, driver: Driver, best: Checkpoint) -> Path:

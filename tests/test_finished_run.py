@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+import distmeta
 from distmeta import cli
 from distmeta.config import flatten
 from distmeta.runtime.metrics_file import read_metrics
@@ -221,6 +222,25 @@ def test_the_job_the_curves_and_the_best_parameters(trained, recorded, tmp_path)
 def test_there_is_nothing_left_to_send(trained, recorded):
     said = trained.shell("track", "sync", trained.run).out
     assert said == f"MLflow run {recorded.info.run_id}: sent 0 rows and 0 artifacts.\n"
+
+
+def test_ctrl_c_while_mlflow_is_waited_for_leaves_the_run_finished(tmp_path, monkeypatch):
+    closed = []
+
+    def close(tracker, status):
+        closed.append(status)
+        tracker._close_file()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("distmeta.api.Tracker.close", close)
+    (tmp_path / "sines.py").write_text(SINES)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    job = distmeta.load_job(tmp_path / "sines.py", {"outer.iterations": 1})
+    with pytest.raises(KeyboardInterrupt, match=r"run is finished; .*distmeta track sync"):
+        distmeta.meta_train(job, run_dir=tmp_path / "run")
+    facts = distmeta.inspect_run(tmp_path / "run")
+    assert (facts["status"], facts["step"], closed) == ("finished", 1, ["FINISHED"])
+    assert facts["test"]["loss"] == json.loads((tmp_path / "run" / "result.json").read_text())["loss"]
 
 
 # In a shell's background job SIGINT is ignored, and pytest may be one.
