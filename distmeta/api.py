@@ -148,13 +148,13 @@ def _run(
     what: Experiment | Job, run_dir: Path | str | None, resume: bool, place: Place
 ) -> tuple[RunResult, tuple[Driver, Checkpoint]]:
     experiment = what.experiment if isinstance(what, Job) else what
-    folder = Path(run_dir) if run_dir else _new_name(experiment.name)
-    if not resume:
-        require_new(folder)
-    record = RunRecord.load(folder) if resume else None
-    old_code = (record.values if record else {}).get("code") or {}
-    store = CheckpointStore(folder / "checkpoints", keep=experiment.runtime.keep_checkpoints)
-    driver = Driver(experiment, store, place.watch)
+    with _folder(run_dir, experiment.name) as folder:
+        if not resume:
+            require_new(folder)
+        record = RunRecord.load(folder) if resume else None
+        old_code = (record.values if record else {}).get("code") or {}
+        store = CheckpointStore(folder / "checkpoints", keep=experiment.runtime.keep_checkpoints)
+        driver = Driver(experiment, store, place.watch)  # what cannot begin ends here
     with _only_driver(folder):
         record = _write_run_directory(folder, what, experiment, record)
         tracker = Tracker(
@@ -424,6 +424,37 @@ def _write_run_directory(
 
 
 @contextmanager
+def _folder(run_dir: Path | str | None, name: str) -> Iterator[Path]:
+    """``run_dir``, or a folder with a new name that no other process can get; gone again if the run cannot begin.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    if run_dir:
+        yield Path(run_dir)
+        return
+    stem = Path("runs") / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    made = [parent for parent in stem.parents if not parent.exists()]
+    folder, n = stem, 1
+    while True:
+        try:
+            folder.mkdir(parents=True)
+            break
+        except FileExistsError:  # of a run that was started in the same second
+            n += 1
+            folder = stem.with_name(f"{stem.name}-{n}")
+        except OSError as error:
+            raise _cannot_write(folder, error) from None
+    try:
+        yield folder
+    except BaseException:
+        with suppress(OSError):  # others may have put something there by now
+            for path in (folder, *made):
+                path.rmdir()
+        raise
+
+
+@contextmanager
 def _only_driver(folder: Path) -> Iterator[None]:
     """Hold the run directory, made if absent, against a second process; the lock ends with this one, however it ends.
 
@@ -483,15 +514,6 @@ def _dataset(tasks: TaskDistribution) -> DatasetInput:
     facts = tasks.describe()
     shape = tuple(facts.get("input_shape", tasks.spec.input_shape))
     return DatasetInput(facts["name"], tasks.fingerprint, facts["source"], shape, tasks.splits)
-
-
-def _new_name(name: str) -> Path:
-    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    path, n = Path("runs") / f"{name}-{stamp}", 1
-    while path.exists():
-        n += 1
-        path = Path("runs") / f"{name}-{stamp}-{n}"
-    return path
 
 
 def _now() -> str:
