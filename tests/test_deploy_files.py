@@ -126,6 +126,13 @@ def test_both_images_run_without_rights_under_tini():
     assert "MLFLOW_DISABLE_TELEMETRY=true" in stages[0]
 
 
+def test_the_image_tracks_into_a_folder_that_its_user_owns():
+    text = DOCKERFILE.read_text()
+    (path,) = re.findall(r"^ENV MLFLOW_TRACKING_URI=sqlite:///(/.*)$", text, re.MULTILINE)
+    (owned,) = re.findall(r"install --directory --owner=10001 --group=10001 (.*)$", text, re.MULTILINE)
+    assert str(Path(path).parent) in owned.split()
+
+
 def test_the_images_get_versions_that_the_project_allows():
     arguments = docker_arguments()
     assert arguments["TORCH_VERSION"] in allowed("torch")
