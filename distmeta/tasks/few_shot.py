@@ -10,7 +10,7 @@ import torch
 from pydantic import PositiveInt
 
 from distmeta import config
-from distmeta.data.catalog import resolve
+from distmeta.data.catalog import DATASETS, resolve
 from distmeta.data.shard_file import Images
 from distmeta.data.shards import ClassSplit, ShardDataset, verify
 from distmeta.errors import DataError, TaskContractError
@@ -83,8 +83,13 @@ class FewShot(TaskDistribution):
 
     def __getstate__(self) -> dict[str, Any]:
         # The other process opens its own copy by name or path, and must find the same data there.
-        expected = self.dataset.fingerprint if self._opened is not None else self._expected
-        return {"config": self.config, "_opened": None, "_expected": expected}
+        c, expected = self.config, self._expected
+        if self._opened is not None:
+            directory, expected = self.dataset.directory, self.dataset.fingerprint
+            # A folder, not a name; the other process may have another current folder.
+            if c.data not in DATASETS or directory == Path(c.data).absolute():
+                c = c.replace(data=str(directory))
+        return {"config": c, "_opened": None, "_expected": expected}
 
     def with_config(self, **changes: Any) -> FewShot:
         """A copy with some settings changed."""

@@ -209,6 +209,25 @@ def test_another_process_finds_the_same_tasks(data):
     assert all(torch.equal(a, b) for a, b in zip(here, there.episode(ref, 0), strict=True))
 
 
+@pytest.mark.parametrize("name", ["data", "omniglot"])  # a folder may have the name of a dataset
+def test_a_relative_folder_is_found_by_a_process_elsewhere(data, name, tmp_path, monkeypatch):
+    (tmp_path / name).symlink_to(data)
+    monkeypatch.chdir(tmp_path)
+    tasks = FewShot(name, ways=3)
+    assert tasks.fingerprint
+    sent = pickle.dumps(tasks)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert pickle.loads(sent).fingerprint == tasks.fingerprint
+    assert tasks.config.data == tasks.with_config(ways=2).config.data == name  # only what is sent is changed
+
+
+def test_a_dataset_in_the_cache_is_sent_by_its_name(glyphs_dir):
+    tasks = FewShot("glyphs")
+    assert tasks.dataset.directory == glyphs_dir
+    assert pickle.loads(pickle.dumps(tasks)).config.data == "glyphs"
+
+
 @pytest.mark.parametrize("hops", [1, 3])
 def test_another_dataset_at_the_same_path_is_refused(tmp_path, hops):
     x, y = coded_images()
