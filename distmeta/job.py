@@ -86,8 +86,7 @@ def load_job(
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module  # before it runs, so that its classes can be pickled and its source be found
     folder = folder or path.parent
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
+    _make_way(folder)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -112,14 +111,37 @@ def load_job(
     return Job(experiment.with_overrides(overrides), module, path, folder, source, overrides, code)
 
 
-def _imported(folder: Path) -> dict[str, str]:
-    """sha256 of the modules that were imported from ``folder``, by their path in it; no installed packages."""
-    found = {}
+_folders: set[Path] = set()
+"""Of the jobs that this process has loaded."""
+
+
+def _make_way(folder: Path) -> None:
+    """Let the modules beside a job be found first, and not those of an earlier job that have the same names."""
+    for earlier in _folders - {folder}:
+        for name, path in _modules_of(earlier):
+            top = folder / name.partition(".")[0]
+            beside, file = top.with_suffix(".py"), earlier / path
+            if (beside.is_file() or top.is_dir()) and file != beside and not file.is_relative_to(top):
+                del sys.modules[name]
+    _folders.add(folder)
+    if str(folder) in sys.path:
+        sys.path.remove(str(folder))
+    sys.path.insert(0, str(folder))
+
+
+def _modules_of(folder: Path) -> list[tuple[str, Path]]:
+    """The modules that were imported from ``folder``, with their path in it; no installed packages."""
+    found = []
     for name, module in sorted(sys.modules.items()):
         file = Path(getattr(module, "__file__", None) or "/")
         if name.startswith(("distmeta", "__main__")) or not file.is_relative_to(folder) or not file.is_file():
             continue
         path = file.relative_to(folder)
         if not {"site-packages", "dist-packages"} & set(path.parts):
-            found[str(path)] = hashlib.sha256(file.read_bytes()).hexdigest()
+            found.append((name, path))
     return found
+
+
+def _imported(folder: Path) -> dict[str, str]:
+    """sha256 of the modules that were imported from ``folder``, by their path in it."""
+    return {str(path): hashlib.sha256((folder / path).read_bytes()).hexdigest() for _, path in _modules_of(folder)}

@@ -186,6 +186,12 @@ def test_code_that_changed_since_the_run_began_is_said(run, monkeypatch):
     resumed = run("resume", "a", *LOCAL, "--set", "outer.iterations=4")
     assert "beside.py: not as when the run was last started" in resumed.err
     assert resumed.code == 0
+    Path("beside.py").write_text("WIDTH = 4\n")
+    judged = run("evaluate", "a", "--backend", "local", "--tasks", 2)
+    assert (
+        "beside.py: not as when the run was last started. If that changes what is computed, this is not" in judged.err
+    )
+    assert judged.code == 0
 
 
 def test_what_ended_before_it_began_is_in_nobody_s_way(run):
