@@ -223,14 +223,13 @@ def _finish(
         tracker.artifact(folder / "result.json")
     curves = report.plot_curves(read_metrics(folder), folder / "curves.png", title=experiment.name)
     tracker.artifact(curves)
-    fit = _draw_fit(folder / "fit.png", experiment, driver, trained.best)
-    try:
-        drawn = _draw_pictures(folder, experiment, driver, trained)
-    except Exception as error:  # noqa: BLE001 (a user's pictures() may raise anything, and the run is done)
-        drawn = []
-        kind = type(driver.learner).__name__
-        watch(Event("message", trained.step, text=f"{kind}.pictures() failed: {type(error).__name__}: {error}"))
-    for path in (folder / "experiment.json", folder / "job.py", fit, *drawn):
+    drawn: list[Path] = []
+    for name, draw in (("fit.png", _draw_fit), (f"{type(driver.learner).__name__}.pictures()", _draw_pictures)):
+        try:
+            drawn += draw(folder, experiment, driver, trained)
+        except Exception as error:  # noqa: BLE001 (a user's tasks and pictures() may raise anything; the run is done)
+            watch(Event("message", trained.step, text=f"{name} failed: {type(error).__name__}: {error}"))
+    for path in (folder / "experiment.json", folder / "job.py", *drawn):
         if path.exists():
             tracker.artifact(path)
     for path in sorted(store.path(trained.best.step).iterdir()):  # a run that was resumed has one best, the last
@@ -252,12 +251,11 @@ def _close_finished(tracker: Tracker, folder: Path) -> str:
     return tracker.how_to_open() if tracker.run_id else ""
 
 
-def _draw_fit(path: Path, experiment: Experiment, driver: Driver, best: Checkpoint) -> Path:
+def _draw_fit(folder: Path, experiment: Experiment, driver: Driver, trained: Trained) -> list[Path]:
     """Draw the first meta-test task of a regression of one number on one number; other tasks have no such picture."""
-    spec = experiment.tasks.spec
-    if spec.kind != "regression" or spec.input_shape != (1,) or spec.outputs != 1:
-        return path
-    tasks = experiment.tasks
+    tasks, spec, best = experiment.tasks, experiment.tasks.spec, trained.best
+    if spec.kind != "regression" or spec.input_shape != (1,) or spec.outputs != 1 or "meta_test" not in tasks.splits:
+        return []
     if "queries" in type(tasks.config).model_fields:
         tasks = tasks.with_config(queries=400)  # drawn after the support set, which stays as it is
     episode = tasks.episode(TaskRef("meta_test", 0, 0), experiment.evaluation.seed)
@@ -268,9 +266,10 @@ def _draw_fit(path: Path, experiment: Experiment, driver: Driver, best: Checkpoi
     fast = FastModel(driver.learner.for_evaluation(), params, episode.support_x.to(dtype), episode.support_y.to(dtype))
     before = driver.learner.forward(params, x.to(dtype)).detach()
     title = f"{experiment.name}: one meta-test task, before and after {spec.support} points"
-    return report.plot_regression(
-        path, episode.support_x, episode.support_y, x, y, before, fast.predict(x.to(dtype)), title
-    )
+    after = fast.predict(x.to(dtype))
+    return [
+        report.plot_regression(folder / "fit.png", episode.support_x, episode.support_y, x, y, before, after, title)
+    ]
 
 
 def _draw_pictures(folder: Path, experiment: Experiment, driver: Driver, trained: Trained) -> list[Path]:

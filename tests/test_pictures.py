@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pydantic import Field
 from torch import nn
 
 import distmeta
@@ -224,3 +226,32 @@ def test_a_picture_that_fails_is_said_and_the_run_is_whole(digits_dir, tmp_path)
 def test_a_learner_with_nothing_to_show_leaves_no_picture(digits_dir, tmp_path):
     folder = run(distmeta.ProtoNet(nn.Sequential(nn.Flatten(), nn.Linear(64, 16))), digits_dir, tmp_path / "run")
     assert {path.name for path in folder.glob("*.png")} == {"curves.png"}
+
+
+class Capped(distmeta.Sinusoids):
+    """Regression of one number on one number with fewer queries than its picture asks for."""
+
+    class Config(distmeta.Sinusoids.Config):
+        queries: Annotated[int, Field(ge=1, le=50)] = 10
+
+
+class TrainOnly(distmeta.Sinusoids):
+    splits = ("meta_train",)
+
+    def draw(self, split, random):
+        assert split == "meta_train"
+        return super().draw(split, random)
+
+
+@pytest.mark.parametrize(("tasks", "said"), [(Capped(), ["fit.png failed"]), (TrainOnly(), [])])
+def test_a_fit_that_cannot_be_drawn_does_not_fail_the_run(tasks, said, tmp_path):
+    events = []
+    experiment = distmeta.Experiment(
+        learner=distmeta.MAML(distmeta.mlp((8,)), inner_lr=0.01),
+        tasks=tasks,
+        outer=distmeta.Outer(iterations=1, meta_batch_size=2),
+        evaluation=distmeta.Evaluation(every=0, test_tasks=4),
+    )
+    distmeta.meta_train(experiment, run_dir=tmp_path / "run", place=distmeta.Place(watch=events.append))
+    assert distmeta.inspect_run(tmp_path / "run")["status"] == "finished"
+    assert [event.text[: len("fit.png failed")] for event in events if "failed" in event.text] == said
