@@ -50,12 +50,18 @@ class Pace:
             >>> judging = distmeta.Evaluation(every=100, validation_tasks=50, test_tasks=500)
             >>> learner = distmeta.MAML(distmeta.mlp((8,)))
             >>> e = distmeta.Experiment(learner=learner, tasks=distmeta.Sinusoids(), evaluation=judging)
-            >>> Pace(step=0.5, task=0.1).iterations(e, 50 + 600 * (0.5 + 0.05))
-            600
+            >>> pace = Pace(step=0.5, task=0.1)
+            >>> pace.iterations(e, 50 + 600 * 0.5 + 6 * 5), pace.iterations(e, 50 + 610 * 0.5 + 7 * 5)
+            (600, 610)
         """
         settings = experiment.evaluation
-        step = self.step + (self.task * settings.validation_tasks / settings.every if settings.every else 0.0)
-        return math.floor((seconds - self.start - self.task * settings.test_tasks) / step + 1e-9)
+        left = seconds - self.start - self.task * settings.test_tasks + 1e-9
+        if not settings.every:
+            return math.floor(left / self.step)
+        # The last step is validated wherever it falls, so a part of a period costs a whole validation.
+        validation = self.task * settings.validation_tasks
+        periods, rest = divmod(left, settings.every * self.step + validation)
+        return int(periods) * settings.every + max(0, math.floor((rest - validation) / self.step))
 
 
 @dataclass(frozen=True)
