@@ -325,7 +325,9 @@ class MetaLearner(config.Configurable, ABC):
 
         Args:
             tasks: a :class:`distmeta.TaskDistribution`.
-            settings: those of :func:`distmeta.meta_train`, for example ``iterations=2000`` or ``run_dir="runs/a"``.
+            settings: those of :class:`distmeta.Outer`, for example ``iterations=2000``; ``seed``, ``name``, and others
+                by dotted name, ``**{"runtime.workers": 2}``. Also ``run_dir`` and ``place``, as for
+                :func:`distmeta.meta_train`.
 
         Returns:
             The :class:`distmeta.RunResult`.

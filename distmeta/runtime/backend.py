@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import Any, Literal
 
 import torch
 
-from distmeta.errors import RuntimeFailure, ServerLost, WorkerLost
+from distmeta.errors import DistmetaError, RuntimeFailure, ServerLost, WorkerLost
 
 SERVER = "parameter-server"
 """Name of the one actor that is not a worker."""
@@ -77,7 +78,7 @@ class Backend(ABC):
 
         Raises:
             WorkerLost: the actor is gone, or the value went with it.
-            DistmetaError: what the method raised.
+            DistmetaError: what the method raised; a :class:`RuntimeFailure` with its traceback for any other error.
         """
 
     @abstractmethod
@@ -187,8 +188,13 @@ class LocalBackend(Backend):
 
     def fetch(self, ref: _LocalRef) -> Any:
         """See :meth:`Backend.fetch`."""
-        if ref.error is not None:
+        if isinstance(ref.error, DistmetaError):
             raise ref.error
+        if ref.error is not None:  # somebody's own code; as on a cluster
+            text = "".join(traceback.format_exception(ref.error))
+            raise RuntimeFailure(
+                f"A worker raised {type(ref.error).__name__}: {ref.error}. Its traceback:\n{text}"
+            ) from ref.error
         if not ref.ready:
             raise RuntimeFailure("This call hangs, and it is waited for.")
         return ref.value

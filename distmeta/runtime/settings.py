@@ -64,7 +64,7 @@ class Runtime(Config):
         speculate_after: seconds after which an idle worker may duplicate another's chunk (never before three times the
             median chunk).
         chunk_timeout: seconds after which a worker that holds a chunk counts as lost.
-        startup_timeout: seconds that the first worker may take to start.
+        startup_timeout: seconds that each worker may take to start.
         max_losses: worker losses within ``loss_window`` seconds before the run fails.
         loss_window: seconds.
         checkpoint_every: outer steps between checkpoints.
