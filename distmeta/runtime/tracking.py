@@ -105,6 +105,7 @@ class Tracker:
 
     Example:
         >>> import tempfile
+        >>> from distmeta.runtime.metrics_file import read_metrics
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     tracker = Tracker(Path(folder), experiment="demo", run_name="first", enabled=False)
         ...     tracker.start({"inner_lr": 0.4}, tags={}, dataset=None)
