@@ -101,7 +101,8 @@ def submit(
     }
     settings = [word for key, value in (overrides or {}).items() for word in ("--set", f"{key}={json.dumps(value)}")]
     words = ["distmeta", "train", path.name, "--address", "auto", *settings]
-    entrypoint = f"python -m {shlex.join(words)} --run-dir {target if target.startswith('~/') else shlex.quote(target)}"
+    home = "~/" * target.startswith("~/")  # for the head's shell to expand
+    entrypoint = f"python -m {shlex.join(words)} --run-dir {home}{shlex.quote(target.removeprefix(home))}"
     try:
         client = JobSubmissionClient(address)
         send = partial(

@@ -343,6 +343,8 @@ def test_a_home_is_that_of_the_head_also_at_the_near_end_of_a_tunnel(client, rep
     done = submit(repository / "job.py", address="http://127.0.0.1:8265", run_dir="~/runs/x")
     assert done.run_dir == "~/runs/x"
     assert fake.submitted[0]["entrypoint"].endswith(" --run-dir ~/runs/x")
+    submit(repository / "job.py", address="http://127.0.0.1:8265", run_dir="~/my runs/x")
+    assert fake.submitted[1]["entrypoint"].endswith(" --run-dir ~/'my runs/x'")
 
 
 def test_what_is_sent_to_a_cluster_elsewhere(client, repository, monkeypatch):
