@@ -588,7 +588,7 @@ _LABELS = {
     "accuracy_verification": "accuracy of same or different, pairs",
     "bits": "bits per sequence",
     "bit_errors": "wrong bits per sequence",
-    "baseline_bits": "bits per sequence of guessing",
+    "baseline_bits": "bits per sequence of the task's baseline",
     "loss": "loss on the queries",
     "baseline_loss": "predicting the mean of the support targets",
 }
