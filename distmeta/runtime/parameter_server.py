@@ -87,7 +87,7 @@ class ParameterServer:
         if self._sum is None or step > self._published.version:
             raise RuntimeFailure(f"There is no gradient for step {step} at version {self._published.version}.")
         mean = torch.from_numpy(self._sum.total / np.asarray(sum(self._tasks.values()), self._sum.total.dtype))
-        norm = float(torch.linalg.vector_norm(mean))
+        norm = _norm(mean)
         if not math.isfinite(norm):
             raise NonFiniteGradientError(
                 f"The mean meta-gradient of step {step} has norm {norm}; expected a finite number. Nothing was "
@@ -96,7 +96,7 @@ class ParameterServer:
         if self._outer.clip_value is not None:
             mean = mean.clamp(-self._outer.clip_value, self._outer.clip_value)
         if self._outer.clip_norm is not None:
-            mean = mean * min(1.0, self._outer.clip_norm / max(float(torch.linalg.vector_norm(mean)), 1e-12))
+            mean = mean * min(1.0, self._outer.clip_norm / max(_norm(mean), 1e-12))
         lr = learning_rate(self._outer, step)
         for group in self._optimizer.param_groups:
             group["lr"] = lr
@@ -143,3 +143,9 @@ def _make_optimizer(outer: Outer, parameter: torch.nn.Parameter) -> torch.optim.
         )
     kind = torch.optim.AdamW if outer.optimizer == "adamw" else torch.optim.Adam
     return kind([parameter], lr=outer.lr, weight_decay=outer.weight_decay)
+
+
+def _norm(vector: torch.Tensor) -> float:
+    """The Euclidean norm, also where the squares of finite elements are beyond their type: those are to be clipped."""
+    norm = float(torch.linalg.vector_norm(vector))
+    return norm if norm < math.inf else float(torch.linalg.vector_norm(vector, dtype=torch.float64))

@@ -149,6 +149,18 @@ def test_a_call_of_another_step_is_refused():
         server.apply(0)
 
 
+@pytest.mark.parametrize("clip", [{"clip_norm": 1.0}, {"clip_value": 1.0}])
+def test_an_exploded_gradient_of_finite_numbers_is_clipped(clip):
+    """Its squares, and with them the norm, are beyond float32; that is what clipping is for."""
+    server = ParameterServer(Outer(optimizer="sgd", lr=1.0, **clip), START)
+    exploded = np.zeros_like(START)
+    exploded[3] = 1e30
+    server.accumulate(0, 0, 1, 1, exploded)
+    header, vector = server.apply(0)
+    assert header.grad_norm == pytest.approx(1e30)
+    np.testing.assert_allclose(START - vector, exploded / np.float32(1e30), atol=1e-6)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_gradient_that_is_not_finite_is_refused_and_nothing_moves(bad):
     server = ParameterServer(Outer(clip_norm=1.0, clip_value=1.0), START)
