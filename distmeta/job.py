@@ -9,6 +9,7 @@ import sys
 import traceback
 import types
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,11 +118,11 @@ _folders: set[Path] = set()
 
 def _make_way(folder: Path) -> None:
     """Let the modules beside a job be found first, and not those of an earlier job that have the same names."""
-    for earlier in _folders - {folder}:
-        for name, path in _modules_of(earlier):
-            top = folder / name.partition(".")[0]
-            beside, file = top.with_suffix(".py"), earlier / path
-            if (beside.is_file() or top.is_dir()) and file != beside and not file.is_relative_to(top):
+    with suppress(OSError):  # a folder that cannot be listed has nothing that could be imported
+        beside = {path.stem for path in folder.iterdir() if path.suffix == ".py" or path.is_dir()}
+        for name in [name for name in sys.modules if name.partition(".")[0] in beside - {"distmeta", "__main__"}]:
+            file, top = _file(name), folder / name.partition(".")[0]
+            if file != top.with_suffix(".py") and not file.is_relative_to(top) and _of_a_job(file):
                 del sys.modules[name]
     _folders.add(folder)
     if str(folder) in sys.path:
@@ -129,19 +130,26 @@ def _make_way(folder: Path) -> None:
     sys.path.insert(0, str(folder))
 
 
-def _modules_of(folder: Path) -> list[tuple[str, Path]]:
-    """The modules that were imported from ``folder``, with their path in it; no installed packages."""
-    found = []
-    for name, module in sorted(sys.modules.items()):
-        file = Path(getattr(module, "__file__", None) or "/")
+def _of_a_job(file: Path) -> bool:
+    """Whether this is a module beside a job that was loaded earlier; no installed package."""
+    return any(
+        file.is_relative_to(folder) and not {"site-packages", "dist-packages"} & set(file.relative_to(folder).parts)
+        for folder in _folders
+    )
+
+
+def _file(name: str) -> Path:
+    return Path(getattr(sys.modules[name], "__file__", None) or "/")
+
+
+def _imported(folder: Path) -> dict[str, str]:
+    """sha256 of the modules that were imported from ``folder``, by their path in it; no installed packages."""
+    found = {}
+    for name in sorted(sys.modules):
+        file = _file(name)
         if name.startswith(("distmeta", "__main__")) or not file.is_relative_to(folder) or not file.is_file():
             continue
         path = file.relative_to(folder)
         if not {"site-packages", "dist-packages"} & set(path.parts):
-            found.append((name, path))
+            found[str(path)] = hashlib.sha256(file.read_bytes()).hexdigest()
     return found
-
-
-def _imported(folder: Path) -> dict[str, str]:
-    """sha256 of the modules that were imported from ``folder``, by their path in it."""
-    return {str(path): hashlib.sha256((folder / path).read_bytes()).hexdigest() for _, path in _modules_of(folder)}
