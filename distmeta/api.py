@@ -170,13 +170,7 @@ def _run(
         try:
             backend = open_backend(place, what, experiment.runtime.workers, experiment.runtime.threads)
             if resume and isinstance(what, Job):
-                say_changed_code(
-                    what,
-                    old_code,
-                    place.watch,
-                    "the steps to come are another experiment's",
-                    "`distmeta train` a new run",
-                )
+                say_changed_code(what, old_code, place.watch, "the steps to come are another experiment's")
             infos = driver.start(backend)
             tracker.truncate(driver.first_step)  # what a crash left after the last checkpoint is done again
             tracker.start(_params(experiment), _tags(what, experiment, infos[0].kernel), _dataset(experiment.tasks))
@@ -484,7 +478,7 @@ def _only_driver(folder: Path) -> Iterator[None]:
         yield
 
 
-def say_changed_code(job: Job, was: Mapping[str, str], watch: Watch, then: str, instead: str) -> None:
+def say_changed_code(job: Job, was: Mapping[str, str], watch: Watch, then: str) -> None:
     """Settings and shapes are compared and refused; whether changed code means another experiment, people know.
 
     Args:
@@ -492,13 +486,12 @@ def say_changed_code(job: Job, was: Mapping[str, str], watch: Watch, then: str, 
         was: its code when the run was last started; empty where that was not noted.
         watch: is told.
         then: what follows if the change is one of what is computed.
-        instead: what to do if the code is not to be restored.
     """
     changed = sorted(path for path in {*was, *job.code} if was and was.get(path) != job.code.get(path))
     if changed:
         text = (
             f"{', '.join(changed)}: not as when the run was last started. If that changes what is computed, {then}: "
-            f"restore the code, or {instead}."
+            "restore the code, or `distmeta train` a new run."
         )
         watch(Event("message", 0, text=text))
 

@@ -370,7 +370,7 @@ class _TrainedRun:
 def _backend(run: _TrainedRun, by: Yardstick) -> Iterator[Backend]:
     runtime, place = run.experiment.runtime, by.place
     was = RunRecord.load(run.folder).values.get("code") or {}
-    api.say_changed_code(run.job, was, place.watch, "this is not what was trained", "`distmeta train` a new run")
+    api.say_changed_code(run.job, was, place.watch, "this is not what was trained")
     if caution := evaluation.caution(run.experiment.tasks, by.split):
         place.watch(Event("message", 0, text=caution))
     backend = api.open_backend(place, run.job, runtime.workers, runtime.threads)
