@@ -18,6 +18,7 @@ from typing import Literal, Self
 import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
+from distmeta.instances import instance
 from distmeta.learners.base import MetaLearner, Metrics, prediction_loss, prediction_metrics
 from distmeta.learners.inner_loop import first_order_descent, logits_alone
 from distmeta.learners.pictures import Picture, adaptation_curve
@@ -118,5 +119,4 @@ def _in_turn(episode: Episode) -> torch.Tensor:
     labels = episode.support_y
     if episode.ways is None:
         return torch.arange(len(labels), device=labels.device)
-    kth = (labels[:, None] == labels).tril().sum(-1)  # of its class
-    return kth.argsort(stable=True)
+    return instance(labels[None])[0].argsort(stable=True)
