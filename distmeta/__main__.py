@@ -1,6 +1,6 @@
 """``python -m distmeta``."""
 
-from distmeta.cli import main
+from distmeta.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 
 from distmeta.errors import LearnerContractError
+from distmeta.experiment.experiment import Experiment
 from distmeta.learners.base import MetaLearner
-from distmeta.learners.contract import in_float64, probe
-from distmeta.learners.functional import ParamLayout
-from distmeta.runtime.experiment import Experiment
+from distmeta.learners.param_layout import ParamLayout
+from distmeta.learners.probe import in_float64, probe
 from distmeta.seeding import rng
 from distmeta.types import Episode, Params, TaskRef
 

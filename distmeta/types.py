@@ -17,12 +17,16 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 Split = Literal["meta_train", "meta_validation", "meta_test"]
 SPLITS: tuple[Split, ...] = ("meta_train", "meta_validation", "meta_test")
 
 Params = dict[str, torch.Tensor]
 """Named meta-parameters, in the order of ``model.named_parameters()``."""
+
+Metrics = dict[str, torch.Tensor]
+"""Per-task numbers by name, each ``[T]``; scalars for one task."""
 
 FloatArray = npt.NDArray[np.floating]
 
@@ -148,6 +152,10 @@ class TaskSpec:
     kind: Literal["classification", "regression", "sequence"]
     support: int
     queries: int
+
+
+ModelFactory = Callable[[TaskSpec], nn.Module]
+"""Builds the network that fits the shapes of the tasks."""
 
 
 @dataclass(frozen=True)

@@ -533,7 +533,7 @@ def command_problems(words):
     """What `distmeta` would say about the words of a command line: unknown commands and options, missing job files."""
     import typer.main
 
-    from distmeta.cli import app
+    from distmeta.cli.main import app
 
     command, rest = typer.main.get_command(app), list(words)
     while hasattr(command, "commands"):

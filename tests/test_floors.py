@@ -198,7 +198,7 @@ def test_a_planted_violation_is_found(name, source, message):
         ("errors", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from distmeta.types import TaskRef"),
         ("runtime.worker", "from distmeta.learners.base import MetaLearner\nfrom distmeta.tasks import base"),
         ("data.shards", "import torch\nx = torch.zeros(1)"),
-        ("api", "from distmeta import report\nfrom distmeta.job import load_job"),
+        ("api", "from distmeta import report\nfrom distmeta.experiment.job import load_job"),
         ("runtime.ray_backend", "import ray"),
         ("submit", "def f():\n    from ray.job_submission import JobSubmissionClient"),
         ("cli", "import rayon, mlflower"),

@@ -1,13 +1,15 @@
 """Datasets of classes: built once into memory-mapped Arrow shards, then gathered from in microseconds."""
 
-from distmeta.data.arrays import from_arrays
 from distmeta.data.catalog import DATASETS, resolve
-from distmeta.data.glyphs import build_glyphs
-from distmeta.data.image_folder import build_image_folder
+from distmeta.data.dataset import ClassSplit, ShardDataset
 from distmeta.data.manifest import Manifest
-from distmeta.data.omniglot import build_omniglot
-from distmeta.data.omniglot_runs import build_omniglot_runs
-from distmeta.data.shards import ClassImages, ClassSplit, ShardDataset, VerifyReport, inspect, verify, write_dataset
+from distmeta.data.sources.arrays import from_arrays
+from distmeta.data.sources.glyphs import build_glyphs
+from distmeta.data.sources.image_folder import build_image_folder
+from distmeta.data.sources.omniglot import build_omniglot
+from distmeta.data.sources.omniglot_runs import build_omniglot_runs
+from distmeta.data.verify import VerifyReport, inspect, verify
+from distmeta.data.writer import ClassImages, write_dataset
 
 __all__ = [
     "DATASETS",

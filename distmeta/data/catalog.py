@@ -9,8 +9,8 @@ from types import MappingProxyType
 
 from distmeta.config import did_you_mean
 from distmeta.data.cache import build_once, cache_dir
-from distmeta.data.glyphs import build_glyphs
 from distmeta.data.manifest import FILE_NAME
+from distmeta.data.sources.glyphs import build_glyphs
 from distmeta.errors import DataError, ManifestError
 
 DATASETS: Mapping[str, str] = MappingProxyType(
@@ -36,7 +36,7 @@ def resolve(data: str | Path) -> Path:
         data: a folder, or a name. A folder of the same name comes first if it holds a dataset.
 
     Returns:
-        A folder for :meth:`~distmeta.data.shards.ShardDataset.open`.
+        A folder for :meth:`~distmeta.data.dataset.ShardDataset.open`.
 
     Raises:
         ManifestError: a dataset that needs a download has not been built into the cache.

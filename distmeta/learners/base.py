@@ -16,19 +16,16 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.func import vmap
 
 from distmeta import config
 from distmeta.errors import DistmetaError, LearnerContractError, ModelContractError
 from distmeta.learners.functional import differentiable_twice, trainable, vectorised
+from distmeta.learners.losses import prediction_loss, prediction_metrics
 from distmeta.learners.pictures import Picture
 from distmeta.seeding import rng, torch_seed
-from distmeta.types import Episode, MetaGradient, Params, TaskSpec
-
-Metrics = dict[str, torch.Tensor]
-ModelFactory = Callable[[TaskSpec], nn.Module]
+from distmeta.types import Episode, MetaGradient, Metrics, ModelFactory, Params, TaskSpec
 
 
 class MetaLearner(config.Configurable, ABC):
@@ -506,20 +503,6 @@ def require_examples(x: torch.Tensor, y: torch.Tensor) -> None:
         )
     if len(x) != len(y):
         raise LearnerContractError(f"There are {len(x)} inputs and {len(y)} labels; expected as many.")
-
-
-def prediction_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy for integer targets, mean squared error for float targets; a scalar."""
-    if target.is_floating_point():
-        return F.mse_loss(prediction, target)
-    return F.cross_entropy(prediction, target)
-
-
-def prediction_metrics(prediction: torch.Tensor, target: torch.Tensor) -> Metrics:
-    """``accuracy`` for integer targets, nothing for float targets."""
-    if target.is_floating_point():
-        return {}
-    return {"accuracy": (prediction.argmax(-1) == target).to(prediction.dtype).mean()}
 
 
 def unstack(episodes: Episode) -> list[Episode]:

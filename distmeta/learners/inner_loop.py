@@ -7,13 +7,16 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Literal
 
+import numpy.typing as npt
 import torch
 
 from distmeta.config import did_you_mean
 from distmeta.errors import ConfigError
 from distmeta.learners.base import MetaLearner
 from distmeta.learners.functional import task_gradient
-from distmeta.types import Episode, Params
+from distmeta.learners.losses import prediction_loss, prediction_metrics
+from distmeta.learners.pictures import Curves
+from distmeta.types import Episode, Metrics, Params
 
 _RATE = "rate/"  # no name of a module's parameter has a slash unless someone goes out of their way
 
@@ -174,4 +177,42 @@ def logits_alone(learner: MetaLearner, fast: Params, episode: Episode) -> torch.
         lambda query: learner.forward(fast, torch.cat([episode.support_x, query[None]]))[-1],
         episode.query_x,
         support=len(episode.support_x),
+    )
+
+
+def adaptation_curve(
+    after: Callable[[int], MetaLearner], steps: int, params: Params, episodes: Episode, *, at_once: int = 10
+) -> Curves:
+    """The loss and accuracy on the queries after 0 to ``steps`` inner steps.
+
+    Args:
+        after: the learner that takes so many inner steps.
+        steps: the most.
+        params: theta, by name.
+        episodes: T stacked tasks.
+        at_once: tasks in memory together.
+    """
+
+    marks = [k for k in (*range(11), 15, 20, 30, 50, 75, 100, 150, 200, 300, 500, 1000) if k < steps] + [steps]
+    if len(marks) > 12:  # a long curve bends early
+        marks = [k for k in marks if k in (0, 1, 2, 3, 5, 7, 10) or k > 10]
+    values: dict[str, list[npt.ArrayLike]] = {}
+    for k in marks:
+        learner = after(k)
+        learner.model.eval()
+
+        def judged(theta: Params, episode: Episode, learner: MetaLearner = learner) -> Metrics:
+            prediction = learner.query_logits(theta, episode)
+            loss = {"loss": prediction_loss(prediction, episode.query_y)}
+            return loss | prediction_metrics(prediction, episode.query_y)
+
+        parts = []
+        for start in range(0, len(episodes.query_x), at_once):
+            chunk = episodes.map(lambda part, start=start: part[start : start + at_once])  # type: ignore[misc]
+            with torch.no_grad():
+                parts.append(learner.map_tasks(judged, params, chunk))
+        for name in parts[0]:
+            values.setdefault(name, []).append(torch.cat([part[name] for part in parts]).cpu().numpy())
+    return Curves(
+        f"queries of {len(episodes.query_x)} tasks over the inner loop", "inner steps on the support set", marks, values
     )

@@ -16,9 +16,10 @@ from typing import Self
 import torch
 from pydantic import NonNegativeInt, PositiveFloat
 
-from distmeta.learners.base import MetaLearner, prediction_loss
-from distmeta.learners.inner_loop import gradient_descent, logits_alone, select
-from distmeta.learners.pictures import Picture, adaptation_curve
+from distmeta.learners.base import MetaLearner
+from distmeta.learners.inner_loop import adaptation_curve, gradient_descent, logits_alone, select
+from distmeta.learners.losses import prediction_loss
+from distmeta.learners.pictures import Picture
 from distmeta.types import Episode, Params
 
 

@@ -25,9 +25,10 @@ import numpy as np
 import torch
 from pydantic import NonNegativeInt, PositiveFloat, model_validator
 
-from distmeta.learners.base import MetaLearner, Metrics, prediction_loss, prediction_metrics
+from distmeta.learners.base import MetaLearner
 from distmeta.learners.inner_loop import gradient_descent, logits_alone, select, split_rates, with_rates
-from distmeta.types import Episode, Params
+from distmeta.learners.losses import prediction_loss, prediction_metrics
+from distmeta.types import Episode, Metrics, Params
 
 
 class MAMLPlusPlus(MetaLearner):

@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 
 from distmeta.errors import LearnerContractError
-from distmeta.instances import accuracies
-from distmeta.learners.base import Metrics, unstack
+from distmeta.learners.base import unstack
 from distmeta.learners.pictures import Heatmaps, Picture
 from distmeta.learners.sequence import SequenceLearner
-from distmeta.types import Episode, Params
+from distmeta.occurrences import accuracies
+from distmeta.types import Episode, Metrics, Params
 
 
 class MANN(SequenceLearner):

@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from pydantic import NonNegativeInt, PositiveFloat, field_validator
 
-from distmeta.learners.base import MetaLearner, prediction_loss
+from distmeta.learners.base import MetaLearner
 from distmeta.learners.inner_loop import gradient_descent, logits_alone, split_rates, with_rates
+from distmeta.learners.losses import prediction_loss
 from distmeta.types import Episode, Params
 
 

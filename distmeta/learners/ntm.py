@@ -21,10 +21,10 @@ import torch
 import torch.nn.functional as F
 
 from distmeta.errors import LearnerContractError
-from distmeta.learners.base import Metrics, unstack
+from distmeta.learners.base import unstack
 from distmeta.learners.pictures import Heatmaps, Picture
 from distmeta.learners.sequence import SequenceLearner
-from distmeta.types import Episode, Params
+from distmeta.types import Episode, Metrics, Params
 
 
 class NTM(SequenceLearner):
@@ -34,7 +34,7 @@ class NTM(SequenceLearner):
         model: ``[B, L, ...]`` to logits ``[B, L, bits]``, such as ``ntm()`` or ``lstm()``.
 
     Example:
-        >>> from distmeta.models.memory import ntm
+        >>> from distmeta.models.ntm import ntm
         >>> from distmeta.types import TaskSpec
         >>> learner = NTM(ntm(size=8, slots=4, width=3)).bind(TaskSpec((3,), 2, "sequence", 0, 5))
         >>> guess = torch.zeros(1, 5, 2)

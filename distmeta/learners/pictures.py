@@ -6,17 +6,10 @@ A learner returns them from :meth:`~distmeta.learners.base.MetaLearner.pictures`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy.typing as npt
-import torch
-
-from distmeta.types import Episode, Params
-
-if TYPE_CHECKING:
-    from distmeta.learners.base import MetaLearner, Metrics
 
 
 @dataclass(frozen=True)
@@ -105,42 +98,3 @@ class Gallery:
 
 
 Picture = Curves | Attention | Heatmaps | Gallery
-
-
-def adaptation_curve(
-    after: Callable[[int], MetaLearner], steps: int, params: Params, episodes: Episode, *, at_once: int = 10
-) -> Curves:
-    """The loss and accuracy on the queries after 0 to ``steps`` inner steps.
-
-    Args:
-        after: the learner that takes so many inner steps.
-        steps: the most.
-        params: theta, by name.
-        episodes: T stacked tasks.
-        at_once: tasks in memory together.
-    """
-    from distmeta.learners.base import prediction_loss, prediction_metrics
-
-    marks = [k for k in (*range(11), 15, 20, 30, 50, 75, 100, 150, 200, 300, 500, 1000) if k < steps] + [steps]
-    if len(marks) > 12:  # a long curve bends early
-        marks = [k for k in marks if k in (0, 1, 2, 3, 5, 7, 10) or k > 10]
-    values: dict[str, list[npt.ArrayLike]] = {}
-    for k in marks:
-        learner = after(k)
-        learner.model.eval()
-
-        def judged(theta: Params, episode: Episode, learner: MetaLearner = learner) -> Metrics:
-            prediction = learner.query_logits(theta, episode)
-            loss = {"loss": prediction_loss(prediction, episode.query_y)}
-            return loss | prediction_metrics(prediction, episode.query_y)
-
-        parts = []
-        for start in range(0, len(episodes.query_x), at_once):
-            chunk = episodes.map(lambda part, start=start: part[start : start + at_once])  # type: ignore[misc]
-            with torch.no_grad():
-                parts.append(learner.map_tasks(judged, params, chunk))
-        for name in parts[0]:
-            values.setdefault(name, []).append(torch.cat([part[name] for part in parts]).cpu().numpy())
-    return Curves(
-        f"queries of {len(episodes.query_x)} tasks over the inner loop", "inner steps on the support set", marks, values
-    )

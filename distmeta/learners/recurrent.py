@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from distmeta.models import memory
+from distmeta.models import lstm as cells
 
 
 class LSTMWeights(NamedTuple):
@@ -63,7 +63,7 @@ def lstm_step(
         >>> h.shape
         torch.Size([5, 2])
     """
-    return memory.lstm_step(x @ weights.x.T + h @ weights.h.T + weights.b, c)
+    return cells.lstm_step(x @ weights.x.T + h @ weights.h.T + weights.b, c)
 
 
 def lstm(sequence: torch.Tensor, weights: LSTMWeights) -> torch.Tensor:

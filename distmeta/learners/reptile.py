@@ -18,11 +18,12 @@ from typing import Literal, Self
 import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
-from distmeta.instances import instance
-from distmeta.learners.base import MetaLearner, Metrics, prediction_loss, prediction_metrics
-from distmeta.learners.inner_loop import first_order_descent, logits_alone
-from distmeta.learners.pictures import Picture, adaptation_curve
-from distmeta.types import Episode, MetaGradient, Params
+from distmeta.learners.base import MetaLearner
+from distmeta.learners.inner_loop import adaptation_curve, first_order_descent, logits_alone
+from distmeta.learners.losses import prediction_loss, prediction_metrics
+from distmeta.learners.pictures import Picture
+from distmeta.occurrences import instance
+from distmeta.types import Episode, MetaGradient, Metrics, Params
 
 
 class Reptile(MetaLearner):

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from distmeta.errors import LearnerContractError
-from distmeta.learners.base import FastModel, MetaLearner, Metrics
+from distmeta.learners.base import FastModel, MetaLearner
 from distmeta.learners.functional import vectorised
-from distmeta.types import Episode, MetaGradient, Params
+from distmeta.types import Episode, MetaGradient, Metrics, Params
 
 
 class SequenceLearner(MetaLearner):

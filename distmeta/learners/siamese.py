@@ -30,11 +30,12 @@ import torch.nn.functional as F
 from pydantic import PositiveFloat
 
 from distmeta.errors import LearnerContractError, ModelContractError
-from distmeta.learners.base import Metrics, prediction_metrics, unstack
+from distmeta.learners.base import unstack
 from distmeta.learners.functional import vectorised
+from distmeta.learners.losses import prediction_metrics
 from distmeta.learners.metric import MetricLearner, one_hot, squared_distance
 from distmeta.learners.pictures import Gallery, Picture
-from distmeta.types import Episode, Params, TaskSpec
+from distmeta.types import Episode, Metrics, Params, TaskSpec
 
 
 @dataclass(frozen=True)

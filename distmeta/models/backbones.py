@@ -7,16 +7,15 @@ size. Batch normalisation uses the statistics of the batch and keeps no running 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import nn
 
 from distmeta.errors import ModelContractError
-from distmeta.types import TaskSpec
+from distmeta.types import ModelFactory, TaskSpec
 
-ModelFactory = Callable[[TaskSpec], nn.Module]
 Norm = Literal["batch", "group", "layer", "none"]
 
 

@@ -24,9 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from distmeta.models.backbones import ModelFactory
-from distmeta.models.memory import NTMNetwork, Trace, cosine_similarity, lstm_step
-from distmeta.types import TaskSpec
+from distmeta.models.lstm import lstm_step
+from distmeta.models.ntm import NTMNetwork, Trace, cosine_similarity
+from distmeta.types import ModelFactory, TaskSpec
 
 
 class MANNNetwork(nn.Module):

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 from distmeta.errors import CheckpointError, CheckpointNotFound
 from distmeta.files import sync
-from distmeta.learners.functional import ParamLayout
+from distmeta.learners.param_layout import ParamLayout
 from distmeta.types import FloatArray
 
 FORMAT = 1

@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 
 from distmeta.errors import DistmetaError, FailureBudgetExceeded, ServerLost
+from distmeta.experiment.experiment import Experiment
+from distmeta.intervals import EvaluationReport
 from distmeta.learners.base import MetaLearner
-from distmeta.learners.contract import probe, require_equal_ways
-from distmeta.learners.functional import ParamLayout, frozen_digest
+from distmeta.learners.functional import frozen_digest
+from distmeta.learners.param_layout import ParamLayout
+from distmeta.learners.probe import probe, require_equal_ways
 from distmeta.runtime import chunks
 from distmeta.runtime.backend import SERVER, Backend, Resources
 from distmeta.runtime.checkpoint import Checkpoint, CheckpointStore
-from distmeta.runtime.evaluation import EvaluationReport, caution, evaluate, require_tasks
+from distmeta.runtime.evaluation import caution, evaluate, require_tasks
 from distmeta.runtime.events import Event, Log
-from distmeta.runtime.experiment import Experiment
 from distmeta.runtime.parameter_server import ParameterServer
 from distmeta.runtime.pool import WorkerPool
 from distmeta.runtime.resuming import require_same_run

@@ -27,7 +27,7 @@ class Event:
 
 
 class Log(Protocol):
-    """Where numbers go by step; :class:`distmeta.runtime.tracking.Tracker` is one."""
+    """Where numbers go by step; :class:`distmeta.tracking.tracker.Tracker` is one."""
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Record numbers."""

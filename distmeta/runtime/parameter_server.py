@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from distmeta.errors import NonFiniteGradientError, RuntimeFailure
+from distmeta.experiment.settings import Outer
 from distmeta.runtime.chunks import TreeSum
-from distmeta.runtime.settings import Outer
 from distmeta.types import FloatArray, ParamVersion
 
 

@@ -18,9 +18,9 @@ from distmeta.errors import (
     WorkerLost,
     WorkerTimeout,
 )
+from distmeta.experiment.settings import Runtime
 from distmeta.runtime.backend import Backend, Resources
 from distmeta.runtime.failure_policy import Decision, decide, should_speculate
-from distmeta.runtime.settings import Runtime
 from distmeta.runtime.worker import Worker, WorkerInfo, WorkerSetup
 from distmeta.types import Chunk, ChunkResult
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from distmeta.errors import CheckpointMismatch
-from distmeta.learners.functional import ParamLayout
+from distmeta.experiment.experiment import Experiment
+from distmeta.learners.param_layout import ParamLayout
 from distmeta.runtime.checkpoint import Checkpoint
-from distmeta.runtime.experiment import Experiment
 
 
 def require_same_run(experiment: Experiment, checkpoint: Checkpoint, frozen: str | None, layout: ParamLayout) -> None:

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import torch
 
 from distmeta.errors import NonFiniteGradientError
-from distmeta.learners.base import MetaLearner, Metrics
-from distmeta.learners.functional import ParamLayout
-from distmeta.runtime.allocator import keep_freed_memory
+from distmeta.learners.base import MetaLearner
+from distmeta.learners.param_layout import ParamLayout
+from distmeta.runtime.malloc import keep_freed_memory
 from distmeta.seeding import torch_seed
 from distmeta.tasks.base import TaskDistribution
-from distmeta.types import Chunk, ChunkResult, Episode, FloatArray
+from distmeta.types import Chunk, ChunkResult, Episode, FloatArray, Metrics
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from pydantic import PositiveInt
 
 from distmeta import config
 from distmeta.data.catalog import DATASETS, resolve
+from distmeta.data.dataset import ClassSplit, ShardDataset
 from distmeta.data.shard_file import Images
-from distmeta.data.shards import ClassSplit, ShardDataset, verify
+from distmeta.data.verify import verify
 from distmeta.errors import DataError, TaskContractError
 from distmeta.tasks.augment import Distortion, distort
 from distmeta.tasks.base import TaskDistribution

@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from pydantic import PositiveInt
 
 from distmeta import config
-from distmeta.data.shards import ShardDataset
+from distmeta.data.dataset import ShardDataset
 from distmeta.errors import TaskContractError
-from distmeta.instances import accuracies
-from distmeta.tasks.base import Metrics, TaskDistribution
+from distmeta.occurrences import accuracies
+from distmeta.tasks.base import TaskDistribution
 from distmeta.tasks.few_shot import FewShot
 from distmeta.tasks.jitter import jitter
-from distmeta.types import Episode, Split, TaskSpec
+from distmeta.types import Episode, Metrics, Split, TaskSpec
 
 CHARACTERS = 5
 """A string label has five characters, each one of five (Santoro et al. 2016, section 4.1.2)."""

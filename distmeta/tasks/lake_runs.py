@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from pydantic import PositiveInt
 
-from distmeta.data.omniglot_runs import RUNS, WAYS
+from distmeta.data.sources.omniglot_runs import RUNS, WAYS
 from distmeta.errors import TaskContractError
 from distmeta.tasks.few_shot import FewShot, class_by_class, floats
 from distmeta.types import Episode, Split, TaskRef

@@ -9,7 +9,8 @@ from torch.func import functional_call
 
 from distmeta import MAML, Evaluation, Experiment, MAMLPlusPlus, Outer, Runtime, Sinusoids, meta_train, mlp
 from distmeta.errors import ConfigError
-from distmeta.learners.functional import ParamLayout, trainable
+from distmeta.learners.functional import trainable
+from distmeta.learners.param_layout import ParamLayout
 from distmeta.runtime.worker import Worker, WorkerSetup
 from distmeta.seeding import rng
 from distmeta.types import Chunk, Episode

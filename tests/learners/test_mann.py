@@ -9,7 +9,7 @@ from torch import nn
 
 from distmeta import MANN, Experiment, FewShot, LabelSequences, TaskSpec, mann
 from distmeta.errors import LearnerContractError, ModelContractError
-from distmeta.instances import accuracies, instance
+from distmeta.occurrences import accuracies, instance
 from distmeta.testing import check_gradient
 from distmeta.types import Episode
 

@@ -26,9 +26,9 @@ from distmeta import (
     mlp,
 )
 from distmeta.errors import LearnerContractError, ModelContractError
-from distmeta.learners.contract import probe, require_equal_ways
 from distmeta.learners.functional import trainable
 from distmeta.learners.metric import cosine, squared_distance
+from distmeta.learners.probe import probe, require_equal_ways
 from distmeta.seeding import rng
 from distmeta.testing import check_model
 from distmeta.types import Episode, TaskSpec

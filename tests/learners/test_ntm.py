@@ -23,8 +23,8 @@ from distmeta import (
     ntm,
 )
 from distmeta.errors import LearnerContractError, ModelContractError
-from distmeta.learners.contract import probe
 from distmeta.learners.maml import MAML
+from distmeta.learners.probe import probe
 from distmeta.seeding import rng
 from distmeta.types import TaskRef
 

@@ -6,9 +6,10 @@ from torch import nn
 
 from distmeta import MAML, Outer, Reptile
 from distmeta.learners import reptile
-from distmeta.learners.contract import probe
-from distmeta.learners.functional import ParamLayout, trainable
+from distmeta.learners.functional import trainable
 from distmeta.learners.inner_loop import first_order_descent
+from distmeta.learners.param_layout import ParamLayout
+from distmeta.learners.probe import probe
 from distmeta.runtime.parameter_server import ParameterServer
 from distmeta.types import Episode, TaskSpec
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from distmeta import Experiment, FewShot, Outer, Siamese, conv4, mlp
 from distmeta.errors import ConfigError, LearnerContractError, ModelContractError
-from distmeta.learners.contract import in_float64, probe
+from distmeta.learners.probe import in_float64, probe
 from distmeta.seeding import rng
 from distmeta.types import Episode, TaskSpec
 

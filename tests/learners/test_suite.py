@@ -28,9 +28,9 @@ from distmeta import (
 )
 from distmeta.errors import ConfigError, LearnerContractError
 from distmeta.learners import find_learners
-from distmeta.learners.contract import probe
-from distmeta.learners.functional import ParamLayout
 from distmeta.learners.inner_loop import gradient_descent
+from distmeta.learners.param_layout import ParamLayout
+from distmeta.learners.probe import probe
 from distmeta.runtime import chunks
 from distmeta.runtime.checkpoint import CheckpointStore
 from distmeta.runtime.driver import Driver

@@ -6,7 +6,7 @@ from torch import nn
 
 from distmeta import TaskSpec, conv4, koch_cnn, mlp
 from distmeta.errors import ModelContractError
-from distmeta.learners.contract import refuse_running_statistics
+from distmeta.learners.probe import refuse_running_statistics
 
 
 def spec(shape=(1, 28, 28), outputs=5):

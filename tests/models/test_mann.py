@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from distmeta import TaskSpec, mann
+from distmeta.models.lstm import LSTMCell, lstm_step
 from distmeta.models.mann import MANNNetwork, least_used, next_usage, write, write_weights
-from distmeta.models.memory import LSTMCell, NTMNetwork, lstm_step
+from distmeta.models.ntm import NTMNetwork
 
 SPEC = TaskSpec((7,), 3, "sequence", 0, 6)
 TINY = {"size": 6, "slots": 8, "width": 4, "reads": 2}

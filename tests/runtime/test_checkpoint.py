@@ -11,7 +11,7 @@ import pytest
 
 from distmeta import Outer
 from distmeta.errors import CheckpointError, CheckpointNotFound
-from distmeta.learners.functional import ParamLayout
+from distmeta.learners.param_layout import ParamLayout
 from distmeta.runtime import checkpoint as module
 from distmeta.runtime.checkpoint import Checkpoint, CheckpointStore
 from distmeta.runtime.parameter_server import ParameterServer

@@ -1,0 +1,252 @@
+"""A dataset of classes on disk: write it once, then gather images from memory-mapped Arrow shards.
+
+::
+
+    DIR/manifest.json            written last: the commit point
+    DIR/meta_train/00000.arrow   rows sorted by class, uncompressed
+    DIR/meta_validation/...
+    DIR/meta_test/...
+
+An interrupted build leaves no manifest, so it leaves no dataset; building again into the same folder starts afresh.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from distmeta.data.manifest import (
+    Manifest,
+    ShardEntry,
+    SplitEntry,
+    check_split,
+    read_manifest,
+)
+from distmeta.data.shard_file import Images, Shard, ShardHeader, open_shard
+from distmeta.data.writer import IntArray
+from distmeta.errors import DataError, ShardCorrupt, SplitLeak
+from distmeta.types import Split
+
+
+class ShardDataset:
+    """A dataset on disk, opened for reading. Make one with :meth:`open`.
+
+    Opening reads the manifest and the file sizes only; a split is mapped when it is first asked for. It pickles as its
+    path: the other process opens it again and checks that it is the same dataset.
+
+    Attributes:
+        directory: absolute path.
+        manifest: what ``manifest.json`` says.
+
+    Example:
+        >>> import tempfile
+        >>> from distmeta.data import from_arrays
+        >>> with tempfile.TemporaryDirectory() as out:
+        ...     x, y = np.zeros((50, 1, 8, 8), np.uint8), np.repeat(np.arange(5), 10)
+        ...     manifest = from_arrays(x, y, out, splits="60/20/20")
+        ...     dataset = ShardDataset.open(out)
+        ...     dataset.input_shape, dataset.split("meta_train"), verify(out).images["meta_test"]
+        ((1, 8, 8), ClassSplit('meta_train', classes=3, images=30), 10)
+    """
+
+    def __init__(self, directory: Path, manifest: Manifest) -> None:
+        self.directory = directory
+        self.manifest = manifest
+        self._splits: dict[Split, ClassSplit] = {}
+
+    @staticmethod
+    def open(directory: Path | str) -> ShardDataset:
+        """Open the dataset in ``directory``.
+
+        Raises:
+            ManifestError: no finished dataset is there, or its manifest is damaged or of another version.
+            ShardCorrupt: a shard is absent or has another size than the manifest says.
+            SplitLeak: a class is in two splits.
+        """
+        path = Path(directory).absolute()
+        manifest = read_manifest(path)
+        for entry in manifest.splits.values():
+            for shard in entry.shards:
+                _check_size(path / shard.path, shard)
+        return ShardDataset(path, manifest)
+
+    @property
+    def name(self) -> str:
+        """Name of the dataset."""
+        return self.manifest.name
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the content, 64 hex digits."""
+        return self.manifest.fingerprint
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one image, for example ``(1, 28, 28)``."""
+        return self.manifest.input_shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of one number as stored, uint8 or float32."""
+        return np.dtype(self.manifest.dtype)
+
+    def split(self, split: Split) -> ClassSplit:
+        """The classes of one split, mapped on first use.
+
+        Raises:
+            DataError: there is no such split, or it has no classes.
+            SplitLeak: a shard says that it belongs to another split.
+            ShardCorrupt: a shard is not what the manifest says.
+        """
+        if check_split(split) not in self._splits:
+            entry = self.manifest.splits.get(split)
+            if entry is None:
+                have = ", ".join(f"{len(e.classes)} in {s}" for s, e in self.manifest.splits.items())
+                raise DataError(
+                    f"dataset {self.name!r} in {self.directory} has no classes in {split} (it has {have}). "
+                    f"Use another split, or build the dataset with classes in {split}."
+                )
+            self._splits[split] = ClassSplit(self, split, entry)
+        return self._splits[split]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (str(self.directory), self.fingerprint)
+
+    def __repr__(self) -> str:
+        return f"ShardDataset({str(self.directory)!r}, fingerprint={self.fingerprint[:12]!r})"
+
+
+class ClassSplit:
+    """The classes of one split, numbered from 0. Get one from :meth:`ShardDataset.split`.
+
+    Attributes:
+        dataset: the dataset it belongs to.
+        split: its name.
+        names: class names, in order.
+        counts: ``[classes]`` int64, images per class.
+    """
+
+    def __init__(self, dataset: ShardDataset, split: Split, entry: SplitEntry) -> None:
+        self.dataset = dataset
+        self.split = split
+        self.names = tuple(c.name for c in entry.classes)
+        self.counts = np.array([c.rows for c in entry.classes], np.int64)
+        self._views = [_open_checked(dataset, split, shard).x for shard in entry.shards]
+        self._shard = np.repeat(np.arange(len(entry.shards)), [len(shard.classes) for shard in entry.shards])
+        self._start = np.concatenate([_offsets(shard)[:-1] for shard in entry.shards])
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self.names)
+
+    @cached_property
+    def groups(self) -> dict[str, IntArray]:
+        """Positions of the classes by group, such as an alphabet: what their name has before its last ``/``."""
+        homes = np.array([name.rpartition("/")[0] for name in self.names])
+        return {str(home): np.flatnonzero(homes == home) for home in np.unique(homes)}
+
+    def gather(self, classes: IntArray, rows: IntArray) -> Images:
+        """Copy images out of the mapped files.
+
+        Args:
+            classes: ``[n]`` class positions, 0 to ``self.classes - 1``.
+            rows: ``[n]`` image positions within each class, 0 to ``self.counts[class] - 1``.
+
+        Returns:
+            ``[n, *input_shape]`` in the stored dtype, writable.
+
+        Raises:
+            DataError: a position does not exist.
+        """
+        if (
+            classes.shape != rows.shape
+            or classes.ndim != 1
+            or (classes.size and (classes.min() < 0 or classes.max() >= len(self.names)))
+            or (rows.size and (rows.min() < 0 or (rows >= self.counts[classes]).any()))
+        ):
+            raise self._out_of_range(classes, rows)
+        index = self._start[classes] + rows
+        if len(self._views) == 1:
+            picked: Images = self._views[0].take(index, axis=0)
+            return picked
+        out = np.empty((index.size, *self.dataset.input_shape), self.dataset.dtype)
+        home = self._shard[classes]
+        for shard in np.unique(home):
+            at = np.flatnonzero(home == shard)
+            out[at] = self._views[shard].take(index[at], axis=0)
+        return out
+
+    def _out_of_range(self, classes: IntArray, rows: IntArray) -> DataError:
+        where = f"{self.split} of dataset {self.dataset.name!r}"
+        if classes.shape != rows.shape or classes.ndim != 1:
+            return DataError(f"gather from {where}: classes {classes.shape} and rows {rows.shape}; expected [n], [n].")
+        wrong = classes[(classes < 0) | (classes >= self.classes)]
+        if wrong.size:
+            return DataError(f"{where} has classes 0 to {self.classes - 1}; class {wrong[0]} was asked for.")
+        i = np.flatnonzero((rows < 0) | (rows >= self.counts[classes]))[0]
+        return DataError(
+            f"class {self.names[classes[i]]!r} in {where} has {self.counts[classes[i]]} images; image {rows[i]} was "
+            f"asked for. Lower shots + queries, or leave small classes out."
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen_split, (str(self.dataset.directory), self.dataset.fingerprint, self.split)
+
+    def __repr__(self) -> str:
+        return f"ClassSplit({self.split!r}, classes={self.classes}, images={self.counts.sum()})"
+
+
+def _check_size(path: Path, shard: ShardEntry) -> None:
+    fix = "Copy the file again from its source, or build the dataset again."
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise ShardCorrupt(f"{path} is in the manifest but cannot be found: {error.strerror}. {fix}") from None
+    if size != shard.bytes:
+        kind = "truncated" if size < shard.bytes else "altered"
+        raise ShardCorrupt(f"{path} is {kind}: it has {size} bytes, the manifest says {shard.bytes}. {fix}")
+
+
+def _offsets(shard: ShardEntry) -> npt.NDArray[np.int64]:
+    return np.cumsum([0, *(c.rows for c in shard.classes)], dtype=np.int64)
+
+
+def _open_checked(dataset: ShardDataset, split: Split, shard: ShardEntry) -> Shard:
+    """Map a shard and compare what it says about itself with what the manifest says about it."""
+    path = dataset.directory / shard.path
+    opened = open_shard(path, dataset.manifest.dtype, dataset.input_shape)
+    header = opened.header
+    if header.split != split:
+        raise SplitLeak(
+            f"{path} is a shard of {header.split}, but the manifest lists it under {split}: using it would leak "
+            f"classes between splits. Put the right file there, or build the dataset again."
+        )
+    expected = ShardHeader(
+        split, tuple(c.id for c in shard.classes), tuple(c.name for c in shard.classes), tuple(_offsets(shard).tolist())
+    )
+    if header != expected:
+        raise ShardCorrupt(
+            f"{path} holds {len(header.names)} classes from {header.names[:1]}, the manifest says "
+            f"{len(expected.names)} from {expected.names[:1]}, or their ids or rows differ: the file belongs to "
+            f"another build. Copy the file again from its source, or build the dataset again."
+        )
+    return opened
+
+
+def _reopen(directory: str, fingerprint: str) -> ShardDataset:
+    dataset = ShardDataset.open(directory)
+    if dataset.fingerprint != fingerprint:
+        raise DataError(
+            f"{directory} holds another dataset here (fingerprint {dataset.fingerprint[:12]}...) than in the process "
+            f"that sent it ({fingerprint[:12]}...). Put the same dataset at that path on every machine."
+        )
+    return dataset
+
+
+def _reopen_split(directory: str, fingerprint: str, split: Split) -> ClassSplit:
+    return _reopen(directory, fingerprint).split(split)

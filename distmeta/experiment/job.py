@@ -1,0 +1,155 @@
+"""Job files: one Python file per experiment, with a module-level ``experiment = Experiment(...)``."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import sys
+import traceback
+import types
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distmeta.errors import ConfigError, DistmetaError
+from distmeta.experiment.experiment import Experiment
+
+
+@dataclass(frozen=True)
+class Job:
+    """A loaded job file.
+
+    Args:
+        experiment: its experiment, overrides applied.
+        module: the module; its classes are sent to the workers, which cannot import it.
+        path: of the file.
+        folder: where the modules beside it are found, here and by the workers.
+        source: its text.
+        overrides: what ``--set`` and ``--data`` changed, by dotted key.
+        code: sha256 of the job and of the modules beside it that it imports, by path.
+    """
+
+    experiment: Experiment
+    module: types.ModuleType
+    path: Path
+    folder: Path
+    source: str
+    overrides: Mapping[str, Any]
+    code: Mapping[str, str]
+
+
+def jobs_folder() -> Path:
+    """Where distmeta's own job files are: in an installed package, or in the repository.
+
+    Example:
+        >>> (jobs_folder() / "maml_glyphs.py").is_file()
+        True
+    """
+    package = Path(__file__).parents[1]
+    installed = package / "_jobs"
+    return installed if installed.is_dir() else package.parent / "jobs"
+
+
+def load_job(
+    path: Path | str,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    defaults: Mapping[str, Any] | None = None,
+    folder: Path | None = None,
+    name: str | None = None,
+) -> Job:
+    """Run a job file and apply overrides.
+
+    The file is run with torch's random numbers seeded, so that a model that it builds itself is the same every time.
+
+    Args:
+        path: of the job file.
+        overrides: settings by dotted key, see :meth:`Experiment.with_overrides`.
+        defaults: the same, left out where the experiment has no such setting.
+        folder: where modules beside the job are found; the file's own folder when left out.
+        name: of an experiment that does not name itself; the file's when left out.
+
+    Raises:
+        ConfigError: the file is absent, fails, or defines no experiment; an override does not fit.
+    """
+    path, overrides = Path(path).resolve(), dict(overrides or {})
+    if not os.path.isfile(path):
+        raise ConfigError(f"There is no job file {path}; expected a Python file such as jobs/maml_glyphs.py.")
+    module_name = f"distmeta_job_{path.stem}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{path} is not a Python file; expected one that ends in .py.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module  # before it runs, so that its classes can be pickled and its source be found
+    folder = folder or path.parent
+    _make_way(folder)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            spec.loader.exec_module(module)
+    except DistmetaError:
+        raise
+    except Exception as error:
+        # The line of the job itself, not of the library that it calls wrongly.
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        line = error.lineno if isinstance(error, SyntaxError) and error.filename == str(path) else (lines or [None])[-1]
+        where = f"{path}, line {line}" if line else str(path)
+        raise ConfigError(f"The job file fails: {type(error).__name__}: {error} ({where}). Mend that line.") from error
+    experiment = getattr(module, "experiment", None)
+    if not isinstance(experiment, Experiment):
+        seen = "nothing of that name" if experiment is None else f"a {type(experiment).__name__}"
+        raise ConfigError(f"{path} must define `experiment = Experiment(...)` at its top level; found {seen}.")
+    if experiment.name == "experiment":
+        experiment = experiment.replace(name=name or path.stem)
+    source, known = path.read_text(encoding="utf-8"), experiment.keys()
+    overrides = {key: value for key, value in (defaults or {}).items() if key in known} | overrides
+    code = {"job.py": hashlib.sha256(source.encode()).hexdigest(), **_imported(folder)}
+    return Job(experiment.with_overrides(overrides), module, path, folder, source, overrides, code)
+
+
+_folders: set[Path] = set()
+"""Of the jobs that this process has loaded."""
+
+
+def _make_way(folder: Path) -> None:
+    """Let the modules beside a job be found first, and not those of an earlier job that have the same names."""
+    with suppress(OSError):  # a folder that cannot be listed has nothing that could be imported
+        beside = {path.stem for path in folder.iterdir() if path.suffix == ".py" or path.is_dir()}
+        for name in [name for name in sys.modules if name.partition(".")[0] in beside - {"distmeta", "__main__"}]:
+            file, top = _file(name), folder / name.partition(".")[0]
+            if file != top.with_suffix(".py") and not file.is_relative_to(top) and _of_a_job(file):
+                del sys.modules[name]
+    _folders.add(folder)
+    if str(folder) in sys.path:
+        sys.path.remove(str(folder))
+    sys.path.insert(0, str(folder))
+
+
+def _of_a_job(file: Path) -> bool:
+    """Whether this is a module beside a job that was loaded earlier; no installed package."""
+    return any(
+        file.is_relative_to(folder) and not {"site-packages", "dist-packages"} & set(file.relative_to(folder).parts)
+        for folder in _folders
+    )
+
+
+def _file(name: str) -> Path:
+    return Path(getattr(sys.modules[name], "__file__", None) or "/")
+
+
+def _imported(folder: Path) -> dict[str, str]:
+    """sha256 of the modules that were imported from ``folder``, by their path in it; no installed packages."""
+    found = {}
+    for name in sorted(sys.modules):
+        file = _file(name)
+        if name.startswith(("distmeta", "__main__")) or not file.is_relative_to(folder) or not file.is_file():
+            continue
+        path = file.relative_to(folder)
+        if not {"site-packages", "dist-packages"} & set(path.parts):
+            found[str(path)] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return found

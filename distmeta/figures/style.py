@@ -1,0 +1,52 @@
+"""What all pictures share: colours, the look of axes, and how a figure is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+BLUE, RED, GREY = "#2f6fa7", "#c8553d", "#8a8f98"
+
+
+INK, _FAINT = "#2b2f36", "#d9dce1"
+
+
+_DPI = 150
+
+
+def new_figure(width: float, height: float, title: str) -> Figure:
+    """A figure of so many inches without pyplot, its title at the left."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK)
+    return figure
+
+
+def dress(axes: Axes, x: str, y: str) -> None:
+    """Labels, and the look that all our pictures share."""
+    axes.set_xlabel(x, color=INK)
+    axes.set_ylabel(y, color=INK)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(GREY)
+    axes.tick_params(colors=INK, color=GREY)
+    axes.grid(axis="y", color=_FAINT, linewidth=0.7)
+    axes.set_axisbelow(True)
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write the PNG; returns ``path``."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The format is fixed, whatever the name says: what is promised is a PNG.
+    figure.savefig(path, format="png", dpi=_DPI, facecolor="white")
+    return path

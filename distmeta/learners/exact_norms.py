@@ -1,0 +1,152 @@
+"""Norm layers whose double backward is exact under ``vmap``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+
+
+class ExactNorms(TorchFunctionMode):
+    """Computes batch, instance and layer norm from primitives while active (see the head of this file).
+
+    Example:
+        >>> x, norm = torch.rand(4, 3), nn.LayerNorm(3)
+        >>> with ExactNorms():
+        ...     exact = norm(x)
+        >>> torch.allclose(exact, norm(x), atol=1e-6)
+        True
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        replacement = _REPLACEMENTS.get(func)
+        if replacement is None:
+            return func(*args, **(kwargs or {}))
+        return replacement(*args, **(kwargs or {}))
+
+
+def _normalise(
+    x: torch.Tensor,
+    dims: Sequence[int],
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    shape: Sequence[int],
+    eps: float,
+) -> torch.Tensor:
+    # Not torch.var_mean: it is several times slower on the CPU, and the centred values are needed anyway.
+    centred = x - x.mean(tuple(dims), keepdim=True)
+    variance = (centred * centred).mean(tuple(dims), keepdim=True)
+    scale = torch.rsqrt(variance + eps)
+    if weight is not None:
+        scale = scale * weight.reshape(tuple(shape))
+    y = centred * scale
+    return y if bias is None else y + bias.reshape(tuple(shape))
+
+
+def _channels(x: torch.Tensor) -> list[int]:
+    return [1, -1] + [1] * (x.dim() - 2)
+
+
+def _batch_norm(
+    input: torch.Tensor,
+    running_mean: torch.Tensor | None,
+    running_var: torch.Tensor | None,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> torch.Tensor:
+    if not training:  # fixed statistics: an affine map, exact as it is
+        return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    if input.shape[0] * int(np.prod(input.shape[2:], dtype=np.int64)) == 1:
+        raise ValueError(f"Expected more than 1 value per channel for batch statistics, got input {list(input.shape)}")
+    dims = [d for d in range(input.dim()) if d != 1]
+    return _normalise(input, dims, weight, bias, _channels(input), eps)
+
+
+def _instance_norm(
+    input: torch.Tensor,
+    running_mean: torch.Tensor | None = None,
+    running_var: torch.Tensor | None = None,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> torch.Tensor:
+    if not use_input_stats:
+        return F.instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
+    if int(np.prod(input.shape[2:], dtype=np.int64)) == 1:
+        raise ValueError(f"Expected more than 1 spatial element for instance statistics, got input {list(input.shape)}")
+    return _normalise(input, range(2, input.dim()), weight, bias, _channels(input), eps)
+
+
+def _layer_norm(
+    input: torch.Tensor,
+    normalized_shape: Sequence[int],
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    eps: float = 1e-5,
+) -> torch.Tensor:
+    dims = range(input.dim() - len(normalized_shape), input.dim())
+    return _normalise(input, dims, weight, bias, list(normalized_shape), eps)
+
+
+def _torch_batch_norm(
+    input: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    running_mean: torch.Tensor | None,
+    running_var: torch.Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool,
+) -> torch.Tensor:
+    return _batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+
+
+def _torch_instance_norm(
+    input: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    running_mean: torch.Tensor | None,
+    running_var: torch.Tensor | None,
+    use_input_stats: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool,
+) -> torch.Tensor:
+    return _instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
+
+
+def _torch_layer_norm(
+    input: torch.Tensor,
+    normalized_shape: Sequence[int],
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    eps: float = 1e-5,
+    cudnn_enable: bool = True,
+) -> torch.Tensor:
+    return _layer_norm(input, normalized_shape, weight, bias, eps)
+
+
+_REPLACEMENTS: dict[Callable[..., Any], Callable[..., torch.Tensor]] = {
+    F.batch_norm: _batch_norm,
+    F.instance_norm: _instance_norm,
+    F.layer_norm: _layer_norm,
+    torch.batch_norm: _torch_batch_norm,
+    torch.instance_norm: _torch_instance_norm,
+    torch.layer_norm: _torch_layer_norm,
+}

@@ -1,0 +1,285 @@
+"""What can be checked of a model and a learner before any worker starts, and the choice of the engine."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from distmeta.errors import DistmetaError, LearnerContractError, ModelContractError, NonFiniteGradientError, line_of
+from distmeta.learners.base import MetaLearner
+from distmeta.learners.functional import has_fused_rnn, vectorised
+from distmeta.learners.param_layout import ParamLayout
+from distmeta.seeding import rng
+from distmeta.types import Episode, Params, TaskSpec
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a probe found.
+
+    Args:
+        learner: the learner with its engine chosen, ``vectorise`` is ``"vmap"`` or ``"loop"``.
+        message: why a slower engine was chosen, if so.
+    """
+
+    learner: Any
+    message: str | None
+
+
+def probe(learner: MetaLearner, spec: TaskSpec, episodes: Episode, test: TaskSpec | None = None) -> Probe:
+    """Check a bound learner on a few tasks and choose how it is vectorised.
+
+    Args:
+        learner: with its model built.
+        spec: what the training tasks promise.
+        episodes: two or more of them, stacked.
+        test: what the test tasks promise, where that is something else.
+
+    Raises:
+        ModelContractError: the model keeps running statistics, returns the wrong shape, changes its buffers or leaves a
+            parameter unused.
+
+    Example:
+        >>> from distmeta.learners.maml import MAML
+        >>> spec = TaskSpec(input_shape=(4,), outputs=5, kind="classification", support=5, queries=5)
+        >>> x, y = torch.rand(2, 5, 4), torch.arange(5).expand(2, 5)
+        >>> probe(MAML(nn.Linear(4, 5)), spec, Episode(x, y, x, y)).learner.config.vectorise
+        'vmap'
+    """
+    refuse_running_statistics(learner.model)
+    params = learner.init_meta_params(rng(0, "init"))
+    layout = ParamLayout.of(params)
+    episodes = episodes.to(next(iter(params.values())).device, layout.torch_dtype)
+    loop = learner.with_config(vectorise="loop")
+    ways = {spec.outputs, (test or spec).outputs}
+    _check_one_task(loop, spec, ways, params, episodes.counted().map(lambda part: part[0]))
+    found = Probe(loop, None) if learner.config.vectorise == "loop" else _choose_engine(learner, loop, params, episodes)
+    if learner.network != "sequence" and has_fused_rnn(learner.model):
+        slower = "cuDNN's recurrent kernels have no second derivative: on a GPU torch's own are used, slower."
+        return replace(found, message=f"{found.message} {slower}" if found.message else slower)
+    return found
+
+
+def require_equal_ways(learner: MetaLearner, train: TaskSpec, test: TaskSpec) -> None:
+    """Raise if a learner with a fixed number of outputs is to be tested on another number of ways than in training.
+
+    Raises:
+        LearnerContractError: names both numbers and the fix.
+    """
+    if learner.network == "sequence" and train.outputs != test.outputs:
+        raise LearnerContractError(
+            f"{type(learner).__name__} is trained on sequences with {train.outputs} outputs per step and judged on "
+            f"ones with {test.outputs}, but its model has that many outputs for good. Judge it on tasks of the same "
+            "kind (tasks.ways, tasks.bits, tasks.labels as in training); only with tasks.labels=strings does the "
+            "number of ways leave the outputs as they are."
+        )
+    if learner.network == "classifier" and train.outputs != test.outputs:
+        raise LearnerContractError(
+            f"{type(learner).__name__} is trained on {train.outputs}-way tasks and tested on {test.outputs}-way ones, "
+            "but its model has one output per class. Train it with tasks.train_ways equal to tasks.ways, or use a "
+            "metric learner such as ProtoNet, which takes any number."
+        )
+
+
+def refuse_running_statistics(model: nn.Module) -> None:
+    """Raise if a norm layer keeps running averages: they would carry one task's statistics into the next.
+
+    Raises:
+        ModelContractError: names the layers and the fix.
+    """
+    keeping = [
+        f"{name} ({type(layer).__name__})".strip()
+        for name, layer in model.named_modules()
+        if getattr(layer, "track_running_stats", False)
+    ]
+    if keeping:
+        raise ModelContractError(
+            f"{', '.join(keeping)}: the norm layer keeps running statistics, which leak from one task to the next; "
+            "expected statistics of the batch. Build it with track_running_stats=False, or call "
+            "distmeta.use_batch_statistics(model), or use GroupNorm."
+        )
+
+
+def use_batch_statistics(model: nn.Module) -> nn.Module:
+    """Switch every norm layer of ``model`` to the statistics of the batch, in place; its weights stay.
+
+    Returns:
+        The same model.
+
+    Example:
+        >>> norm = nn.BatchNorm2d(3)
+        >>> use_batch_statistics(norm).running_mean is None
+        True
+    """
+    for layer in model.modules():
+        if getattr(layer, "track_running_stats", False):
+            # The module's attributes are typed as modules or tensors; these three may be None or bool.
+            setattr(layer, "track_running_stats", False)  # noqa: B010
+            for name in ("running_mean", "running_var", "num_batches_tracked"):
+                layer.register_buffer(name, None)
+    return model
+
+
+def unused_parameters(learner: MetaLearner, params: Params, episode: Episode) -> list[str]:
+    """Names of the meta-parameters that the loss of a task does not depend on."""
+    theta = {name: p.detach().requires_grad_() for name, p in params.items()}
+    with vectorised(False):
+        loss, _ = learner.with_config(vectorise="loop").meta_loss(theta, episode)
+    if not loss.requires_grad:
+        return list(theta)
+    gradient = torch.autograd.grad(loss, list(theta.values()), allow_unused=True)
+    return [name for name, part in zip(theta, gradient, strict=True) if part is None]
+
+
+def in_float64(learner: MetaLearner) -> MetaLearner:
+    """A copy in float64 and without dropout, for comparisons: rounding hides small errors, and noise hides all."""
+    clone = copy.copy(learner)
+    clone._model = model = copy.deepcopy(learner.model).double()
+    for layer in model.modules():
+        for name in ("p", "dropout"):  # of dropout layers; of attention and recurrent layers
+            if isinstance(getattr(layer, name, None), float) and (
+                name == "dropout" or "Dropout" in type(layer).__name__
+            ):
+                setattr(layer, name, 0.0)
+    return clone
+
+
+def _check_one_task(learner: MetaLearner, spec: TaskSpec, ways: set[int], params: Params, episode: Episode) -> None:
+    name = type(learner).__name__
+    # Copies, not references: a module that writes to a buffer in place would change both.
+    before = {key: buffer.clone() for key, buffer in learner.model.named_buffers()}
+    learner.model.train()
+    x = episode.query_x[None] if spec.kind == "sequence" else episode.support_x
+    try:
+        with torch.no_grad():
+            output = learner.forward(params, x)
+    except DistmetaError:
+        raise
+    except Exception as error:
+        raise ModelContractError(
+            f"{name} could not run the model on inputs of shape {list(x.shape)}: {type(error).__name__}: "
+            f"{_short(str(error))} ({line_of(error)}). Make the model take a batch of {list(x.shape[1:])} inputs."
+        ) from error
+    _check_output(learner, spec, ways, len(x), output)
+    try:
+        with torch.no_grad(), vectorised(False):
+            prediction = learner.query_logits(params, episode)
+    except DistmetaError:
+        raise
+    except Exception as error:
+        raise LearnerContractError(
+            f"{name}.query_logits fails on one task, though the model takes its inputs: {type(error).__name__}: "
+            f"{_short(str(error))} ({line_of(error)}). Mend that line."
+        ) from error
+    if not isinstance(prediction, torch.Tensor) or list(prediction.shape) != [len(episode.query_x), spec.outputs]:
+        seen = list(prediction.shape) if isinstance(prediction, torch.Tensor) else type(prediction).__name__
+        raise LearnerContractError(
+            f"{name}.query_logits returned {seen} for one task; expected {[len(episode.query_x), spec.outputs]}, a row "
+            "of logits (or values) for every query."
+        )
+    changed = [key for key, buffer in learner.model.named_buffers() if not torch.equal(buffer, before[key])]
+    if changed:
+        raise ModelContractError(
+            f"The model changes its own buffer {', '.join(changed)} in forward; expected a pure function of its "
+            "inputs, or a task would depend on the tasks before it. Keep such state out of meta-training."
+        )
+    if not bool(torch.isfinite(prediction).all()):
+        raise NonFiniteGradientError(
+            "The model's predictions for the first task are NaN or infinite after adaptation; expected finite "
+            "numbers. Lower learner.inner_lr, or look at the model's initial weights."
+        )
+    unused = unused_parameters(learner, params, episode)
+    if unused:
+        raise ModelContractError(
+            f"The loss does not depend on the parameter {', '.join(unused)}: it would never be trained. Use it in "
+            "forward(), remove it, or set requires_grad=False to freeze it."
+        )
+
+
+def _check_output(learner: MetaLearner, spec: TaskSpec, ways: set[int], batch: int, output: object) -> None:
+    name = type(learner).__name__
+    if not isinstance(output, torch.Tensor):
+        raise ModelContractError(f"{name} needs a model that returns one tensor; it returned {type(output).__name__}.")
+    expected = [batch, spec.outputs]
+    if learner.network == "sequence":
+        _check_sequence_output(name, [1, spec.queries, spec.outputs], output)
+    if learner.network == "classifier" and list(output.shape) != expected:
+        task = f"{spec.outputs}-way episode" if spec.kind == "classification" else "regression task"
+        role = "classifier" if spec.kind == "classification" else "regressor"
+        raise ModelContractError(
+            f"{name} needs a {role}: the model returned {list(output.shape)} for a {task}, expected {expected}. "
+            f"Give the last layer {spec.outputs} outputs, or give a factory such as conv4() that reads the number from "
+            "the tasks. ProtoNet and MatchingNet take an encoder."
+        )
+    if learner.network == "encoder":
+        flat = output.dim() == 2
+        if not flat or output.shape[1] in ways:
+            seen = "one number per class" if flat else "not one feature vector per input"
+            fix = "where as many features as classes are meant, take one more" if flat else "flatten the features"
+            raise ModelContractError(
+                f"{name} needs an encoder: the model returned {list(output.shape)} for {batch} inputs, {seen}; "
+                f"expected [{batch}, D]. Leave the last layer out, as conv4(head=False) does; {fix}."
+            )
+
+
+def _check_sequence_output(name: str, expected: list[int], output: torch.Tensor) -> None:
+    if output.dim() != 3 or [output.shape[0], output.shape[2]] != [expected[0], expected[2]]:
+        raise ModelContractError(
+            f"{name} needs a sequence model: the model returned {list(output.shape)}, expected {expected}: "
+            f"{expected[2]} numbers for each of {expected[1]} time steps. Use a factory such as ntm() or mann(), or "
+            "return [B, L, outputs] for inputs [B, L, ...]."
+        )
+
+
+def _choose_engine(learner: MetaLearner, loop: MetaLearner, params: Params, episodes: Episode) -> Probe:
+    vmapped = learner.with_config(vectorise="vmap")
+    try:
+        with warnings.catch_warnings():
+            # What torch has no batching rule for it runs task by task, and says so once: our own loop is no slower.
+            warnings.filterwarnings("error", message="There is a performance drop")
+            vmapped.meta_gradient(params, episodes)
+            vmapped.for_evaluation().evaluate(params, episodes)
+            reason = _compare_engines(learner, episodes)
+    except Exception as error:  # noqa: BLE001 (a user's module may raise anything under vmap)
+        reason = f"{type(error).__name__}: {_short(str(error))}"
+    if reason is None:
+        return Probe(vmapped, None)
+    if learner.config.vectorise == "vmap":
+        raise ModelContractError(
+            f"learner.vectorise=vmap but torch.func.vmap cannot take this model ({reason}). Set "
+            "learner.vectorise=loop, or auto."
+        )
+    return Probe(loop, f"torch.func.vmap cannot take this model ({reason}); looping over tasks: slower, same numbers.")
+
+
+def _short(text: str) -> str:
+    """The first sentence of torch's long messages."""
+    line = (text.strip().splitlines() or [""])[0].split(". ")[0].rstrip(".")
+    return line if len(line) <= 160 else line[:157] + "..."
+
+
+def _compare_engines(learner: MetaLearner, episodes: Episode) -> str | None:
+    """Why the vectorised meta-gradient is not that of a plain loop, if it is not."""
+    try:
+        # Errors of torch's own batching rules are 0.03 to 3 %; float64 tells them from rounding.
+        error, tolerance = _engine_error(in_float64(learner), episodes), 1e-8
+    except Exception:  # noqa: BLE001 (a model that makes float32 tensors of its own cannot be run in float64)
+        error, tolerance = _engine_error(learner, episodes), 1e-3
+    return None if error <= tolerance else f"its gradient differs from a plain loop's by {error:.1e}, relative"
+
+
+def _engine_error(learner: MetaLearner, episodes: Episode) -> float:
+    """Relative difference of the vectorised meta-gradient from a plain loop's."""
+    params = learner.init_meta_params(rng(0, "init"))
+    layout = ParamLayout.of(params)
+    episodes = episodes.to(next(iter(params.values())).device, layout.torch_dtype)
+    fast, reference = (
+        torch.from_numpy(layout.flatten(learner.with_config(vectorise=engine).meta_gradient(params, episodes).gradient))
+        for engine in ("vmap", "loop")
+    )
+    return float((fast - reference).norm() / reference.norm().clamp_min(1e-300))

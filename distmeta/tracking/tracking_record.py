@@ -1,0 +1,79 @@
+"""``tracking.json``: what a run has told MLflow, and what it still has to."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from distmeta.errors import RuntimeFailure
+from distmeta.files import write_json
+from distmeta.tracking.metrics_file import METRICS_FILE
+
+RECORD_FILE = "tracking.json"
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970, MLflow's unit of time."""
+    return time.time_ns() // 1_000_000
+
+
+@dataclass
+class Artifact:
+    """A file or folder to upload."""
+
+    path: str
+    folder: str | None
+    # Counts, not a flag: an artifact noted again while it is being sent is still pending afterwards.
+    noted: int = 1
+    sent: int = 0
+
+
+@dataclass
+class RunRecord:
+    """What must survive the process: enough to continue the run, and to create it when it never was."""
+
+    experiment: str
+    run_name: str
+    uri: str
+    run_id: str | None = None
+    experiment_id: str | None = None
+    sent_rows: int = 0
+    status: str = "RUNNING"
+    started: int = field(default_factory=now_ms)
+    ended: int | None = None
+    # Marks the run in MLflow, to find one whose creation succeeded but whose answer was lost.
+    key: str = field(default_factory=lambda: uuid.uuid4().hex)
+    creating: bool = False
+    described: bool = False
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    dataset: dict[str, Any] | None = None
+    artifacts: list[Artifact] = field(default_factory=list)
+
+    @classmethod
+    def load(cls, run_dir: Path) -> RunRecord | None:
+        """The record of ``run_dir``; None where there is none.
+
+        Raises:
+            RuntimeFailure: the file is not a record.
+        """
+        path = run_dir / RECORD_FILE
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            known = {f.name for f in fields(cls)}
+            values = {key: value for key, value in values.items() if key in known}
+            values["artifacts"] = [Artifact(**artifact) for artifact in values.get("artifacts", [])]
+            return cls(**values)
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError, AttributeError):
+            raise RuntimeFailure(
+                f"{path} is not a tracking record. Move it away, and the run is tracked anew from {METRICS_FILE}."
+            ) from None
+
+    def save(self, run_dir: Path) -> None:
+        write_json(run_dir / RECORD_FILE, asdict(self))
