@@ -12,9 +12,11 @@
     │   ├── ManifestError            manifest.json: absent, unreadable, another version
     │   ├── ShardCorrupt             an Arrow shard: truncated, flipped bytes, wrong schema
     │   └── SplitLeak                a class or a shard used outside its own split
+    ├── FileDamaged                  a file is not as it was written
     ├── NonFiniteGradientError       a loss or a meta-gradient is NaN or infinite
     ├── CheckpointError
     │   ├── CheckpointNotFound       nothing to resume from
+    │   ├── CheckpointDamaged        its files are not as they were written
     │   └── CheckpointMismatch       the checkpoint belongs to another experiment
     └── RuntimeFailure               the machinery, not the mathematics
         ├── WorkerLost               a process or a node died
@@ -105,6 +107,10 @@ class SplitLeak(DataError):
     """A class or a shard is used outside its own split."""
 
 
+class FileDamaged(DistmetaError):
+    """A file is not as it was written: a flipped bit, a cut, a change by hand."""
+
+
 class NonFiniteGradientError(DistmetaError):
     """A loss or a meta-gradient is NaN or infinite; nothing was applied."""
 
@@ -115,6 +121,10 @@ class CheckpointError(DistmetaError):
 
 class CheckpointNotFound(CheckpointError):
     """There is no checkpoint where one is needed."""
+
+
+class CheckpointDamaged(CheckpointError):
+    """The files of a checkpoint are not as they were written."""
 
 
 class CheckpointMismatch(CheckpointError):

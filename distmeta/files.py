@@ -1,11 +1,25 @@
-"""Files that a reader sees whole or not at all, whatever ends the process that writes them."""
+"""Files that a reader sees whole or not at all, and whose damage is found: every byte is under a sha256.
+
+One JSON file holds its own digest (:func:`write_record`, :func:`read_record`); the files of a folder are under the
+digests of its ``manifest.json``, which is written last (:func:`write_digests`, :func:`damage_in`).
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from distmeta.errors import FileDamaged
+
+MANIFEST = "manifest.json"
+"""The file of a folder that has the digests of the others."""
+
+_SEAL = re.compile(rb'\n "digest": "sha256:([0-9a-f]{64})"\n}\n\Z')
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -38,8 +52,121 @@ def write_json(path: Path, values: Any) -> None:
         path: the file.
         values: JSON-ready.
     """
-    text = json.dumps(values, indent=1, ensure_ascii=False) + "\n"
-    write_whole(path, text.encode(errors="backslashreplace"))  # a path may hold what is no text
+    write_whole(path, _encode(values))
+
+
+def write_record(path: Path, values: Mapping[str, Any]) -> None:
+    """:func:`write_json`, with the sha256 of the file's own bytes as its last value.
+
+    The sha256 is over all bytes of the file but the 64 digits themselves.
+
+    Args:
+        path: the file, new or to be replaced.
+        values: JSON-ready, without the key ``"digest"``.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "run.json"
+        ...     write_record(path, {"step": 80})
+        ...     print(path.read_text().splitlines()[2].strip()[:18], read_record(path))
+        "digest": "sha256: {'step': 80}
+    """
+    if "digest" in values:
+        raise ValueError(f"{path}: the key 'digest' is taken by the file's own digest; rename it.")
+    content = _encode({**values, "digest": "sha256:" + "0" * 64})
+    write_whole(path, content[:-68] + _seal_of(content).encode() + content[-4:])
+
+
+def read_record(path: Path, *, undigested: bool = False, fix: str = "Restore it from a copy.") -> dict[str, Any]:
+    """The values of a file that :func:`write_record` wrote, after its digest was checked.
+
+    Args:
+        path: the file.
+        undigested: whether a file without a digest is read too, as earlier versions wrote it. A file whose digest was
+            damaged does not pass for one: the key and the prefix ``sha256:`` are two marks, and one is enough.
+        fix: what the reader of the error is to do.
+
+    Returns:
+        The values without the digest.
+
+    Raises:
+        FileDamaged: a byte is not as it was written, or the file was cut short or edited.
+        OSError: the file is absent or cannot be read.
+    """
+    content = path.read_bytes()
+    seal = _SEAL.search(content)
+    if seal is not None and seal[1].decode() != (found := _seal_of(content)):
+        raise FileDamaged(f"{path} has {_shown(found, seal[1].decode())}: it was damaged or edited. {fix}")
+    try:
+        values = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise FileDamaged(f"{path} is not JSON ({error}): it was cut short, damaged or edited. {fix}") from None
+    if not isinstance(values, dict):
+        raise FileDamaged(f"{path} holds a {type(values).__name__}; expected a JSON object. {fix}")
+    if seal is None:
+        last = str(next(reversed(values.values()), ""))
+        if not undigested or "digest" in values or last.startswith("sha256:"):
+            raise FileDamaged(
+                f"{path} does not end with its own sha256, expected as its last value: it was damaged or edited. {fix}"
+            )
+    values.pop("digest", None)
+    return values
+
+
+def write_digests(folder: Path, names: Iterable[str]) -> None:
+    """Write ``folder/manifest.json``: size and sha256 of some files of the folder. The commit point: call it last.
+
+    Args:
+        folder: where the files are.
+        names: of the files, relative to it.
+    """
+    files = {name: {"bytes": os.path.getsize(folder / name), "sha256": sha256_of(folder / name)} for name in names}
+    write_record(folder / MANIFEST, {"files": files})
+
+
+def damage_in(folder: Path) -> list[str]:
+    """What of a folder is not as ``manifest.json`` has it, each a clause that begins with the file; empty: all whole.
+
+    Every byte is read. Files that the manifest does not list are passed over.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     folder = Path(name)
+        ...     _ = (folder / "a.txt").write_text("one")
+        ...     write_digests(folder, ["a.txt"])
+        ...     print(damage_in(folder))
+        ...     _ = (folder / "a.txt").write_text("One")
+        ...     print(damage_in(folder))
+        []
+        ['a.txt has sha256 8b12507783d5..., expected 7692c3ad3540...']
+    """
+    try:
+        files = read_record(folder / MANIFEST, fix="")["files"].items()
+        listed = [(name, int(entry["bytes"]), str(entry["sha256"])) for name, entry in files]
+    except FileDamaged as error:
+        return [error.message.removeprefix(f"{folder}{os.sep}").rstrip(". ")]
+    except OSError as error:
+        return [f"{MANIFEST} cannot be read: {error.strerror}"]
+    except (LookupError, TypeError, ValueError, AttributeError):
+        return [f"{MANIFEST} is not a list of digests"]
+    found = []
+    for name, size, sha256 in listed:
+        try:
+            if (now := os.path.getsize(folder / name)) != size:
+                found.append(f"{name} has {now} bytes, expected {size}")
+            elif (digest := sha256_of(folder / name)) != sha256:
+                found.append(f"{name} has {_shown(digest, sha256)}")
+        except OSError as error:
+            found.append(f"{name} cannot be read: {error.strerror}")
+    return found
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:
@@ -49,3 +176,17 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _encode(values: Any) -> bytes:
+    text = json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+    return text.encode(errors="backslashreplace")  # a path may hold what is no text
+
+
+def _seal_of(content: bytes) -> str:
+    """sha256 of a record's bytes without the 64 digits, which are followed by four bytes only."""
+    return hashlib.sha256(content[:-68] + content[-4:]).hexdigest()
+
+
+def _shown(found: str, expected: str) -> str:
+    return f"sha256 {found[:12]}..., expected {expected[:12]}..."
