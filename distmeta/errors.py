@@ -25,15 +25,20 @@
         ├── ClusterTooSmall          the cluster cannot hold the workers asked for
         └── FailureBudgetExceeded    too many losses in too short a time
 
-A message says what was seen, what was expected, and the change that fixes it. An error that concerns one task carries
-the :class:`~distmeta.types.TaskRef` that reproduces it. Every error survives pickling, since most cross a process.
+A message states what was seen, what was expected, and the change that fixes it, in at most five lines of 100 columns.
+What a library raised may be longer (Ray hands on whole logs): :func:`foreign` puts its first sentence into the message
+and keeps the whole text in :attr:`DistmetaError.raw`, which a run writes to a file. An error that concerns one task
+carries the :class:`~distmeta.types.TaskRef` that reproduces it. Every error survives pickling, since most cross a
+process.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import sysconfig
 import traceback
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 if TYPE_CHECKING:
     from distmeta.types import TaskRef
@@ -45,6 +50,7 @@ class DistmetaError(Exception):
     Args:
         message: what was seen, what was expected, the change that fixes it.
         task_ref: the task that reproduces the error, where there is one.
+        raw: the whole text of the error of a library or of the user's code, where one is behind this error.
 
     Example:
         >>> import pickle
@@ -53,10 +59,11 @@ class DistmetaError(Exception):
         'learner.inner_lr is -1; expected a number above 0.'
     """
 
-    def __init__(self, message: str, *, task_ref: TaskRef | None = None) -> None:
+    def __init__(self, message: str, *, task_ref: TaskRef | None = None, raw: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.task_ref = task_ref
+        self.raw = raw
 
     def __str__(self) -> str:
         if self.task_ref is None:
@@ -64,11 +71,27 @@ class DistmetaError(Exception):
         return f"{self.message} [reproduce with {self.task_ref}]"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.message, self.task_ref)
+        return _rebuild, (type(self), self.message, self.task_ref, self.raw)
+
+    def with_note(self, note: str) -> Self:
+        """Add a line to the message, unless the message has it, and return this same error.
+
+        Args:
+            note: such as the path of the file that now holds :attr:`raw`.
+
+        Example:
+            >>> print(WorkerLost("worker-3 died.").with_note("Full text: run/errors/WorkerLost.txt"))
+            worker-3 died.
+            Full text: run/errors/WorkerLost.txt
+        """
+        if note not in self.message.splitlines():
+            self.message = f"{self.message}\n{note}"
+            self.args = (self.message,)
+        return self
 
 
-def _rebuild(kind: type[DistmetaError], message: str, task_ref: TaskRef | None) -> DistmetaError:
-    return kind(message, task_ref=task_ref)
+def _rebuild(kind: type[DistmetaError], message: str, task_ref: TaskRef | None, raw: str) -> DistmetaError:
+    return kind(message, task_ref=task_ref, raw=raw)
 
 
 class ConfigError(DistmetaError):
@@ -155,8 +178,71 @@ class FailureBudgetExceeded(RuntimeFailure):
     """Workers were lost more often than the failure policy allows."""
 
 
-def line_of(error: BaseException) -> str:
-    """Where somebody's own code failed: the last file and line of the traceback that is no installed package's.
+_Kind = TypeVar("_Kind", bound=DistmetaError)
+
+
+def foreign(kind: type[_Kind], seen: str, error: BaseException | str, fix: str) -> _Kind:
+    """Build the error for what a library raised: one short message, and the library's own text in ``raw``.
+
+    Args:
+        kind: class of the new error.
+        seen: what failed, without a full stop.
+        error: what the library raised, or its text.
+        fix: what was expected and the change that fixes it, in whole sentences.
+
+    Returns:
+        An error whose message is ``seen``, the first sentence of ``error`` and ``fix``.
+
+    Example:
+        >>> error = OSError(28, "No space left on device")
+        >>> print(foreign(RuntimeFailure, "Ray did not start", error, "Free the disk."))
+        Ray did not start: [Errno 28] No space left on device. Free the disk.
+    """
+    if isinstance(error, str):
+        cause = raw = error
+    else:
+        cause = str(error).strip() or type(error).__name__
+        raw = "".join(traceback.format_exception(error))
+    return kind(f"{seen}: {first_sentence(cause)}. {fix}", raw=raw)
+
+
+_COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+# "[2026-01-31 12:00:00,123 E 12 34] (raylet) main.cc:12: text", with or without a prefix such as "(pid=12)".
+_CPP_LOG_LINE = re.compile(r"^\s*(\(\S+[^)]*\) )?\[\d{4}-\d\d-\d\d [\d:,.]+ [A-Z] \d+ \d+\]|^\s*(\*\*\*|@ +0x)")
+
+
+def first_sentence(text: str, limit: int = 160) -> str:
+    """Shorten a library's text to its first sentence, without colours, C++ log lines and the full stop.
+
+    Args:
+        text: the whole text.
+        limit: characters at most.
+
+    Example:
+        >>> log = "[2026-01-31 12:00:00,123 E 12 34] (raylet) main.cc:12: check failed"
+        >>> first_sentence(f"{log}\\nThe actor died. Its node is gone.")
+        'The actor died'
+    """
+    lines = [line.strip() for line in _COLOURS.sub("", text).splitlines()]
+    lines = [line for line in lines if line]
+    own = [line for line in lines if not _CPP_LOG_LINE.match(line)] or lines
+    if not own:
+        return "no message"
+    sentence = re.split(r"(?<=[.!?])\s+(?=[A-Z])", own[0], maxsplit=1)[0].rstrip(".:! ")
+    return sentence if len(sentence) <= limit else sentence[: limit - 3].rstrip() + "..."
+
+
+_STANDARD_LIBRARY = os.path.join(sysconfig.get_paths()["stdlib"], "")
+
+
+def line_of(error: BaseException | str) -> str:
+    """Location of the user's code: the last traceback frame outside installed packages.
+
+    Args:
+        error: an error that was raised, or the text of its traceback.
+
+    Returns:
+        File and line number.
 
     Example:
         >>> try:
@@ -165,7 +251,11 @@ def line_of(error: BaseException) -> str:
         ...     print(line_of(error).split(",")[1])
          line 2
     """
-    frames = traceback.extract_tb(error.__traceback__)
-    here = os.path.dirname(__file__)
-    own = [f for f in frames if "-packages" not in f.filename and not f.filename.startswith(here)] or list(frames)
-    return f"{own[-1].filename}, line {own[-1].lineno}" if own else "no line known"
+    if isinstance(error, str):
+        frames = re.findall(r'File "([^"\n]+)", line (\d+)', error)
+    else:
+        frames = [(f.filename, str(f.lineno)) for f in traceback.extract_tb(error.__traceback__)]
+    here = os.path.join(os.path.dirname(__file__), "")
+    elsewhere = (here, _STANDARD_LIBRARY, "<frozen")
+    own = [frame for frame in frames if "-packages" not in frame[0] and not frame[0].startswith(elsewhere)] or frames
+    return f"{own[-1][0]}, line {own[-1][1]}" if own else "no line known"
