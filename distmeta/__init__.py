@@ -1,53 +1,114 @@
 """distmeta: distributed task-parallel meta-training with exact meta-gradients.
 
-The public names. ``import distmeta`` needs neither Ray nor MLflow; both are imported where a run asks for them.
+The public names. Each is loaded when it is first used, so ``import distmeta`` costs milliseconds; Ray and MLflow are
+imported where a run asks for them.
 """
 
-from distmeta.data.sources.arrays import from_arrays
-from distmeta.errors import DistmetaError
-from distmeta.experiment.experiment import Experiment
-from distmeta.experiment.job import load_job
-from distmeta.experiment.settings import Evaluation, Outer, Runtime
-from distmeta.intervals import EvaluationReport
-from distmeta.learners.base import FastModel, MetaLearner, MetaModule
-from distmeta.learners.maml import MAML
-from distmeta.learners.maml_plus import MAMLPlusPlus
-from distmeta.learners.mann import MANN
-from distmeta.learners.matching_net import MatchingNet
-from distmeta.learners.meta_sgd import MetaSGD
-from distmeta.learners.ntm import NTM
-from distmeta.learners.probe import use_batch_statistics
-from distmeta.learners.protonet import ProtoNet
-from distmeta.learners.reptile import Reptile
-from distmeta.learners.siamese import Siamese
-from distmeta.models.backbones import conv4, koch_cnn, mlp
-from distmeta.models.lstm import lstm
-from distmeta.models.mann import mann
-from distmeta.models.ntm import ntm
-from distmeta.run.evaluating import Yardstick, compare, evaluate, judge, sweep
-from distmeta.run.training import Place, RunResult, inspect_run, meta_train
-from distmeta.runtime.backend import LocalBackend
-from distmeta.tasks.algorithmic import AssociativeRecallTask, CopyTask, NGramsTask, PrioritySortTask, RepeatCopyTask
-from distmeta.tasks.base import Task, TaskDistribution
-from distmeta.tasks.few_shot import FewShot
-from distmeta.tasks.function import FunctionTasks, task_distribution
-from distmeta.tasks.label_sequences import LabelSequences
-from distmeta.tasks.lake_runs import LakeRuns
-from distmeta.tasks.sinusoids import Sinusoids
-from distmeta.types import Episode, TaskSpec
+from __future__ import annotations
 
-__version__ = "0.1.0"
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from distmeta.data.sources.arrays import from_arrays
+    from distmeta.errors import DistmetaError
+    from distmeta.experiment.experiment import Experiment
+    from distmeta.experiment.job import load_job
+    from distmeta.experiment.settings import Evaluation, Outer, Runtime
+    from distmeta.intervals import EvaluationReport
+    from distmeta.learners.base import FastModel, MetaLearner, MetaModule
+    from distmeta.learners.maml import MAML
+    from distmeta.learners.maml_plus import MAMLPlusPlus
+    from distmeta.learners.mann import MANN
+    from distmeta.learners.matching_net import MatchingNet
+    from distmeta.learners.meta_sgd import MetaSGD
+    from distmeta.learners.ntm import NTM
+    from distmeta.learners.probe import use_batch_statistics
+    from distmeta.learners.protonet import ProtoNet
+    from distmeta.learners.reptile import Reptile
+    from distmeta.learners.siamese import Siamese
+    from distmeta.models.backbones import conv4, koch_cnn, mlp
+    from distmeta.models.lstm import lstm
+    from distmeta.models.mann import mann
+    from distmeta.models.ntm import ntm
+    from distmeta.run.evaluating import compare, evaluate, sweep
+    from distmeta.run.finishing import RunResult
+    from distmeta.run.inspecting import inspect_run
+    from distmeta.run.place import Place
+    from distmeta.run.results import Comparison, EvaluationRequest, EvaluationResult, Sweep
+    from distmeta.run.training import meta_train
+    from distmeta.runtime.backend import LocalBackend
+    from distmeta.tasks.algorithmic import (
+        AssociativeRecallTask,
+        CopyTask,
+        NGramsTask,
+        PrioritySortTask,
+        RepeatCopyTask,
+    )
+    from distmeta.tasks.base import Task, TaskDistribution
+    from distmeta.tasks.few_shot import FewShot
+    from distmeta.tasks.function import FunctionTasks, task_distribution
+    from distmeta.tasks.label_sequences import LabelSequences
+    from distmeta.tasks.lake_runs import LakeRuns
+    from distmeta.tasks.sinusoids import Sinusoids
+    from distmeta.types import Episode, TaskSpec
+
+__version__ = "0.2.0"
+
+# The same names again, for the interpreter: a test compares the two lists.
+_HOMES = {
+    "data.sources.arrays": ("from_arrays",),
+    "errors": ("DistmetaError",),
+    "experiment.experiment": ("Experiment",),
+    "experiment.job": ("load_job",),
+    "experiment.settings": ("Evaluation", "Outer", "Runtime"),
+    "intervals": ("EvaluationReport",),
+    "learners.base": ("FastModel", "MetaLearner", "MetaModule"),
+    "learners.maml": ("MAML",),
+    "learners.maml_plus": ("MAMLPlusPlus",),
+    "learners.mann": ("MANN",),
+    "learners.matching_net": ("MatchingNet",),
+    "learners.meta_sgd": ("MetaSGD",),
+    "learners.ntm": ("NTM",),
+    "learners.probe": ("use_batch_statistics",),
+    "learners.protonet": ("ProtoNet",),
+    "learners.reptile": ("Reptile",),
+    "learners.siamese": ("Siamese",),
+    "models.backbones": ("conv4", "koch_cnn", "mlp"),
+    "models.lstm": ("lstm",),
+    "models.mann": ("mann",),
+    "models.ntm": ("ntm",),
+    "run.evaluating": ("compare", "evaluate", "sweep"),
+    "run.finishing": ("RunResult",),
+    "run.inspecting": ("inspect_run",),
+    "run.place": ("Place",),
+    "run.results": ("Comparison", "EvaluationRequest", "EvaluationResult", "Sweep"),
+    "run.training": ("meta_train",),
+    "runtime.backend": ("LocalBackend",),
+    "tasks.algorithmic": ("AssociativeRecallTask", "CopyTask", "NGramsTask", "PrioritySortTask", "RepeatCopyTask"),
+    "tasks.base": ("Task", "TaskDistribution"),
+    "tasks.few_shot": ("FewShot",),
+    "tasks.function": ("FunctionTasks", "task_distribution"),
+    "tasks.label_sequences": ("LabelSequences",),
+    "tasks.lake_runs": ("LakeRuns",),
+    "tasks.sinusoids": ("Sinusoids",),
+    "types": ("Episode", "TaskSpec"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "MAML",
     "MANN",
     "NTM",
     "AssociativeRecallTask",
+    "Comparison",
     "CopyTask",
     "DistmetaError",
     "Episode",
     "Evaluation",
     "EvaluationReport",
+    "EvaluationRequest",
+    "EvaluationResult",
     "Experiment",
     "FastModel",
     "FewShot",
@@ -71,16 +132,15 @@ __all__ = [
     "Runtime",
     "Siamese",
     "Sinusoids",
+    "Sweep",
     "Task",
     "TaskDistribution",
     "TaskSpec",
-    "Yardstick",
     "compare",
     "conv4",
     "evaluate",
     "from_arrays",
     "inspect_run",
-    "judge",
     "koch_cnn",
     "load_job",
     "lstm",
@@ -92,3 +152,20 @@ __all__ = [
     "task_distribution",
     "use_batch_statistics",
 ]
+
+_PACKAGES = ("data", "errors", "learners", "models", "tasks", "testing")
+"""Modules that are public too: ``distmeta.data.verify`` works after ``import distmeta``."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(importlib.import_module(f"distmeta.{_HOME[name]}"), name)
+        globals()[name] = value
+        return value
+    if name in _PACKAGES:
+        return importlib.import_module(f"distmeta.{name}")
+    raise AttributeError(f"module 'distmeta' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_PACKAGES, "__version__"])

@@ -106,8 +106,8 @@ class Difference:
         return self.a - self.b
 
     @property
-    def clear(self) -> bool:
-        """Whether the interval leaves 0 out."""
+    def significant(self) -> bool:
+        """Whether the 95 % interval excludes 0."""
         return abs(self.mean) > self.ci95
 
     def text(self) -> str:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from distmeta.config import did_you_mean
@@ -106,8 +107,9 @@ class Card:
         Raises:
             ConfigError: an override does not fit.
         """
-        name = {"name": self.name.replace("/", "-")}
-        return load_job(jobs_folder() / f"{self.job}.py", {**name, **self.overrides, **(overrides or {})})
+        return _job(self.job).with_overrides(
+            {"name": self.name.replace("/", "-"), **self.overrides, **(overrides or {})}
+        )
 
     def experiment(self) -> Experiment:
         """The full-length experiment.
@@ -151,6 +153,12 @@ class Card:
             "notes": list(self.notes),
             "differs": self.differs or None,
         }
+
+
+@cache
+def _job(name: str) -> Job:
+    """The job file of a card; run once however often the card is asked for its protocol."""
+    return load_job(jobs_folder() / f"{name}.py")
 
 
 def find(name: str) -> Card:

@@ -10,7 +10,7 @@ import traceback
 import types
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,9 @@ class Job:
     Args:
         experiment: its experiment, overrides applied.
         module: the module; its classes are sent to the workers, which cannot import it.
-        path: of the file.
+        path: the file.
         folder: where the modules beside it are found, here and by the workers.
-        source: its text.
+        source: text of the file.
         overrides: what ``--set`` and ``--data`` changed, by dotted key.
         code: sha256 of the job and of the modules beside it that it imports, by path.
     """
@@ -41,6 +41,18 @@ class Job:
     source: str
     overrides: Mapping[str, Any]
     code: Mapping[str, str]
+
+    def with_overrides(self, overrides: Mapping[str, Any]) -> Job:
+        """A copy with settings changed; the file is not run again.
+
+        Args:
+            overrides: settings by dotted key, see :meth:`Experiment.with_overrides`.
+
+        Raises:
+            ConfigError: an override does not fit.
+        """
+        changed = self.experiment.with_overrides(overrides)
+        return replace(self, experiment=changed, overrides={**self.overrides, **overrides})
 
 
 def jobs_folder() -> Path:
@@ -68,11 +80,11 @@ def load_job(
     The file is run with torch's random numbers seeded, so that a model that it builds itself is the same every time.
 
     Args:
-        path: of the job file.
+        path: the job file.
         overrides: settings by dotted key, see :meth:`Experiment.with_overrides`.
         defaults: the same, left out where the experiment has no such setting.
         folder: where modules beside the job are found; the file's own folder when left out.
-        name: of an experiment that does not name itself; the file's when left out.
+        name: name for an experiment that does not name itself; the file's when left out.
 
     Raises:
         ConfigError: the file is absent, fails, or defines no experiment; an override does not fit.
@@ -87,7 +99,7 @@ def load_job(
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module  # before it runs, so that its classes can be pickled and its source be found
     folder = folder or path.parent
-    _make_way(folder)
+    _put_first_on_path(folder)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -99,7 +111,7 @@ def load_job(
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         line = error.lineno if isinstance(error, SyntaxError) and error.filename == str(path) else (lines or [None])[-1]
         where = f"{path}, line {line}" if line else str(path)
-        raise ConfigError(f"The job file fails: {type(error).__name__}: {error} ({where}). Mend that line.") from error
+        raise ConfigError(f"The job file fails: {type(error).__name__}: {error} ({where}). Fix that line.") from error
     experiment = getattr(module, "experiment", None)
     if not isinstance(experiment, Experiment):
         seen = "nothing of that name" if experiment is None else f"a {type(experiment).__name__}"
@@ -116,7 +128,7 @@ _folders: set[Path] = set()
 """Of the jobs that this process has loaded."""
 
 
-def _make_way(folder: Path) -> None:
+def _put_first_on_path(folder: Path) -> None:
     """Let the modules beside a job be found first, and not those of an earlier job that have the same names."""
     with suppress(OSError):  # a folder that cannot be listed has nothing that could be imported
         beside = {path.stem for path in folder.iterdir() if path.suffix == ".py" or path.is_dir()}

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from distmeta.figures.style import BLUE, GREY, INK, RED, dress, new_figure, save
 from distmeta.intervals import ci95
-from distmeta.learners.pictures import Attention, Curves, Gallery, Heatmaps, Picture
+from distmeta.learners.pictures import Attention, Curves, Fit, Gallery, Heatmaps, Picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +41,28 @@ def draw(picture: Picture, path: Path) -> Path:
         return _draw_heatmaps(picture, path)
     if isinstance(picture, Gallery):
         return _draw_gallery(picture, path)
+    if isinstance(picture, Fit):
+        return _draw_fit(picture, path)
     raise TypeError(f"{type(picture).__name__} is no picture; return one of the kinds of distmeta.learners.pictures.")
+
+
+def _draw_fit(picture: Fit, path: Path) -> Path:
+    support_x, support_y, x, truth, before, after = (
+        np.asarray(values, dtype=np.float64).reshape(-1)
+        for values in (picture.support_x, picture.support_y, picture.x, picture.truth, picture.before, picture.after)
+    )
+    figure = new_figure(6.4, 3.8, picture.title)
+    axes = figure.add_subplot()
+    axes.plot(x, truth, color=GREY, linewidth=2.5, label="true curve")
+    axes.plot(x, before, color=BLUE, linewidth=1.5, linestyle=(0, (2, 2)), label="before adaptation")
+    axes.plot(x, after, color=RED, linewidth=2.0, label="after adaptation")
+    points = f"support ({support_x.size} points)"
+    axes.plot(support_x, support_y, "o", color=INK, markersize=6, markeredgecolor="white", label=points, zorder=4)
+    dress(axes, "x", "y")
+    axes.margins(x=0.01)
+    # Below the picture: a curve that swings leaves no free corner.
+    figure.legend(frameon=False, ncols=4, loc="outside lower center", labelcolor=INK, fontsize=9, columnspacing=1.4)
+    return save(figure, path)
 
 
 def _draw_curves(picture: Curves, path: Path) -> Path:

@@ -1,7 +1,4 @@
-"""Pictures of a run, and the interval that every reported accuracy carries.
-
-The pictures are drawn with matplotlib's ``Figure`` alone: no pyplot, so no global state, no window and no display.
-"""
+"""The learning curves of a run."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from distmeta.figures.style import BLUE, GREY, INK, RED, dress, new_figure, save
+from distmeta.figures.style import BLUE, INK, RED, dress, new_figure, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +19,7 @@ _SPLITS = ("train", "validation")
 
 
 def plot_curves(rows: Iterable[dict[str, Any]], path: Path, *, title: str) -> Path:
-    """Draws the learning curves of a run into a PNG: loss, and accuracy where there is one, over the outer steps.
+    """Draw the learning curves of a run into a PNG: loss, and accuracy where there is one, over the outer steps.
 
     Training is a smoothed line over its faint raw values; validation is its points, with their 95 % band.
 
@@ -59,50 +56,6 @@ def plot_curves(rows: Iterable[dict[str, Any]], path: Path, *, title: str) -> Pa
         else:
             _limit_to_bulk(axes, [value for values in drawn for value in values])
         axes.legend(frameon=False, loc="best", labelcolor=INK)
-    return save(figure, path)
-
-
-def plot_regression(
-    path: Path,
-    support_x: npt.ArrayLike,
-    support_y: npt.ArrayLike,
-    grid_x: npt.ArrayLike,
-    true_y: npt.ArrayLike,
-    before_y: npt.ArrayLike,
-    after_y: npt.ArrayLike,
-    title: str,
-) -> Path:
-    """Draws one regression task into a PNG: the curve, the few points seen of it, the model before and after adapting.
-
-    Args:
-        path: the PNG to write; its folder is made.
-        support_x: ``[K]`` or ``[K, 1]`` inputs the model adapted on.
-        support_y: their targets.
-        grid_x: ``[G]`` or ``[G, 1]`` inputs to draw the curves at, ascending.
-        true_y: the curve itself on the grid.
-        before_y: the prediction of the meta-parameters on the grid.
-        after_y: the prediction after adaptation on the grid.
-        title: what task it is.
-
-    Returns:
-        ``path``.
-    """
-    xs, ys, grid, truth, before, after = (
-        np.asarray(values, dtype=np.float64).reshape(-1)
-        for values in (support_x, support_y, grid_x, true_y, before_y, after_y)
-    )
-    figure = new_figure(6.4, 3.8, title)
-    axes = figure.add_subplot()
-    axes.plot(grid, truth, color=GREY, linewidth=2.5, label="true curve")
-    axes.plot(grid, before, color=BLUE, linewidth=1.5, linestyle=(0, (2, 2)), label="before adaptation")
-    axes.plot(grid, after, color=RED, linewidth=2.0, label="after adaptation")
-    axes.plot(
-        xs, ys, "o", color=INK, markersize=6, markeredgecolor="white", label=f"support ({xs.size} points)", zorder=4
-    )
-    dress(axes, "x", "y")
-    axes.margins(x=0.01)
-    # Below the picture: a curve that swings leaves no free corner.
-    figure.legend(frameon=False, ncols=4, loc="outside lower center", labelcolor=INK, fontsize=9, columnspacing=1.4)
     return save(figure, path)
 
 

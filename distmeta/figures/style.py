@@ -1,4 +1,7 @@
-"""What all pictures share: colours, the look of axes, and how a figure is written."""
+"""What all pictures share: colours, the look of axes, and how a figure is written.
+
+Pictures are drawn with matplotlib's ``Figure`` alone: no pyplot, so no global state, no window and no display.
+"""
 
 from __future__ import annotations
 

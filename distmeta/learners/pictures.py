@@ -97,4 +97,27 @@ class Gallery:
     columns: Sequence[str] = field(default=())
 
 
-Picture = Curves | Attention | Heatmaps | Gallery
+@dataclass(frozen=True)
+class Fit:
+    """One regression task of one number on one number: the curve, the few points seen of it, and the model.
+
+    Args:
+        title: what task it is.
+        support_x: ``[K, 1]`` inputs that the model adapted on.
+        support_y: ``[K, 1]`` their targets.
+        x: ``[G, 1]`` inputs to draw the curves at, ascending.
+        truth: ``[G, 1]`` the curve itself.
+        before: ``[G, 1]`` predictions of the meta-parameters.
+        after: ``[G, 1]`` predictions after adaptation.
+    """
+
+    title: str
+    support_x: npt.ArrayLike
+    support_y: npt.ArrayLike
+    x: npt.ArrayLike
+    truth: npt.ArrayLike
+    before: npt.ArrayLike
+    after: npt.ArrayLike
+
+
+Picture = Curves | Attention | Heatmaps | Gallery | Fit

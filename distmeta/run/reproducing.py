@@ -1,4 +1,4 @@
-"""Train and judge by a protocol card, and put ours beside the published number."""
+"""Train and evaluate by a protocol card, and put ours beside the published number."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import tempfile
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,17 @@ from distmeta.errors import ConfigError
 from distmeta.experiment.cards import Card, Published, find
 from distmeta.experiment.experiment import Experiment
 from distmeta.experiment.job import Job
-from distmeta.files import write_json
 from distmeta.intervals import interval
-from distmeta.run import training as api
-from distmeta.run.training import Place, RunResult
+from distmeta.run.directory import RunDirectory
+from distmeta.run.finishing import RunResult
+from distmeta.run.place import Place
+from distmeta.run.training import meta_train
 from distmeta.runtime.checkpoint import CheckpointStore
 from distmeta.runtime.driver import Driver
-from distmeta.runtime.events import Event
+from distmeta.runtime.events import Event, NullLog
 
-_SPARE = 0.9  # of the time that is left is planned with: rates vary, and a time box that is missed is none
+_PLANNED = 0.9
+"""Plan for 90 % of the remaining time: step times vary, and the limit is hard."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,8 @@ class Compared:
 
     @property
     def verdict(self) -> str:
-        """``"below"``, ``"above"`` or ``"no clear difference"``: whether the interval leaves 0 out."""
+        """``"below"``, ``"above"`` or ``"no clear difference"``: whether the 95 % interval excludes
+        0."""
         if abs(self.difference) <= self.difference_ci95:
             return "no clear difference"
         return "above" if self.difference > 0 else "below"
@@ -98,7 +101,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What came of a card.
+    """The outcome of a card.
 
     Args:
         card: the card.
@@ -109,7 +112,7 @@ class Reproduction:
         planned: outer steps of the card.
         minutes: the time box, if there was one.
         pace: the measurement behind ``iterations``, if there was one.
-        seconds: that it all took.
+        seconds: how long it all took.
     """
 
     card: Card
@@ -191,10 +194,10 @@ def reproduce(
     run_dir: Path | str | None = None,
     place: Place | None = None,
 ) -> Reproduction:
-    """Train and judge by a card; the run directory is like any other, with ``reproduction.json`` in it.
+    """Train and evaluate by a card; the run directory is like any other, with ``reproduction.json`` in it.
 
     Args:
-        name: of the card.
+        name: the card, such as ``"maml/omniglot-5w1s"``.
         overrides: settings by dotted key, ``tasks.data`` among them; those of the protocol make it not comparable.
         minutes: a time box. The rate is measured first, and the number of iterations that fit is fixed before the run
             begins, so that its schedule is a whole one.
@@ -210,25 +213,25 @@ def reproduce(
     job = card.load(overrides)
     experiment, planned = job.experiment, card.experiment().outer.iterations
     if "meta_test" not in experiment.tasks.splits:
-        raise ConfigError("The dataset has no split meta_test to judge by. Give --data with one that has.")
+        raise ConfigError("The dataset has no split meta_test to evaluate on. Give --data with one that has.")
     changed = changes(card, experiment)
     if run_dir is not None:
-        api.require_new(run_dir)
+        RunDirectory.new(run_dir, experiment.name)  # refuses one that is not empty, before anything is measured
     pace = None
     if minutes is not None:
         pace = measure(job, where, seconds=min(30.0, 3.0 * minutes))
         left = 60 * minutes - (time.monotonic() - started)
-        fits = pace.iterations(experiment, _SPARE * left)
+        fits = pace.iterations(experiment, _PLANNED * left)
         if fits < 1:
             raise ConfigError(
                 f"--minutes {minutes:g} is too short: the workers take {pace.start:.0f} s to start, a step "
                 f"{pace.step:.2g} s and the meta-test {pace.task * experiment.evaluation.test_tasks:.0f} s here. Give "
-                "more minutes, or judge on fewer tasks with --set evaluation.test_tasks=100."
+                "more minutes, or evaluate on fewer tasks with --set evaluation.test_tasks=100."
             )
         iterations = min(fits, experiment.outer.iterations)
-        where.watch(Event("message", 0, text=_plan(pace, minutes, iterations, planned)))
-        job = card.load({**(overrides or {}), "outer.iterations": iterations})
-    result = api.meta_train(job, run_dir=run_dir, place=where)
+        where.say(_plan(pace, minutes, iterations, planned))
+        job = job.with_overrides({"outer.iterations": iterations})
+    result = meta_train(job, run_dir=run_dir, place=where)
     test = result.test
     assert test is not None, "the dataset has a meta_test split"
     compared = tuple(
@@ -238,15 +241,15 @@ def reproduce(
     done = Reproduction(
         card, result, compared, changed, job.experiment.outer.iterations, planned, minutes, pace, seconds
     )
-    write_json(result.run_dir / "reproduction.json", done.to_dict())
+    RunDirectory.open(result.run_dir).keep_reproduction(done.to_dict())
     return done
 
 
 def changes(card: Card, experiment: Experiment) -> tuple[str, ...]:
     """Settings of the protocol that are not the card's, one sentence each.
 
-    Seeds, names, how the work is spread and on how many tasks it is judged are no protocol; the number of iterations is
-    told apart.
+    Seeds, names, how the work is spread and on how many tasks it is evaluated are no protocol; the number of
+    iterations is reported apart.
 
     Example:
         >>> card = find("maml/sinusoid")
@@ -281,7 +284,7 @@ def _protocol(experiment: Experiment) -> dict[str, Any]:
 
 
 def measure(job: Job, place: Place, *, seconds: float) -> Pace:
-    """Run an experiment for some seconds in a folder that is thrown away, and judge a few tasks.
+    """Run an experiment for some seconds in a folder that is thrown away, and evaluate a few tasks.
 
     Args:
         job: the experiment.
@@ -289,32 +292,27 @@ def measure(job: Job, place: Place, *, seconds: float) -> Pace:
         seconds: after the first steps, which warm up and do not count; at least two steps are measured.
     """
     watch, runtime = _Stopwatch(seconds), job.experiment.runtime
-    # Nothing but steps, however long they take.
+    # Time steps only: no validation, no iteration limit.
     trial = job.experiment.with_overrides({"evaluation.every": 0, "outer.iterations": 10**9})
     with tempfile.TemporaryDirectory() as folder:
         store = CheckpointStore(Path(folder))
         driver = Driver(trial, store, watch)  # checks everything, before a backend is opened
         started = time.monotonic()
-        backend = api.open_backend(place, job, runtime.workers, runtime.threads)
-        try:
+        with place.open(job, runtime) as backend, closing(driver):
             infos = driver.start(backend)
             ready = time.monotonic()
-            with suppress(_Enough):
-                driver.train(_Nowhere())
+            with suppress(_StopMeasuring):
+                driver.train(NullLog())
             most = trial.evaluation.test_tasks  # as many as there are, at the most
             tasks = min(len(infos) * runtime.chunk_size, most)
             while True:
                 asked = time.monotonic()
                 driver.evaluate(store.load(), "meta_test", tasks, trial.evaluation.seed)
-                judged = time.monotonic() - asked
-                if judged >= 1.0 or tasks == most:
+                evaluated = time.monotonic() - asked
+                if evaluated >= 1.0 or tasks == most:
                     break
                 tasks = min(2 * tasks, most)  # too short to be exact, and the first time warms up
-        finally:
-            driver.close()
-            if backend is not place.backend:
-                backend.close()
-    return Pace(watch.seconds_per_step, judged / tasks, ready - started)
+    return Pace(watch.seconds_per_step, evaluated / tasks, ready - started)
 
 
 def _plan(pace: Pace, minutes: float, iterations: int, planned: int) -> str:
@@ -322,7 +320,7 @@ def _plan(pace: Pace, minutes: float, iterations: int, planned: int) -> str:
     return f"measured {pace.step:.3g} s per step: {iterations:,} iterations in {minutes:g} minutes ({length})"
 
 
-class _Enough(Exception):
+class _StopMeasuring(Exception):
     """Ends a measurement from within the loop."""
 
 
@@ -339,22 +337,12 @@ class _Stopwatch:
         self._times.append(time.monotonic())
         measured = len(self._times) - self._warm_up
         if measured >= 2 and self._times[-1] - self._times[self._warm_up - 1] >= self._seconds:
-            raise _Enough
+            raise _StopMeasuring
 
     @property
     def seconds_per_step(self) -> float:
         first = self._times[self._warm_up - 1]
         return (self._times[-1] - first) / (len(self._times) - self._warm_up)
-
-
-class _Nowhere:
-    """A log that keeps nothing."""
-
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Forget them."""
-
-    def truncate(self, step: int) -> None:
-        """There is nothing to forget."""
 
 
 __all__ = ["Compared", "Pace", "Reproduction", "changes", "measure", "reproduce"]

@@ -20,10 +20,10 @@ from distmeta.learners.probe import probe, require_equal_ways
 from distmeta.runtime import chunks
 from distmeta.runtime.backend import SERVER, Backend, Resources
 from distmeta.runtime.checkpoint import Checkpoint, CheckpointStore
-from distmeta.runtime.evaluation import caution, evaluate, require_tasks
-from distmeta.runtime.events import Event, Log
+from distmeta.runtime.evaluation import evaluate, few_classes_warning, require_tasks
+from distmeta.runtime.events import Event, Log, NullLog
 from distmeta.runtime.parameter_server import ParameterServer
-from distmeta.runtime.pool import WorkerPool
+from distmeta.runtime.pool import WorkerPool, describe
 from distmeta.runtime.resuming import require_same_run
 from distmeta.runtime.worker import WorkerInfo, WorkerSetup
 from distmeta.seeding import rng
@@ -48,7 +48,7 @@ class Trained:
 
 
 class Driver:
-    """Runs one experiment. Constructing it checks everything that can be checked; no process has been started then.
+    """Runs one experiment. Constructing it checks everything that can be checked, before any worker starts.
 
     Args:
         experiment: what to run.
@@ -64,12 +64,17 @@ class Driver:
         self, experiment: Experiment, store: CheckpointStore, watch: Callable[[Event], None] = lambda event: None
     ) -> None:
         self._experiment, self._store, self._watch = experiment, store, watch
+        self._log: Log = NullLog()
+        self._pool: WorkerPool | None = None
+        self._server: Any = None
         tasks = experiment.tasks
+        self._begin("checking tasks and data")
         tasks.check()
         require_tasks(tasks, "meta_validation", "evaluation.validation_tasks", experiment.evaluation.validation_tasks)
         require_tasks(tasks, "meta_test", "evaluation.test_tasks", experiment.evaluation.test_tasks)
         spec = tasks.spec_of("meta_train")
         require_equal_ways(experiment.learner, spec, tasks.spec)
+        self._begin("probing the model and the learner")
         episodes = tasks.episodes([TaskRef("meta_train", 0, i) for i in range(2)], experiment.seed)
         found = probe(experiment.learner.bind(spec, experiment.seed), spec, episodes, tasks.spec)
         if found.message:
@@ -85,32 +90,34 @@ class Driver:
             "kernel": None,
             "best": None,
         }
-        self._from = Checkpoint(0, self.layout.flatten(params), self.layout, {}, self._record)
+        self._start_checkpoint = Checkpoint(0, self.layout.flatten(params), self.layout, {}, self._record)
         if store.steps():
-            self._from = self._load()
+            self._start_checkpoint = self._load()
         self._server_losses = 0
         self._vector: Any = None  # reference to the newest version of the meta-parameters
-        self._whole = True  # the server, the log and the record tell of the same step, meta-validation included
+        self._consistent = True  # server, log and record agree on the current step, meta-validation included
 
     @property
     def first_step(self) -> int:
         """The step that training goes on from: that of the last checkpoint, or 0."""
-        return self._from.step
+        return self._start_checkpoint.step
 
     def start(self, backend: Backend) -> tuple[WorkerInfo, ...]:
-        """Start the workers; returns what they say of themselves.
+        """Start the workers; returns their hosts and kernels.
 
         Raises:
             RuntimeFailure: they do not start, or differ in kind.
         """
         e = self._experiment
         self._backend = backend
+        self._begin(f"starting workers and the parameter server on {backend.name}")
         self._pool = WorkerPool(
             backend, WorkerSetup(self.learner, e.tasks, self.layout, e.seed, e.runtime.threads), e.runtime
         )
+        self._spawn_server(self._start_checkpoint)  # its process starts beside the workers'
         infos = self._pool.join()
         self._record["kernel"] = infos[0].kernel
-        self._say(0, f"{len(infos)} worker{'s' * (len(infos) > 1)} on {backend.name}: {infos[0].kernel}")
+        self._say(0, describe(infos, backend))
         outer, size = e.outer, e.runtime.chunk_size
         parts = len(chunks.split(outer.meta_batch_size, size, split="meta_train", step=0))
         if parts < len(infos):
@@ -130,7 +137,8 @@ class Driver:
             DistmetaError: what ended the run; what was done before is in the last checkpoint.
         """
         self._log = log
-        step, stopped = self._open(self._from), self._out_of_patience()
+        step, stopped = self._start_checkpoint.step, self._out_of_patience()
+        self._warn_of_kernel(self._start_checkpoint)
         if stopped or step >= self._experiment.outer.iterations:
             self._say(step, f"Training ended at step {step} already; the meta-test follows.")
         self._checkpoint()
@@ -143,7 +151,7 @@ class Driver:
                 except ServerLost as error:
                     step = self._recover(step, error)
         except KeyboardInterrupt:
-            if self._whole:  # else the last checkpoint is what there is to go on from, with the same bits
+            if self._consistent:  # otherwise resume from the last checkpoint, which reproduces the same parameters
                 with suppress(DistmetaError):  # an interrupt stays an interrupt
                     self._checkpoint()
             raise
@@ -152,20 +160,25 @@ class Driver:
         return Trained(step, stopped, best, self.evaluate(best, "meta_test", settings.test_tasks, settings.seed))
 
     def evaluate(self, checkpoint: Checkpoint, split: Split, tasks: int, seed: int) -> EvaluationReport | None:
-        """Judge a checkpoint on ``tasks`` tasks of ``split``; ``None`` where the data has no such split."""
+        """Evaluate a checkpoint on ``tasks`` tasks of ``split``; ``None`` where the data has no such split."""
         if split not in self._experiment.tasks.splits:
             return None
         require_tasks(self._experiment.tasks, split, "--tasks", tasks)
-        if text := caution(self._experiment.tasks, split):
+        if text := few_classes_warning(self._experiment.tasks, split):
             self._say(checkpoint.step, text)
-        return self._judge(split, tasks, seed, self._backend.put(checkpoint.vector), checkpoint.step)
+        return self._evaluate(split, tasks, seed, self._backend.put(checkpoint.vector), checkpoint.step)
 
     def close(self) -> None:
         """End the actors."""
-        if hasattr(self, "_pool"):
+        if self._pool is not None:
             self._pool.close()
-        if hasattr(self, "_server"):
+        if self._server is not None:
             self._backend.kill(self._server)
+
+    @property
+    def _workers(self) -> WorkerPool:
+        assert self._pool is not None, "start() comes before train() and evaluate()"
+        return self._pool
 
     # -- one step --------------------------------------------------------------------------------------------------
 
@@ -179,17 +192,17 @@ class Driver:
             chunk = header.chunk
             return call(self._server, "accumulate", step, chunk.id, len(parts), chunk.size, gradient)
 
-        results = self._pool.run(
+        results = self._workers.run(
             parts, lambda worker, chunk: call(worker, "train_chunk", chunk, step, vector, parts=2), deliver
         )
-        self._whole = False
+        self._consistent = False
         published, self._vector = call(self._server, "apply", step, parts=2)
         header: ParamVersion = self._backend.fetch(published)
         self._report(results, header, time.perf_counter() - started)
 
     def _report(self, results: list[ChunkResult], header: ParamVersion, seconds: float) -> None:
         columns = chunks.metrics(results)
-        counters = self._pool.counters
+        counters = self._workers.counters
         values = {f"train/{name}": float(np.mean(column, dtype=np.float64)) for name, column in columns.items()}
         values |= {
             "train/grad_norm": header.grad_norm,
@@ -212,19 +225,19 @@ class Driver:
             self._checkpoint()
         elif step % runtime.checkpoint_every == 0 or last:
             self._checkpoint()
-        self._whole = True
+        self._consistent = True
         return stop
 
     def _validate(self, step: int) -> bool:
         settings = self._experiment.evaluation
-        report = self._judge("meta_validation", settings.validation_tasks, settings.seed, self._vector, step)
+        report = self._evaluate("meta_validation", settings.validation_tasks, settings.seed, self._vector, step)
         values = {f"validation/{name}": value for name, value in report.summary().items()}
         self._log.metrics(step, values)
         name, sign = ("accuracy", 1.0) if "accuracy" in report.metrics else ("loss", -1.0)
         score, best = sign * report.mean(name), self._record["best"]
         if best is None or score > best["score"]:
-            judged = {"tasks": settings.validation_tasks, "seed": settings.seed}
-            self._record["best"] = {"step": step, "score": score, "metric": name, "since": 0, **judged}
+            measured = {"tasks": settings.validation_tasks, "seed": settings.seed}
+            self._record["best"] = {"step": step, "score": score, "metric": name, "since": 0, **measured}
         else:
             self._record["best"] = {**best, "since": best["since"] + 1}
         self._watch(Event("validation", step, text=f"{name} {report.text(name)}", values=values))
@@ -235,10 +248,10 @@ class Driver:
         patience, best = self._experiment.evaluation.patience, self._record["best"]
         return patience is not None and best is not None and best["since"] >= patience
 
-    def _judge(self, split: Split, tasks: int, seed: int, vector: Any, version: int) -> EvaluationReport:
+    def _evaluate(self, split: Split, tasks: int, seed: int, vector: Any, version: int) -> EvaluationReport:
         size = self._experiment.runtime.chunk_size
         return evaluate(
-            self._backend, self._pool, vector, version=version, split=split, tasks=tasks, seed=seed, chunk_size=size
+            self._backend, self._workers, vector, version=version, split=split, tasks=tasks, seed=seed, chunk_size=size
         )
 
     # -- state -----------------------------------------------------------------------------------------------------
@@ -252,21 +265,22 @@ class Driver:
         self._record |= {"engine": checkpoint.record["engine"], "best": checkpoint.record["best"]}
         return checkpoint
 
-    def _open(self, checkpoint: Checkpoint) -> int:
-        """A parameter server that holds ``checkpoint``; returns its step."""
+    def _warn_of_kernel(self, checkpoint: Checkpoint) -> None:
         kernel = checkpoint.record["kernel"]
         if kernel not in (None, self._record["kernel"]):
             text = (
                 f"Started on [{kernel}], going on with [{self._record['kernel']}]: as good, not equal to the last bit."
             )
             self._say(checkpoint.step, text)
+
+    def _spawn_server(self, checkpoint: Checkpoint) -> None:
+        """Start a parameter server that holds ``checkpoint``."""
         e = self._experiment
         resources = Resources(cpus=0, gpus=0, timeout=e.runtime.startup_timeout)
         state = {"version": checkpoint.step, "optimizer": dict(checkpoint.optimizer)}
         self._server = self._backend.spawn(ParameterServer, SERVER, resources, e.outer, checkpoint.vector, **state)
         self._vector = self._backend.put(checkpoint.vector)
-        self._whole = True
-        return checkpoint.step
+        self._consistent = True
 
     def _recover(self, step: int, error: ServerLost) -> int:
         """A new server from the last checkpoint; the steps since then are done again, with the same bits."""
@@ -278,11 +292,16 @@ class Driver:
         self._record["best"] = checkpoint.record["best"]
         self._say(step, f"{error.message} Doing steps {checkpoint.step} to {step} again.")
         self._log.truncate(checkpoint.step)
-        return self._open(checkpoint)
+        self._warn_of_kernel(checkpoint)
+        self._spawn_server(checkpoint)
+        return checkpoint.step
 
     def _checkpoint(self) -> None:
         version, vector, optimizer = self._backend.fetch(self._backend.call(self._server, "state"))
         self._store.save(Checkpoint(version, vector, self.layout, optimizer, self._record))
+
+    def _begin(self, phase: str) -> None:
+        self._watch(Event("phase", 0, text=phase))
 
     def _say(self, step: int, text: str) -> None:
         self._watch(Event("message", step, text=text))

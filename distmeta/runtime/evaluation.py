@@ -1,16 +1,19 @@
-"""Distributed evaluation on fixed task indices, so that two models are judged on the very same tasks."""
+"""Distributed evaluation on fixed task indices, so that two models are evaluated on the very same tasks."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from distmeta.errors import ConfigError
+from distmeta.experiment.settings import Runtime
 from distmeta.intervals import EvaluationReport
 from distmeta.runtime import chunks
 from distmeta.runtime.backend import Backend
-from distmeta.runtime.pool import WorkerPool
+from distmeta.runtime.pool import WorkerPool, describe
+from distmeta.runtime.worker import WorkerSetup
 from distmeta.tasks.base import TaskDistribution
-from distmeta.types import Split
+from distmeta.types import FloatArray, Split
 
 
 def require_tasks(tasks: TaskDistribution, split: Split, name: str, wanted: int) -> None:
@@ -19,7 +22,7 @@ def require_tasks(tasks: TaskDistribution, split: Split, name: str, wanted: int)
     Args:
         tasks: the distribution.
         split: which classes.
-        name: of the setting or option that asks.
+        name: the setting or option that asks.
         wanted: how many.
 
     Raises:
@@ -30,10 +33,10 @@ def require_tasks(tasks: TaskDistribution, split: Split, name: str, wanted: int)
         raise ConfigError(f"{name}={wanted}, but {split} has {count} different tasks. Set {name}={count} or less.")
 
 
-def caution(tasks: TaskDistribution, split: Split) -> str:
-    """What the interval over the tasks of ``split`` does not tell; empty where there are classes enough.
+def few_classes_warning(tasks: TaskDistribution, split: Split) -> str:
+    """A warning when ``split`` has fewer than 20 classes: the interval then says little about new classes.
 
-    It is that of the mean over all tasks of *these* classes: with few of them, others may do far better or worse.
+    The interval is that of the mean over all tasks of *these* classes; empty where there are enough.
     """
     classes = tasks.classes(split)
     if classes is None or classes >= 20:
@@ -55,16 +58,16 @@ def evaluate(
     seed: int,
     chunk_size: int,
 ) -> EvaluationReport:
-    """Judge the meta-parameters on tasks 0 to ``tasks - 1`` of ``split``, over the workers of ``pool``.
+    """Evaluate the meta-parameters on tasks 0 to ``tasks - 1`` of ``split``, over the workers of ``pool``.
 
     Args:
-        backend: of the pool.
+        backend: where the pool runs.
         pool: the workers.
         vector: reference to the flat parameters ``[P]``.
-        version: of the parameters.
+        version: outer steps behind the parameters.
         split: which classes.
         tasks: how many tasks.
-        seed: of the tasks.
+        seed: root of the tasks' random numbers.
         chunk_size: tasks per call.
     """
     parts = chunks.split(tasks, chunk_size, split=split, step=0)
@@ -74,3 +77,46 @@ def evaluate(
         lambda header, payload: None,
     )
     return EvaluationReport(split, seed, chunks.metrics(results))
+
+
+def evaluate_on(
+    backend: Backend,
+    setup: WorkerSetup,
+    runtime: Runtime,
+    vector: FloatArray,
+    *,
+    version: int,
+    split: Split,
+    tasks: int,
+    seed: int,
+    say: Callable[[str], None],
+) -> EvaluationReport:
+    """:func:`evaluate` with a pool of its own.
+
+    Args:
+        backend: where the workers run.
+        setup: what each worker is given.
+        runtime: numbers of workers, leases and tasks per call.
+        vector: the flat parameters ``[P]``.
+        version: outer steps behind the parameters.
+        split: which classes.
+        tasks: how many tasks.
+        seed: root of the tasks' random numbers.
+        say: receives a line about the workers.
+    """
+    pool = WorkerPool(backend, setup, runtime)
+    try:
+        infos = pool.join()
+        say(describe(infos, backend))
+        return evaluate(
+            backend,
+            pool,
+            backend.put(vector),
+            version=version,
+            split=split,
+            tasks=tasks,
+            seed=seed,
+            chunk_size=runtime.chunk_size,
+        )
+    finally:
+        pool.close()

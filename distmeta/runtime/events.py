@@ -1,4 +1,4 @@
-"""What a run tells while it goes on: events for a person, numbers for a log."""
+"""Progress events for people, and the interface of a metrics log."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from typing import Literal, Protocol
 
 @dataclass(frozen=True)
 class Event:
-    """Something a watcher of the run may show.
+    """Something that a watcher of the run may show.
 
     Args:
-        kind: ``"message"``, ``"step"`` or ``"validation"``.
+        kind: ``"message"``, ``"step"``, ``"validation"``, or ``"phase"``: a part of the start that begins now and may
+            take seconds.
         step: outer steps done.
         text: for a person.
         values: numbers, by metric name.
         of: outer steps there will be, for ``"step"``.
     """
 
-    kind: Literal["message", "step", "validation"]
+    kind: Literal["message", "phase", "step", "validation"]
     step: int
     text: str = ""
     values: Mapping[str, float] = field(default_factory=dict)
@@ -34,3 +35,17 @@ class Log(Protocol):
 
     def truncate(self, step: int) -> None:
         """Forget what was recorded after ``step``."""
+
+
+class NullLog:
+    """A log that keeps nothing.
+
+    Example:
+        >>> NullLog().metrics(1, {"train/loss": 0.5})
+    """
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Drop the numbers."""
+
+    def truncate(self, step: int) -> None:
+        """There is nothing to forget."""

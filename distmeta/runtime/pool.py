@@ -59,6 +59,11 @@ class _Lease:
     payload: Any = None
 
 
+def describe(infos: Sequence[WorkerInfo], backend: Backend) -> str:
+    """How many workers there are, where, and what they compute with, in a line."""
+    return f"{len(infos)} worker{'s' * (len(infos) > 1)} on {backend.name}: {infos[0].kernel}"
+
+
 @dataclass
 class PoolCounters:
     """What went wrong and was mended, since the pool was started."""
@@ -139,7 +144,7 @@ class WorkerPool:
             while not batch.done:
                 batch.step()
         finally:
-            # Payloads on their way are nobody's any more; chunks that still run keep their workers busy.
+            # Drop payloads in transit, which this batch no longer needs; keep running chunks: their workers are busy.
             self._running = {ref: lease for ref, lease in self._running.items() if lease.header is None}
         return batch.results
 

@@ -1,11 +1,46 @@
-"""Whether a run may go on from a checkpoint: only as what it began as."""
+"""Whether a checkpoint may be used: only by the experiment that wrote it."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 from distmeta.errors import CheckpointMismatch
 from distmeta.experiment.experiment import Experiment
 from distmeta.learners.param_layout import ParamLayout
 from distmeta.runtime.checkpoint import Checkpoint
+
+
+def require_same_experiment(
+    experiment: Experiment,
+    identity: Mapping[str, Any],
+    was: ParamLayout,
+    *,
+    frozen: str | None,
+    layout: ParamLayout,
+    fix: str,
+) -> None:
+    """Raise where a checkpoint belongs to another experiment.
+
+    Args:
+        experiment: what wants to use it.
+        identity: of the experiment that wrote it, as the checkpoint records it.
+        was: names and shapes of the checkpoint's parameters.
+        frozen: digest of the weights that are not trained, now.
+        layout: names and shapes of the meta-parameters, now.
+        fix: what the user can do, a sentence.
+
+    Raises:
+        CheckpointMismatch: a setting, the data or the model has changed.
+    """
+    changed = experiment.changed(identity, frozen)
+    if changed:
+        raise CheckpointMismatch(f"The run was started with {'; '.join(changed)}. Expected the same experiment. {fix}")
+    if was != layout:
+        raise CheckpointMismatch(
+            "The checkpoint's parameters have other names or shapes than the learner's; expected those of the "
+            f"training. {fix}"
+        )
 
 
 def require_same_run(experiment: Experiment, checkpoint: Checkpoint, frozen: str | None, layout: ParamLayout) -> None:
@@ -15,31 +50,28 @@ def require_same_run(experiment: Experiment, checkpoint: Checkpoint, frozen: str
         experiment: what is to go on.
         checkpoint: from where.
         frozen: digest of the weights that are not trained now.
-        layout: of the meta-parameters now.
+        layout: names and shapes of the meta-parameters now.
 
     Raises:
         CheckpointMismatch: a setting, the model, or the tasks that the best parameters are chosen by have changed, or
             more steps are done than the experiment has.
     """
-    changed = experiment.changed(checkpoint.record["identity"], frozen)
-    if changed:
-        raise CheckpointMismatch(
-            f"The run was started with {'; '.join(changed)}. Expected the same experiment. Resume with the old "
-            "settings (only outer.iterations, runtime other than chunk_size and threads, and how often is judged may "
-            "change), or `distmeta train` a new run."
-        )
-    if checkpoint.layout != layout:
-        raise CheckpointMismatch(
-            "The checkpoint's parameters have other names or shapes than the model's; expected the same model. "
-            "Restore the model, or `distmeta train` a new run."
-        )
+    require_same_experiment(
+        experiment,
+        checkpoint.record["identity"],
+        checkpoint.layout,
+        frozen=frozen,
+        layout=layout,
+        fix="Resume with the old model and settings (only outer.iterations, runtime other than chunk_size and threads, "
+        "and how often is evaluated may change), or `distmeta train` a new run.",
+    )
     if experiment.outer.iterations < checkpoint.step:
         raise CheckpointMismatch(
             f"The run has done {checkpoint.step} steps; outer.iterations={experiment.outer.iterations} is fewer. Set "
             f"outer.iterations={checkpoint.step} or more, or `distmeta train` a new run."
         )
     best, now = checkpoint.record["best"] or {}, experiment.evaluation
-    was = (best.get("tasks", now.validation_tasks), best.get("seed", now.seed))  # not noted by older versions
+    was = (best.get("tasks", now.validation_tasks), best.get("seed", now.seed))  # not recorded by older versions
     if was != (now.validation_tasks, now.seed):
         raise CheckpointMismatch(
             f"The best parameters so far were chosen on {was[0]} validation tasks of seed {was[1]}; "

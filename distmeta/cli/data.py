@@ -1,0 +1,128 @@
+"""``distmeta data``: build, inspect and verify datasets of Arrow shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.table import Table
+
+from distmeta.cli.console import out, print_json
+from distmeta.cli.options import Json
+from distmeta.cli.progress import bar
+from distmeta.errors import ConfigError
+
+app = typer.Typer(help="Build, inspect and verify datasets of Arrow shards.", no_args_is_help=True)
+
+Source = Literal["omniglot", "omniglot-runs", "glyphs", "image-folder"]
+
+
+@app.command("build")
+def build(
+    source: Annotated[str, typer.Argument(metavar="omniglot|omniglot-runs|glyphs|image-folder", help="What to build.")],
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder for the dataset; must not hold one yet.")],
+    from_dir: Annotated[
+        Path | None,
+        typer.Option("--from", help="Folder with the official zips (omniglot*) or the images (image-folder)."),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="omniglot: vinyals or background-evaluation; image-folder: 64/16/20 or a JSON of class lists."
+        ),
+    ] = None,
+    size: Annotated[int | None, typer.Option(min=4, help="Height and width in pixels.")] = None,
+    instances: Annotated[int, typer.Option(min=2, help="glyphs: images per class.")] = 20,
+    channels: Annotated[int | None, typer.Option(help="image-folder: 1 for grey, 3 for colour.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Build a dataset: Omniglot (downloaded, or --from the zips), glyphs, or a folder of images."""
+    from distmeta import data
+    from distmeta.config import did_you_mean
+
+    with bar(f"building {source}", quiet=as_json) as progress:
+        if source == "omniglot":
+            if split not in (None, "vinyals", "background-evaluation"):
+                raise ConfigError(f"--split {split} for omniglot; expected vinyals or background-evaluation.")
+            chosen: Literal["vinyals", "background-evaluation"] = (
+                "background-evaluation" if split == "background-evaluation" else "vinyals"
+            )
+            data.build_omniglot(out_dir, source=from_dir, split=chosen, size=size or 28, progress=progress)
+        elif source == "omniglot-runs":
+            if from_dir is None:
+                raise ConfigError(
+                    "omniglot-runs needs --from DIR, the folder with all_runs.zip, images_background.zip and "
+                    "images_evaluation.zip."
+                )
+            data.build_omniglot_runs(out_dir, source=from_dir, size=size or 28, progress=progress)
+        elif source == "glyphs":
+            data.build_glyphs(out_dir, size=size or 28, instances=instances, progress=progress)
+        elif source == "image-folder":
+            if from_dir is None:
+                raise ConfigError(
+                    "image-folder needs --from ROOT, the folder with ROOT/class/*.png or ROOT/split/class/*.png."
+                )
+            if channels not in (None, 1, 3):
+                raise ConfigError(f"--channels {channels}; expected 1 or 3.")
+            colours: Literal[1, 3] | None = None if channels is None else 1 if channels == 1 else 3
+            data.build_image_folder(from_dir, out_dir, split=split, size=size, channels=colours, progress=progress)
+        else:
+            known = ("omniglot", "omniglot-runs", "glyphs", "image-folder")
+            raise ConfigError(
+                f"There is no source {source!r}.{did_you_mean(source, known)} Give one of {', '.join(known)}."
+            )
+    _show(out_dir, as_json)
+
+
+@app.command("inspect")
+def inspect(directory: Annotated[Path, typer.Argument(metavar="DIR")], as_json: Json = False) -> None:
+    """Show what a dataset holds."""
+    _show(directory, as_json)
+
+
+@app.command("verify")
+def verify(directory: Annotated[Path, typer.Argument(metavar="DIR")], as_json: Json = False) -> None:
+    """Read every byte of a dataset and compare it with the manifest."""
+    from distmeta import data
+
+    report = data.verify(directory)
+    if as_json:
+        print_json(
+            {
+                "ok": True,
+                "fingerprint": report.fingerprint,
+                "classes": sum(report.classes.values()),
+                "images": sum(report.images.values()),
+                "shards": report.shards,
+                "bytes": report.bytes,
+            }
+        )
+        return
+    out.print(
+        f"OK: {sum(report.classes.values()):,} classes, {sum(report.images.values()):,} images, "
+        f"{report.shards} shards, {report.bytes / 2**20:.1f} MiB; every checksum agrees."
+    )
+    out.print(f"fingerprint {report.fingerprint}")
+
+
+def _show(directory: Path, as_json: bool) -> None:
+    from distmeta import data
+
+    facts = data.inspect(directory)
+    if as_json:
+        print_json(facts)
+        return
+    out.print(
+        f"{facts['name']}: {facts['classes']:,} classes, {facts['images']:,} images of shape {facts['input_shape']} "
+        f"{facts['dtype']} in {directory}"
+    )
+    table = Table(box=None)
+    for column in ("split", "classes", "images", "shards", "MiB"):
+        table.add_column(column, justify="left" if column == "split" else "right")
+    for split, row in facts["splits"].items():
+        table.add_row(
+            split, f"{row['classes']:,}", f"{row['images']:,}", str(row["shards"]), f"{row['bytes'] / 2**20:.1f}"
+        )
+    out.print(table)
+    out.print(f"fingerprint {facts['fingerprint']}")

@@ -1,0 +1,173 @@
+"""How results are shown to a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import singledispatch
+
+from distmeta.cli.console import err, out, print_json
+from distmeta.experiment.cards import CARDS, Card
+from distmeta.experiment.job import Job
+from distmeta.intervals import EvaluationReport
+from distmeta.occurrences import INSTANCES
+from distmeta.run.finishing import RunResult
+from distmeta.run.results import Comparison, EvaluationResult, Sweep
+
+_LABELS = {
+    "accuracy": "accuracy, transductive (all queries in one batch)",
+    "accuracy_non_transductive": "accuracy, non-transductive (each query alone)",
+    "baseline_accuracy": "nearest neighbour on raw inputs, same tasks",
+    "accuracy_verification": "accuracy of same or different, pairs",
+    "bits": "bits per sequence",
+    "bit_errors": "wrong bits per sequence",
+    "baseline_bits": "bits per sequence of the task's baseline",
+    "loss": "loss on the queries",
+    "baseline_loss": "predicting the mean of the support targets",
+}
+
+
+_BY_INSTANCE = {"accuracy": "accuracy", "baseline_accuracy": "nearest earlier image"}
+
+
+def _labels_of(metrics: Iterable[str]) -> dict[str, str]:
+    """Metric to what it is called for people, in the order to show them; a metric of the user's keeps its name."""
+    metrics = list(metrics)
+    labels = _LABELS | {
+        f"{name}_instance_{k}": f"{text}, instance {k}" for name, text in _BY_INSTANCE.items() for k in INSTANCES
+    }
+    if "accuracy_non_transductive" not in metrics:
+        labels["accuracy"] = "accuracy"
+    if "bits" in metrics or any("_instance_" in name for name in metrics):  # a sequence has no queries
+        labels["loss"] = "loss"
+    order = list(labels)
+    metrics.sort(key=lambda name: order.index(name) if name in labels else len(order))
+    return {name: labels.get(name, name) for name in metrics}
+
+
+@singledispatch
+def evaluation(found: EvaluationResult | Comparison | Sweep) -> None:
+    """Print an evaluation, a comparison of two runs, or a curve."""
+    raise TypeError(f"{type(found).__name__} is no evaluation")
+
+
+@evaluation.register
+def _(found: EvaluationResult) -> None:
+    _report(found.report, found.title)
+
+
+@evaluation.register
+def _(found: Comparison) -> None:
+    a, b = found.a, found.b
+    out.print(a.title)
+    rows = [("", f"A  {a.run_dir}", f"B  {b.run_dir}", "A - B, paired", "")]
+    differences = found.differences
+    for name, label in _labels_of(differences).items():
+        difference = differences[name]
+        verdict = "A and B differ" if difference.significant else "no clear difference"
+        numbers = (a.report.text(name), b.report.text(name), difference.text())
+        rows.append((label, *numbers, "" if name.startswith("baseline") else verdict))
+    _rows(rows)
+    out.print(f"kept in  {found.kept}")
+
+
+@evaluation.register
+def _(found: Sweep) -> None:
+    out.print(found.title)
+    reports = [one.report for one in found.results]
+    names = [name for name in reports[0].metrics if all(name in report.metrics for report in reports)]
+    rows = [(found.key, *names)]
+    for value, report in zip(found.values, reports, strict=True):
+        rows.append((str(value), *(report.text(name) for name in names)))
+    _rows(rows)
+    out.print(f"curve  {found.picture}")
+
+
+def result(found: RunResult, job: Job, as_json: bool) -> None:
+    """Print the end of a run: its meta-test and where everything is."""
+    if as_json:
+        print_json(
+            {
+                "run_dir": str(found.run_dir),
+                "step": found.step,
+                "params_sha256": found.params_sha256,
+                "best_step": found.best_step,
+                "test": found.test.summary() if found.test else None,
+            }
+        )
+        return
+    tasks, learner = job.experiment.tasks, job.experiment.learner
+    what = tasks.describe()["name"]
+    if hasattr(tasks.config, "ways") and hasattr(tasks.config, "shots"):
+        what = f"{tasks.config.ways}-way {tasks.config.shots}-shot"
+    out.print()
+    if found.test is not None:
+        # The policy of batch norm is what makes the two accuracies differ.
+        policy = f"batch norm '{learner.config.batch_norm}', " * ("accuracy_non_transductive" in found.test.metrics)
+        title = (
+            f"meta-test: {what}, {found.test.tasks} tasks, mean ± 95 % interval "
+            f"({policy}parameters of step {found.best_step})"
+        )
+        _report(found.test, title)
+        _warn_of_guessing(found.test, getattr(tasks.config, "ways", None))
+    out.print(f"run      {found.run_dir}")
+    out.print(f"curves   {found.curves}")
+    for path in found.pictures:
+        out.print(f"picture  {path}")
+    if found.how_to_open:
+        out.print(f"browser  {found.how_to_open}")
+
+
+def cards(as_json: bool) -> None:
+    """Print a line for every protocol card."""
+    if as_json:
+        print_json([one.to_dict() for one in CARDS])
+        return
+    for one in CARDS:
+        numbers = ", ".join(f"{p.metric.replace('_', ' ')} {p.text}" for p in one.published)
+        out.print(f"{one.name:<27}  {numbers}  {one.paper}")
+    out.print("Show one with: distmeta reproduce CARD --show; run it with: distmeta reproduce CARD [--minutes M]")
+
+
+def card(found: Card, as_json: bool) -> None:
+    """Print one protocol found."""
+    if as_json:
+        print_json(found.to_dict())
+        return
+    out.print(found.name)
+    for heading, text in found.protocol().items():
+        out.print(f"  {heading:<11} {text}")
+    for p in found.published:
+        out.print(f"  {'published':<11} {p.metric} {p.text}{f' ({p.note})' if p.note else ''}")
+    for note in found.notes:
+        out.print(f"  {'note':<11} {note}")
+    if found.differs:
+        out.print(f"  {'differs':<11} {found.differs}: not comparable with the paper")
+
+
+def _report(report: EvaluationReport, title: str) -> None:
+    out.print(title)
+    labels = _labels_of(report.metrics)
+    width = max(map(len, labels.values()))
+    for name, text in labels.items():
+        out.print(f"  {text:<{width}}  {report.text(name)}")
+
+
+def _warn_of_guessing(report: EvaluationReport, ways: int | None) -> None:
+    """Warn when the result is no better than guessing although the tasks can be done."""
+    if ways is None or not {"accuracy", "baseline_accuracy"} <= report.metrics.keys():
+        return
+    guess = 1 / ways
+    if report.mean("accuracy") - report.ci95("accuracy") <= 1.01 * guess < report.mean("baseline_accuracy"):
+        err.print(
+            f"warning: the accuracy is no better than guessing ({guess:.0%}), while nearest neighbour does better: the "
+            "model has not learned. Try another outer.lr (and learner.inner_lr, where there is one), more "
+            "outer.iterations, and `distmeta check`.",
+            style="yellow",
+        )
+
+
+def _rows(rows: Sequence[tuple[str, ...]]) -> None:
+    """Aligned columns that are never cut: a log or a pipe has 80 columns for rich, numbers need them all."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        out.print("  " + "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())

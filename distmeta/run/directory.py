@@ -1,0 +1,401 @@
+"""The run directory: every file name in it, who holds it, and what it records.
+
+::
+
+    RUN_DIR/run.json            what the run is and how far it got (:class:`RunRecord`)
+            experiment.json     its settings, for people
+            job.py              a copy of the job file, for runs that have one
+            .lock               held by the one process that works on the run
+            checkpoints/        see :mod:`distmeta.runtime.checkpoint`
+            metrics.jsonl       see :mod:`distmeta.tracking.metrics_file`
+            tracking.json       see :mod:`distmeta.tracking.tracking_record`
+            result.json         the meta-test report
+            curves.png, *.png   pictures
+            evaluations/        later evaluations, one file each
+            reproduction.json   ours beside the published number, for runs of a protocol card
+            errors/             the full text of errors that came from elsewhere
+
+No other module spells these names; they ask a :class:`RunDirectory`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from distmeta.errors import ConfigError
+from distmeta.experiment.experiment import Experiment
+from distmeta.experiment.job import Job, load_job
+from distmeta.files import read_record, sha256_of, write_record
+from distmeta.run.record import DatasetFacts, KeptJob, RunRecord, Status
+from distmeta.runtime.checkpoint import CheckpointStore
+from distmeta.tracking.metrics_file import read_metrics
+from distmeta.tracking.tracking_record import RunRecord as TrackingRecord
+
+_RUN, _EXPERIMENT, _JOB, _LOCK = "run.json", "experiment.json", "job.py", ".lock"
+_CHECKPOINTS, _EVALUATIONS, _ERRORS = "checkpoints", "evaluations", "errors"
+_RESULT, _REPRODUCTION, _CURVES = "result.json", "reproduction.json", "curves"
+
+
+class RunDirectory:
+    """The folder of one run. Make one with :meth:`new` or :meth:`open`.
+
+    Args:
+        path: the folder.
+        made: folders that did not exist before, the innermost first; :meth:`discard` removes them.
+
+    Attributes:
+        path: the folder.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     RunDirectory.new(Path(folder) / "run", "demo").picture("curves").name
+        'curves.png'
+    """
+
+    def __init__(self, path: Path, made: tuple[Path, ...] = ()) -> None:
+        self.path = path
+        self._made = made
+
+    # -- which folder -------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def new(cls, path: Path | str | None, name: str) -> RunDirectory:
+        """A directory for a new run: ``path``, or ``runs/NAME-TIME`` with a number added until no one else has it.
+
+        Args:
+            path: a folder that is absent or empty.
+            name: of the experiment.
+
+        Raises:
+            ConfigError: ``path`` holds something (nothing is overwritten), or cannot be read or made.
+        """
+        if path:
+            directory = cls(Path(path))
+            directory._require_empty()
+            return directory
+        stem = Path("runs") / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+        above = [parent for parent in stem.parents if not parent.exists()]
+        folder, n = stem, 1
+        while True:
+            try:
+                folder.mkdir(parents=True)
+                return cls(folder, (folder, *above))
+            except FileExistsError:  # a run that was started in the same second
+                n += 1
+                folder = stem.with_name(f"{stem.name}-{n}")
+            except OSError as error:
+                raise _cannot_write(folder, error) from None
+
+    @classmethod
+    def open(cls, path: Path | str) -> RunDirectory:
+        """The directory of an existing run, its record read.
+
+        Raises:
+            ConfigError: the folder holds no run.
+            FileDamaged: its record is not as it was written.
+        """
+        directory = cls(Path(path))
+        directory.record  # noqa: B018 (read now, so that a wrong folder is refused now)
+        return directory
+
+    def discard(self) -> None:
+        """Remove the folders that :meth:`new` made, as far as they are empty: the run could not begin."""
+        with suppress(OSError):
+            for folder in self._made:
+                folder.rmdir()
+
+    def _require_empty(self) -> None:
+        is_folder = os.path.isdir(self.path)  # not Path.is_dir, which raises where a parent may not be read
+        try:
+            names = set(os.listdir(self.path)) if is_folder else set()
+        except OSError as error:
+            raise _cannot_write(self.path, error) from None
+        # A run that failed before its first step leaves only these files; the folder can be reused.
+        if _LOCK in names and names <= {_LOCK, _JOB, _EXPERIMENT}:
+            return
+        if names or (os.path.exists(self.path) and not is_folder):
+            raise ConfigError(
+                f"The run directory {self.path} exists already; expected a new one, so that nothing is overwritten. "
+                f"Use `distmeta resume {self.path}`, or another --run-dir."
+            )
+
+    # -- who holds it -------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Hold the directory, made if absent, against a second process; the lock ends with this process at the latest.
+
+        Raises:
+            ConfigError: another process holds it, or it cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _cannot_write(self.path, error) from None
+        lock = filelock.FileLock(self.path / _LOCK)
+        try:
+            lock.acquire(timeout=1)  # longer than status() holds it to look
+        except filelock.Timeout:
+            raise ConfigError(
+                f"Another process is working on the run {self.path}; expected one at a time. Wait for it or end it; "
+                f"`distmeta inspect {self.path}` shows how far it is."
+            ) from None
+        except NotImplementedError:  # a file system without locks
+            pass
+        except OSError as error:
+            raise _cannot_write(self.path, error) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def status(self) -> Status:
+        """The status now: a run recorded as running that no process of this machine holds was interrupted."""
+        record = self.record
+        if record.status != "running" or record.host != platform.node():
+            return record.status
+        try:
+            with filelock.FileLock(self.path / _LOCK, timeout=0):
+                return "interrupted"  # kill -9 leaves no time to record it
+        except (filelock.Timeout, NotImplementedError, OSError):
+            return "running"
+
+    # -- what it records ----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def record(self) -> RunRecord:
+        """``run.json``, read once.
+
+        Raises:
+            ConfigError: there is none.
+            FileDamaged: it is not as it was written.
+        """
+        try:
+            return RunRecord.from_dict(read_record(self.path / _RUN, undigested=True))
+        except (OSError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"{self.path} is not a run: {_RUN} could not be read ({error}). Give the folder that `distmeta train` "
+                "printed."
+            ) from None
+
+    def update(self, **changes: Any) -> None:
+        """Write changed fields of the record, atomically.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        self._write(replace(self.record, **changes, updated=_now()))
+
+    def begin(self, what: Experiment | Job, experiment: Experiment, *, resumed: bool) -> None:
+        """Fill a new run's directory, or bring that of a resumed run up to date; the record is written last.
+
+        Args:
+            what: the experiment, or the job that it comes from.
+            experiment: the experiment.
+            resumed: whether the record of an earlier process is kept.
+
+        Raises:
+            ConfigError: the directory cannot be written.
+        """
+        job, code = None, None
+        old = self.record if resumed else None
+        if isinstance(what, Job):
+            path = old.job.path if old is not None and old.job is not None else str(what.path)  # not that of the copy
+            job, code = KeptJob(path, str(what.folder), dict(what.overrides)), dict(what.code)
+        now: dict[str, Any] = {
+            "status": "running",
+            "error": None,
+            "pid": os.getpid(),
+            "host": platform.node(),
+            "iterations": experiment.outer.iterations,
+            "job": job,
+            "code": code,
+            "updated": _now(),
+        }
+        if old is None:
+            record = RunRecord(
+                name=experiment.name,
+                created=_now(),
+                dataset_fingerprint=experiment.tasks.fingerprint,
+                dataset=DatasetFacts.of(experiment),
+                **now,
+            )
+        else:
+            record = replace(old, **now)
+        try:
+            if isinstance(what, Job) and old is None:
+                (self.path / _JOB).write_text(what.source, encoding="utf-8")
+            write_record(self.path / _EXPERIMENT, experiment.settings())
+            self._write(record)
+        except OSError as error:
+            raise _cannot_write(self.path, error) from None
+
+    def job(self, overrides: Mapping[str, Any] | None = None, *, accept_changed: bool = False) -> Job:
+        """Run the job file that the run keeps, with the overrides of the run and ``overrides`` on top.
+
+        Args:
+            overrides: settings by dotted key.
+            accept_changed: take the file though it is not the one that the run wrote.
+
+        Raises:
+            ConfigError: the run was started from Python, or the file was changed or damaged.
+        """
+        kept = self.record.job
+        if kept is None:
+            raise ConfigError(
+                f"{self.path} was started from Python, not from a job file; expected `{_JOB}` in it. Go on with "
+                "distmeta.meta_train(experiment, run_dir=..., resume=True); to evaluate a run from here, train it from "
+                "a job file."
+            )
+        path, folder = self.path / _JOB, Path(kept.folder)
+        if not accept_changed:
+            self._require_own_job(path, kept)
+        return load_job(
+            path,
+            {**kept.overrides, **(overrides or {})},
+            folder=folder if os.path.isdir(folder) else None,
+            name=Path(kept.path).stem,
+        )
+
+    def changed_code(self, job: Job) -> tuple[str, ...]:
+        """Paths of the job's code that differ from when the run was last started; none where that was not recorded."""
+        was = self.record.code
+        if not was:
+            return ()
+        return tuple(sorted(path for path in {*was, *job.code} if was.get(path) != job.code.get(path)))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """``experiment.json``: the settings of the run, nested.
+
+        Raises:
+            ConfigError: the file is absent.
+            FileDamaged: it is not as it was written.
+        """
+        try:
+            return read_record(self.path / _EXPERIMENT, undigested=True)
+        except OSError as error:
+            raise ConfigError(
+                f"{self.path / _EXPERIMENT} could not be read ({error}). Restore it from a copy."
+            ) from None
+
+    def checkpoints(self, keep: int = 2) -> CheckpointStore:
+        """The checkpoints of the run.
+
+        Args:
+            keep: how many of the last are kept, beside the best.
+        """
+        return CheckpointStore(self.path / _CHECKPOINTS, keep=keep)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The rows of ``metrics.jsonl``, see :func:`distmeta.tracking.metrics_file.read_metrics`."""
+        return read_metrics(self.path)
+
+    @property
+    def mlflow_run_id(self) -> str | None:
+        """The run in MLflow, if it was created there."""
+        record = TrackingRecord.load(self.path)
+        return record.run_id if record else None
+
+    # -- what it keeps ------------------------------------------------------------------------------------------------
+
+    def picture(self, name: str = _CURVES) -> Path:
+        """Path of the picture ``name``; of the learning curves when left out."""
+        return self.path / f"{name}.png"
+
+    def keep_result(self, values: Mapping[str, Any]) -> Path:
+        """Write the meta-test report."""
+        return self._keep(_RESULT, values)
+
+    def keep_reproduction(self, values: Mapping[str, Any]) -> Path:
+        """Write the comparison with a published number."""
+        return self._keep(_REPRODUCTION, values)
+
+    def keep_error(self, name: str, text: str) -> Path:
+        """Write the full text of an error that came from elsewhere, under a new name each time.
+
+        Args:
+            name: a word for the file's name.
+            text: all of it.
+        """
+        path = self._reserve(_ERRORS, name, "txt")
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
+        return path
+
+    def sources(self) -> list[Path]:
+        """The files that describe the experiment, as far as they exist: settings and job."""
+        return [path for path in (self.path / _EXPERIMENT, self.path / _JOB) if path.exists()]
+
+    def reserve_evaluation(self, kind: str) -> Path:
+        """A new file ``evaluations/KIND-N.json``; two processes never get the same one."""
+        return self._reserve(_EVALUATIONS, kind, "json")
+
+    def require_writable(self) -> None:
+        """Raise before anything is computed that could not be kept.
+
+        Raises:
+            ConfigError: evaluations cannot be written.
+        """
+        try:
+            self.reserve_evaluation(".probe").unlink()
+        except OSError as error:
+            raise ConfigError(
+                f"{self.path}/{_EVALUATIONS} cannot be written, where the result is kept: {error}. Fix its "
+                "permissions, or evaluate a copy of the run."
+            ) from None
+
+    def _write(self, record: RunRecord) -> None:
+        write_record(self.path / _RUN, record.to_dict())
+        self.__dict__["record"] = record  # what cached_property would have kept
+
+    def _keep(self, name: str, values: Mapping[str, Any]) -> Path:
+        write_record(self.path / name, values)
+        return self.path / name
+
+    def _reserve(self, folder: str, kind: str, ending: str) -> Path:
+        (self.path / folder).mkdir(exist_ok=True)
+        n = 1
+        while True:
+            path = self.path / folder / f"{kind}-{n}.{ending}"
+            try:
+                path.touch(exist_ok=False)
+            except FileExistsError:
+                n += 1
+            else:
+                return path
+
+    def _require_own_job(self, path: Path, kept: KeptJob) -> None:
+        expected = (self.record.code or {}).get(_JOB)
+        try:
+            seen = sha256_of(path)
+        except OSError as error:
+            raise ConfigError(
+                f"{path} cannot be read: {error}. Restore it from the file that the run was started with, {kept.path}."
+            ) from None
+        if expected is not None and seen != expected:
+            raise ConfigError(
+                f"{path} is not the file that the run wrote (sha256 {seen[:12]}, expected {expected[:12]}): it was "
+                f"damaged or edited. Restore it (the run was started with {kept.path}), or give --changed-code to go "
+                "on with it as it is now."
+            )
+
+
+def _cannot_write(folder: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"The run directory {folder} cannot be written: {error}. Give another --run-dir, or fix its permissions."
+    )
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

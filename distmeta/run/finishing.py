@@ -1,0 +1,126 @@
+"""What a run leaves behind: the meta-test report, pictures, the best parameters in MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from distmeta.experiment.experiment import Experiment
+from distmeta.figures import learner_pictures, run_curves
+from distmeta.intervals import EvaluationReport
+from distmeta.learners.base import FastModel
+from distmeta.learners.pictures import Fit, Picture
+from distmeta.run.directory import RunDirectory
+from distmeta.run.place import Place
+from distmeta.runtime.driver import Driver, Trained
+from distmeta.tracking.tracker import Tracker
+from distmeta.types import TaskRef
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run.
+
+    Args:
+        run_dir: its folder.
+        step: outer steps done.
+        params_sha256: digest of the final meta-parameters.
+        best_step: the step with the best meta-validation (the last step without validation).
+        test: meta-test report of the parameters of that step.
+        curves: PNG of the learning curves.
+        pictures: PNGs of how the learner learns.
+        how_to_open: the command that opens MLflow's record; empty without MLflow.
+    """
+
+    run_dir: Path
+    step: int
+    params_sha256: str
+    best_step: int
+    test: EvaluationReport | None
+    curves: Path
+    pictures: tuple[Path, ...] = ()
+    how_to_open: str = ""
+
+    def __repr__(self) -> str:
+        test = {name: self.test.text(name) for name in self.test.metrics} if self.test else None
+        return f"RunResult({str(self.run_dir)!r}, step={self.step}, best_step={self.best_step}, test={test})"
+
+
+def finish(
+    directory: RunDirectory, experiment: Experiment, driver: Driver, trained: Trained, tracker: Tracker, place: Place
+) -> RunResult:
+    """Write and record what a run leaves behind.
+
+    Args:
+        directory: of the run.
+        experiment: the experiment.
+        driver: has trained it.
+        trained: the end of its loop.
+        tracker: records the files in MLflow.
+        place: receives a message where a picture cannot be drawn.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    store = directory.checkpoints()
+    final, test = store.load(), trained.test
+    if test is not None:
+        if (directory.record.step, directory.record.test) != (trained.step, test.summary()):  # else it is recorded
+            tracker.metrics(trained.step, {f"test/{name}": value for name, value in test.summary().items()})
+        tracker.artifact(directory.keep_result({"best_step": trained.best.step, **test.to_dict()}))
+    curves = run_curves.plot_curves(directory.metrics(), directory.picture(), title=experiment.name)
+    tracker.artifact(curves)
+    drawn: list[Path] = []
+    sources: tuple[tuple[str, Callable[[Experiment, Driver, Trained], Mapping[str, Picture]]], ...] = (
+        ("The fit", _fit),
+        (f"{type(driver.learner).__name__}.pictures()", _pictures),
+    )
+    for name, make in sources:
+        try:
+            drawn += [
+                learner_pictures.draw(
+                    replace(picture, title=f"{experiment.name}: {picture.title}"), directory.picture(key)
+                )
+                for key, picture in make(experiment, driver, trained).items()
+            ]
+        except Exception as error:  # noqa: BLE001 (a user's tasks and pictures() may raise anything; the run is done)
+            place.say(f"{name} failed: {type(error).__name__}: {error}", trained.step)
+    for path in (*directory.sources(), *drawn):
+        tracker.artifact(path)
+    for path in sorted(store.path(trained.best.step).iterdir()):  # a run that was resumed has one best, the last
+        tracker.artifact(path, "best")
+    directory.update(
+        status="finished", step=trained.step, stopped_early=trained.stopped_early, test=test.summary() if test else None
+    )
+    return RunResult(directory.path, trained.step, final.params_sha256, trained.best.step, test, curves, tuple(drawn))
+
+
+def _fit(experiment: Experiment, driver: Driver, trained: Trained) -> dict[str, Picture]:
+    """``fit``: the first meta-test task of a regression of one number on one number; nothing for other tasks."""
+    tasks, spec, best = experiment.tasks, experiment.tasks.spec, trained.best
+    if spec.kind != "regression" or spec.input_shape != (1,) or spec.outputs != 1 or "meta_test" not in tasks.splits:
+        return {}
+    if "queries" in type(tasks.config).model_fields:
+        tasks = tasks.with_config(queries=400)  # drawn after the support set, which stays as it is
+    episode = tasks.episode(TaskRef("meta_test", 0, 0), experiment.evaluation.seed)
+    order = episode.query_x[:, 0].argsort()
+    x, y = episode.query_x[order], episode.query_y[order]
+    params, dtype = best.layout.unflatten(best.vector), best.layout.torch_dtype
+    fast = FastModel(driver.learner.for_evaluation(), params, episode.support_x.to(dtype), episode.support_y.to(dtype))
+    before = driver.learner.forward(params, x.to(dtype)).detach()
+    title = f"one meta-test task, before and after {spec.support} points"
+    return {"fit": Fit(title, episode.support_x, episode.support_y, x, y, before, fast.predict(x.to(dtype)))}
+
+
+def _pictures(experiment: Experiment, driver: Driver, trained: Trained) -> dict[str, Picture]:
+    """The learner's own pictures of the first held-out tasks."""
+    settings, layout = experiment.evaluation, trained.best.layout
+    split = experiment.tasks.splits[-1]
+    if split == "meta_train":
+        return {}
+    refs = [TaskRef(split, 0, index) for index in range(min(100, settings.test_tasks))]
+    episodes = experiment.tasks.episodes(refs, settings.seed).to(torch.device("cpu"), layout.torch_dtype)
+    return driver.learner.for_evaluation().pictures(layout.unflatten(trained.best.vector), episodes)

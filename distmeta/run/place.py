@@ -1,0 +1,147 @@
+"""Where a run computes and where it is recorded; opening and closing the backend."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+from distmeta.errors import ConfigError
+from distmeta.experiment.experiment import Experiment
+from distmeta.experiment.job import Job
+from distmeta.experiment.settings import Runtime
+from distmeta.runtime.backend import Backend, LocalBackend
+from distmeta.runtime.events import Event
+
+Watch = Callable[[Event], None]
+"""Receives every event of a run."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run computes and where it is recorded.
+
+    Args:
+        backend: ``"local"`` (this process), ``"ray"``, or a :class:`Backend` of your own.
+        address: running Ray cluster; a cluster of this machine is started when left out.
+        tracking: whether MLflow records the run; the local files are always written.
+        tracking_uri: tracking URI for MLflow; its own default when left out.
+        tracking_required: fail when MLflow cannot be reached at the start.
+        watch: called with every event of the run.
+
+    Raises:
+        ConfigError: there is no such backend, or it takes no address.
+
+    Example:
+        >>> with Place().open() as backend:
+        ...     backend.name
+        'local'
+    """
+
+    backend: Literal["local", "ray"] | Backend = "local"
+    address: str | None = None
+    tracking: bool = False
+    tracking_uri: str | None = None
+    tracking_required: bool = False
+    watch: Watch = field(default=lambda event: None)
+
+    def __post_init__(self) -> None:
+        if self.backend not in ("local", "ray") and not isinstance(self.backend, Backend):
+            raise ConfigError(f"There is no backend {self.backend!r}; expected 'ray' or 'local'.")
+        if self.backend == "local" and self.address is not None:
+            raise ConfigError(
+                f"The local backend has no cluster at {self.address!r}. Use --backend ray, or leave the address out."
+            )
+
+    def say(self, text: str, step: int = 0) -> None:
+        """Send a message to the watcher."""
+        self.watch(Event("message", step, text=text))
+
+    def phase(self, text: str) -> None:
+        """Tell the watcher which part of the start has begun."""
+        self.watch(Event("phase", 0, text=text))
+
+    @contextmanager
+    def open(self, what: Experiment | Job | None = None, runtime: Runtime | None = None) -> Iterator[Backend]:
+        """The backend, open inside the ``with`` block; one that was given stays open after it.
+
+        Args:
+            what: the job whose classes are sent to the workers, if any.
+            runtime: numbers of workers and threads, by which a cluster that is started here is sized.
+
+        Raises:
+            RuntimeFailure: there is no cluster at the address, or Ray does not start.
+        """
+        with self.opening(what, runtime) as opening:
+            yield opening.backend()
+
+    @contextmanager
+    def opening(self, what: Experiment | Job | None = None, runtime: Runtime | None = None) -> Iterator[Opening]:
+        """Like :meth:`open`, but Ray starts in the background until :meth:`Opening.backend` asks for it."""
+        if isinstance(self.backend, Backend):
+            yield Opening(lambda: self.backend)  # type: ignore[arg-type, return-value]
+            return
+        opening = Opening(lambda: self._start(what, runtime or Runtime()), background=self.backend == "ray")
+        try:
+            yield opening
+        finally:
+            opening.close()
+
+    def _start(self, what: Experiment | Job | None, runtime: Runtime) -> Backend:
+        if self.backend == "local":
+            return LocalBackend()
+        from distmeta.runtime.ray_backend import RayBackend  # a local run needs no ray installed
+
+        modules, folders = ((what.module,), (str(what.folder),)) if isinstance(what, Job) else ((), ())
+        slots = (runtime.workers or 0) * runtime.threads
+        return RayBackend(self.address, cpus=slots, by_value=modules, search_path=folders)
+
+
+class Opening:
+    """A backend that starts now and is waited for later.
+
+    Args:
+        start: starts and returns it.
+        background: start in a thread at once, not when it is first asked for.
+    """
+
+    def __init__(self, start: Callable[[], Backend], *, background: bool = False) -> None:
+        self._start = start
+        self._backend: Backend | None = None
+        self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
+        if background:
+            self._thread = threading.Thread(target=self._run, name="distmeta-backend", daemon=True)
+            self._thread.start()
+
+    def backend(self) -> Backend:
+        """Wait for the backend.
+
+        Raises:
+            RuntimeFailure: it did not start.
+        """
+        if self._thread is not None:
+            # In short waits: a plain join() would hold ctrl-C back until it ends.
+            while self._thread.is_alive():
+                self._thread.join(0.1)
+            if self._error is not None:
+                raise self._error
+        elif self._backend is None:
+            self._backend = self._start()
+        assert self._backend is not None
+        return self._backend
+
+    def close(self) -> None:
+        """Release what was started, also where nothing asked for it."""
+        if self._thread is not None:
+            self._thread.join()
+        if self._backend is not None:
+            self._backend.close()
+
+    def _run(self) -> None:
+        try:
+            self._backend = self._start()
+        except BaseException as error:  # noqa: BLE001 (raised where the backend is waited for)
+            self._error = error
