@@ -28,7 +28,7 @@ def test_the_difference_is_that_of_each_task(rows):
     assert found.mean == pytest.approx(statistics.fmean(differences), abs=1e-9)
     expected = 1.96 * statistics.stdev(differences) / math.sqrt(len(rows))
     assert found.ci95 == pytest.approx(expected, rel=1e-6, abs=1e-9)
-    assert found.clear == (abs(found.mean) > found.ci95)
+    assert found.significant == (abs(found.mean) > found.ci95)
 
 
 @given(pairs)
@@ -54,7 +54,7 @@ def test_pairing_is_narrower_than_two_intervals_where_tasks_differ_in_difficulty
     difficulty = random.normal(size=500)
     a, b = (report(difficulty + offset + 0.1 * random.normal(size=500)) for offset in (0.05, 0.0))
     found = paired(a, b)["bits"]
-    assert found.clear
+    assert found.significant
     assert found.ci95 < 0.2 * math.hypot(a.ci95("bits"), b.ci95("bits"))
 
 

@@ -80,13 +80,18 @@ class Place:
     @contextmanager
     def opening(self, what: Experiment | Job | None = None, runtime: Runtime | None = None) -> Iterator[Opening]:
         """Like :meth:`open`, but Ray starts in the background until :meth:`Opening.backend` asks for it."""
-        if isinstance(self.backend, Backend):
-            yield Opening(lambda: self.backend)  # type: ignore[arg-type, return-value]
+        given = self.backend
+        if isinstance(given, Backend):
+            yield Opening(lambda: given)
             return
-        opening = Opening(lambda: self._start(what, runtime or Runtime()), background=self.backend == "ray")
+        if given == "ray":
+            self.phase("starting Ray" if self.address is None else f"connecting to the Ray cluster at {self.address}")
+        opening = Opening(lambda: self._start(what, runtime or Runtime()), background=given == "ray")
         try:
             yield opening
         finally:
+            if given == "ray":
+                self.phase("leaving Ray")
             opening.close()
 
     def _start(self, what: Experiment | Job | None, runtime: Runtime) -> Backend:
@@ -112,8 +117,9 @@ class Opening:
         self._backend: Backend | None = None
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
+        self._started, self._closing = threading.Event(), threading.Event()
         if background:
-            self._thread = threading.Thread(target=self._run, name="distmeta-backend", daemon=True)
+            self._thread = threading.Thread(target=self._own, name="distmeta-backend", daemon=True)
             self._thread.start()
 
     def backend(self) -> Backend:
@@ -123,9 +129,8 @@ class Opening:
             RuntimeFailure: it did not start.
         """
         if self._thread is not None:
-            # In short waits: a plain join() would hold ctrl-C back until it ends.
-            while self._thread.is_alive():
-                self._thread.join(0.1)
+            while not self._started.wait(0.1):  # in short waits: a long one would hold ctrl-C back until it ends
+                pass
             if self._error is not None:
                 raise self._error
         elif self._backend is None:
@@ -136,12 +141,18 @@ class Opening:
     def close(self) -> None:
         """Release what was started, also where nothing asked for it."""
         if self._thread is not None:
+            self._closing.set()
             self._thread.join()
-        if self._backend is not None:
+        elif self._backend is not None:
             self._backend.close()
 
-    def _run(self) -> None:
+    def _own(self) -> None:
+        # The thread stays until the end: Linux ends Ray's processes with the thread that started them.
         try:
             self._backend = self._start()
         except BaseException as error:  # noqa: BLE001 (raised where the backend is waited for)
             self._error = error
+        self._started.set()
+        self._closing.wait()
+        if self._backend is not None:
+            self._backend.close()

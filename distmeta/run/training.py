@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from distmeta.run.directory import RunDirectory
 from distmeta.run.finishing import RunResult, finish
 from distmeta.run.place import Place
 from distmeta.runtime.checkpoint import Checkpoint
-from distmeta.runtime.driver import Driver
+from distmeta.runtime.driver import Driver, require_runnable
 from distmeta.runtime.events import Event
 from distmeta.tasks.base import TaskDistribution
 from distmeta.tracking.git_state import git_tags
@@ -60,8 +60,11 @@ def _run(
     experiment = what.experiment if isinstance(what, Job) else what
     directory = RunDirectory.open(run_dir or ".") if resume else RunDirectory.new(run_dir, experiment.name)
     store = directory.checkpoints(keep=experiment.runtime.keep_checkpoints)
-    with place.opening(what, experiment.runtime) as opening:
+    with ExitStack() as stack:
         try:
+            place.phase("checking tasks and data")
+            require_runnable(experiment)
+            opening = stack.enter_context(place.opening(what, experiment.runtime))
             driver = Driver(experiment, store, place.watch)  # raises where the experiment is invalid
         except BaseException:
             directory.discard()

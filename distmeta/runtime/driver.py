@@ -47,6 +47,19 @@ class Trained:
     test: EvaluationReport | None
 
 
+def require_runnable(experiment: Experiment) -> None:
+    """Check tasks, data and settings: what costs little. :class:`Driver` probes the model too.
+
+    Raises:
+        ContractError, DataError, ConfigError: the experiment cannot run.
+    """
+    tasks, evaluation = experiment.tasks, experiment.evaluation
+    tasks.check()
+    require_tasks(tasks, "meta_validation", "evaluation.validation_tasks", evaluation.validation_tasks)
+    require_tasks(tasks, "meta_test", "evaluation.test_tasks", evaluation.test_tasks)
+    require_equal_ways(experiment.learner, tasks.spec_of("meta_train"), tasks.spec)
+
+
 class Driver:
     """Runs one experiment. Constructing it checks everything that can be checked, before any worker starts.
 
@@ -67,13 +80,8 @@ class Driver:
         self._log: Log = NullLog()
         self._pool: WorkerPool | None = None
         self._server: Any = None
-        tasks = experiment.tasks
-        self._begin("checking tasks and data")
-        tasks.check()
-        require_tasks(tasks, "meta_validation", "evaluation.validation_tasks", experiment.evaluation.validation_tasks)
-        require_tasks(tasks, "meta_test", "evaluation.test_tasks", experiment.evaluation.test_tasks)
-        spec = tasks.spec_of("meta_train")
-        require_equal_ways(experiment.learner, spec, tasks.spec)
+        require_runnable(experiment)
+        tasks, spec = experiment.tasks, experiment.tasks.spec_of("meta_train")
         self._begin("probing the model and the learner")
         episodes = tasks.episodes([TaskRef("meta_train", 0, i) for i in range(2)], experiment.seed)
         found = probe(experiment.learner.bind(spec, experiment.seed), spec, episodes, tasks.spec)

@@ -20,6 +20,7 @@ from typer.main import get_command
 
 import distmeta
 from distmeta import cli
+from distmeta.run.directory import RunDirectory
 from distmeta.tracking.metrics_file import read_metrics
 
 JOB = '''"""Sines in a moment."""
@@ -293,7 +294,7 @@ def test_a_default_run_directory_is_new_and_told(run):
 
 def test_two_processes_do_not_work_on_one_run(run, straight, tmp_path):
     shutil.copytree(straight, tmp_path / "busy")
-    with distmeta.run.training._only_driver(tmp_path / "busy"):
+    with RunDirectory.open(tmp_path / "busy").hold():
         refused = run("resume", "busy", *LOCAL)
     assert refused.code == 1
     assert "Another process is working on the run busy" in refused.err

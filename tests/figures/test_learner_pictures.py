@@ -16,7 +16,7 @@ from torch import nn
 import distmeta
 from distmeta.figures.learner_pictures import _used_rows, draw
 from distmeta.learners.inner_loop import adaptation_curve
-from distmeta.learners.pictures import Attention, Curves, Gallery, Heatmaps
+from distmeta.learners.pictures import Attention, Curves, Fit, Gallery, Heatmaps
 from distmeta.seeding import rng
 from distmeta.types import TaskRef
 
@@ -38,6 +38,13 @@ def images(count: int, channels: int = 1) -> np.ndarray:
 
 
 # -- drawing ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_fit_shows_the_curve_the_points_and_both_predictions(tmp_path):
+    x, support = np.linspace(-5, 5, 100)[:, None], np.array([[-3.0], [0.0], [2.0]])
+    fit = Fit("one sinusoid", support, np.sin(support), x, np.sin(x), 0.1 * x, np.sin(x) + 0.3)
+    picture = pixels(draw(fit, tmp_path / "plots" / "sine.png"))
+    assert all(has(picture, colour) for colour in (BLUE, RED, (0x8A, 0x8F, 0x98)))
 
 
 def test_curves_have_a_panel_per_kind_of_number(tmp_path):
@@ -244,7 +251,7 @@ class TrainOnly(distmeta.Sinusoids):
         return super().draw(split, random)
 
 
-@pytest.mark.parametrize(("tasks", "said"), [(Capped(), ["fit.png failed"]), (TrainOnly(), [])])
+@pytest.mark.parametrize(("tasks", "said"), [(Capped(), ["The fit failed"]), (TrainOnly(), [])])
 def test_a_fit_that_cannot_be_drawn_does_not_fail_the_run(tasks, said, tmp_path):
     events = []
     experiment = distmeta.Experiment(
@@ -255,4 +262,4 @@ def test_a_fit_that_cannot_be_drawn_does_not_fail_the_run(tasks, said, tmp_path)
     )
     distmeta.meta_train(experiment, run_dir=tmp_path / "run", place=distmeta.Place(watch=events.append))
     assert distmeta.inspect_run(tmp_path / "run")["status"] == "finished"
-    assert [event.text[: len("fit.png failed")] for event in events if "failed" in event.text] == said
+    assert [event.text[: len("The fit failed")] for event in events if "failed" in event.text] == said

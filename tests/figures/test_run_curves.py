@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distmeta.figures.run_curves import _limit_to_bulk, _smooth, plot_curves, plot_regression
+from distmeta.figures.run_curves import _limit_to_bulk, _smooth, plot_curves
 
 TRAIN, VALIDATION, TRUTH = (0x2F, 0x6F, 0xA7), (0xC8, 0x55, 0x3D), (0x8A, 0x8F, 0x98)
 
@@ -102,23 +102,6 @@ def test_one_exploded_step_does_not_flatten_the_picture() -> None:
     assert calm.limits is None
     assert exploded.limits is not None
     assert exploded.limits[1] < 2.0
-
-
-def test_a_regression_task_shows_curve_points_and_both_predictions(tmp_path: Path) -> None:
-    grid, support = np.linspace(-5, 5, 100), np.array([-3.0, 0.0, 2.0])
-    path = plot_regression(
-        tmp_path / "plots" / "sine.png",
-        support[:, None],
-        np.sin(support)[:, None],
-        grid,
-        np.sin(grid),
-        0.1 * grid,
-        np.sin(grid) + 0.3,
-        "one sinusoid",
-    )
-    pixels = _pixels(path)
-    for colour in (TRAIN, VALIDATION, TRUTH):
-        assert _has(pixels, colour)
 
 
 def test_drawing_leaves_pyplot_alone(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ import pytest
 import distmeta
 from distmeta import cli
 from distmeta.data import from_arrays
+from distmeta.files import read_record
+from distmeta.run.place import Place
 
 JOB = """
 import torch
@@ -129,7 +131,7 @@ def not_a_number(folder: Path) -> None:
 
 
 def from_python(folder: Path) -> None:
-    record = json.loads((folder / "run" / "run.json").read_text())
+    record = read_record(folder / "run" / "run.json")
     (folder / "run" / "run.json").write_text(json.dumps({**record, "job": None}))
 
 
@@ -416,7 +418,7 @@ def finished_run(digits_dir, tmp_path_factory) -> Path:
 def world(finished_run, tmp_path, monkeypatch) -> Path:
     """A copy of that folder, as the current directory; what loading a job changes in this process is undone."""
     shutil.copytree(finished_run, tmp_path, dirs_exist_ok=True)
-    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    record = read_record(tmp_path / "run" / "run.json")
     record["job"]["folder"] = str(tmp_path)
     (tmp_path / "run" / "run.json").write_text(json.dumps(record))
     monkeypatch.chdir(tmp_path)
@@ -434,8 +436,8 @@ def snapshot(folder: Path) -> dict[str, str]:
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_one_message_names_the_fix(row, world, monkeypatch, capsys):
     opened = []
-    real = distmeta.run.training.open_backend
-    monkeypatch.setattr(distmeta.run.training, "open_backend", lambda *a: opened.append(1) or real(*a))
+    real = Place._start
+    monkeypatch.setattr(Place, "_start", lambda *a: opened.append(1) or real(*a))
     row.prepare(world)
     opened.clear()
     before = snapshot(world)

@@ -54,7 +54,7 @@ def test_the_run_ends_with_the_cause_also_where_its_record_cannot_be_written(ful
             no_space(path, values)
         path.write_text(json.dumps(values))
 
-    monkeypatch.setattr("distmeta.run.training.write_json", full_later)
+    monkeypatch.setattr("distmeta.run.directory.write_record", full_later)
     with pytest.raises(RuntimeFailure, match=r"cannot be written: .*Free the disk.*distmeta resume"):
         distmeta.meta_train(experiment(), run_dir=tmp_path / "run")
     assert writes[2:] == ["run.json"]  # tried, not insisted on
@@ -63,10 +63,10 @@ def test_the_run_ends_with_the_cause_also_where_its_record_cannot_be_written(ful
 
 def test_a_result_that_cannot_be_written_is_made_up_for_by_resuming(tmp_path, monkeypatch):
     whole = distmeta.meta_train(experiment(), run_dir=tmp_path / "whole")
-    real = distmeta.run.training.write_json
+    real = distmeta.files.write_record
     with monkeypatch.context() as patch:
         patch.setattr(
-            "distmeta.run.training.write_json",
+            "distmeta.run.directory.write_record",
             lambda path, v: (no_space if path.name == "result.json" else real)(path, v),
         )
         with pytest.raises(RuntimeFailure, match=r"cannot be written: .*Free the disk.*distmeta resume"):

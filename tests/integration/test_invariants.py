@@ -17,6 +17,7 @@ import torch
 import distmeta
 from distmeta import MAML, Evaluation, Experiment, FewShot, LocalBackend, Outer, Place, Runtime, Sinusoids, mlp
 from distmeta.errors import CheckpointMismatch, FailureBudgetExceeded, RuntimeFailure
+from distmeta.run.directory import RunDirectory
 from distmeta.runtime.backend import SERVER
 from distmeta.runtime.checkpoint import CheckpointStore
 from distmeta.runtime.driver import Driver
@@ -473,11 +474,12 @@ experiment = distmeta.Experiment(
 KILLER = """
 import os, signal, sys
 from pathlib import Path
-import distmeta.run.training
+import distmeta.run.finishing
 from distmeta import load_job, meta_train
 
-distmeta.run.training.report.plot_curves = lambda rows, path, title: path  # pictures take most of the time of so short a run
-distmeta.run.training.report.plot_regression = lambda path, *rest: path
+# Pictures take most of the time of so short a run.
+distmeta.run.finishing.run_curves.plot_curves = lambda rows, path, title: path
+distmeta.run.finishing.learner_pictures.draw = lambda picture, path: path
 
 job, out, moments = sys.argv[1], sys.argv[2], [int(m) for m in sys.argv[3:]]
 
@@ -511,8 +513,8 @@ for moment in moments:
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_kill_9_of_the_driver_at_many_moments_then_resume(optimizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(distmeta.run.training.report, "plot_curves", lambda rows, path, title: path)
-    monkeypatch.setattr(distmeta.run.training.report, "plot_regression", lambda path, *rest: path)
+    monkeypatch.setattr("distmeta.run.finishing.run_curves.plot_curves", lambda rows, path, title: path)
+    monkeypatch.setattr("distmeta.run.finishing.learner_pictures.draw", lambda picture, path: path)
     job, moments = tmp_path / "job.py", (1, 3, 6, 9, 13, 17, 22, 27, 33, 10_000)
     job.write_text(KILLED_JOB.replace("OPTIMIZER", optimizer).replace("MOMENTUM", "0.9" if optimizer == "sgd" else "0"))
     done = subprocess.run(
@@ -531,7 +533,7 @@ def test_kill_9_of_the_driver_at_many_moments_then_resume(optimizer, tmp_path, m
     for moment in moments[:-1]:
         folder = tmp_path / "runs" / str(moment)
         assert distmeta.inspect_run(folder)["status"] in ("interrupted", "created", "finished")
-        result = distmeta.meta_train(distmeta.run.training.job_of(folder, {}), run_dir=folder, resume=True)
+        result = distmeta.meta_train(RunDirectory.open(folder).job(), run_dir=folder, resume=True)
         resumed = distmeta.inspect_run(folder)
         assert (resumed["status"], resumed["step"]) == ("finished", 6)
         assert result.params_sha256 == resumed["params_sha256"] == facts["params_sha256"]

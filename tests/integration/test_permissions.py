@@ -6,7 +6,6 @@ Whoever runs the tests may be allowed everything, so the system's refusal is pla
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import signal
@@ -17,9 +16,11 @@ import pytest
 from PIL import Image
 
 import distmeta
-from distmeta import api, cli
+from distmeta import cli
 from distmeta.data import build_image_folder, verify
 from distmeta.errors import DataError, ShardCorrupt
+from distmeta.files import read_record, write_record
+from distmeta.run.directory import RunDirectory
 
 JOB = """
 import distmeta
@@ -85,17 +86,17 @@ def test_one_message(command, says, world, monkeypatch, capsys):
         cli.main()
     said = capsys.readouterr().err
     assert end.value.code == 1
-    assert said.startswith("error: ")
+    assert re.search(r"(?m)^error: ", said)
     assert re.search(says, said), said
 
 
 def test_a_run_of_somebody_else_s_job_needs_their_folder_no_more(world, monkeypatch):
     distmeta.meta_train(distmeta.load_job("job.py"), run_dir="run")
-    record = json.loads(Path("run/run.json").read_text())
+    record = read_record(Path("run/run.json"))
     record["job"]["folder"] = str(world / "locked" / "jobs")
-    Path("run/run.json").write_text(json.dumps(record))
+    write_record(Path("run/run.json"), record)
     lock(world / "locked", monkeypatch)
-    assert api.job_of(Path("run"), {}).folder == world / "run"
+    assert RunDirectory.open("run").job().folder == world / "run"
 
 
 def test_a_shard(digits_dir, monkeypatch):

@@ -1,15 +1,23 @@
-"""The folder of a run that names none: its own, however many begin in the same second, and gone if it cannot begin."""
+"""The run directory: a folder of its own, one holder at a time, a record that is found damaged when it is."""
 
 from __future__ import annotations
 
 import datetime
+import shutil
+import sys
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import distmeta
-from distmeta import api
-from distmeta.errors import ConfigError, TaskContractError
+from distmeta.data import dataset
+from distmeta.errors import ConfigError, FileDamaged, TaskContractError
+from distmeta.files import read_record
+from distmeta.run import directory, training
+from distmeta.run.directory import RunDirectory
+from distmeta.run.record import DatasetFacts, RunRecord
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +41,7 @@ def test_two_runs_that_begin_in_the_same_second_have_two_folders(monkeypatch):
         def now(cls, tz=None):
             return cls(2031, 1, 2, 3, 4, 5, tzinfo=tz)
 
-    driver, other = api.Driver, []
+    driver, other = training.Driver, []
 
     def slow(*words):
         """Another run begins, and ends, while this one is still checked."""
@@ -42,8 +50,8 @@ def test_two_runs_that_begin_in_the_same_second_have_two_folders(monkeypatch):
             other[0] = distmeta.meta_train(experiment())
         return driver(*words)
 
-    monkeypatch.setattr(api.datetime, "datetime", Stopped)
-    monkeypatch.setattr(api, "Driver", slow)
+    monkeypatch.setattr(directory.datetime, "datetime", Stopped)
+    monkeypatch.setattr(training, "Driver", slow)
     first = distmeta.meta_train(experiment())
     assert first.run_dir == Path("runs/sines-20310102-030405")
     assert other[0].run_dir == Path("runs/sines-20310102-030405-2")
@@ -63,3 +71,132 @@ def test_where_no_folder_can_be_made_the_message_names_the_fix():
     Path("runs").write_text("")
     with pytest.raises(ConfigError, match=r"runs/sines-\S+ cannot be written: .*another --run-dir"):
         distmeta.meta_train(experiment())
+
+
+# -- what an existing run records --------------------------------------------------------------------------------------
+
+JOB = """
+import distmeta
+
+experiment = distmeta.Experiment(
+    learner=distmeta.MAML(distmeta.mlp((8,)), inner_lr=0.01),
+    tasks=distmeta.Sinusoids(shots=4, queries=4),
+    outer=distmeta.Outer(iterations=2, meta_batch_size=2),
+    evaluation=distmeta.Evaluation(every=0, test_tasks=2),
+)
+"""
+
+
+@pytest.fixture
+def finished(tmp_path, monkeypatch) -> RunDirectory:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    Path("sines.py").write_text(JOB)
+    distmeta.meta_train(distmeta.load_job("sines.py"), run_dir="run")
+    return RunDirectory.open("run")
+
+
+def test_the_record_is_typed_and_says_what_was_run(finished):
+    record = finished.record
+    assert (record.status, record.step, record.iterations, record.stopped_early) == ("finished", 2, 2, False)
+    assert record.dataset == DatasetFacts("Sinusoids", (1,))
+    assert Path(record.job.path).name == "sines.py"
+    assert set(record.code) == {"job.py"}
+    assert RunRecord.from_dict(record.to_dict()) == record
+    assert RunRecord.from_dict({**record.to_dict(), "of a later version": 1}) == record
+
+
+def test_a_held_run_is_running_and_nobody_else_s(finished):
+    finished.update(status="running")
+    assert RunDirectory.open("run").status() == "interrupted"
+    with finished.hold():
+        assert RunDirectory.open("run").status() == "running"
+        with pytest.raises(ConfigError, match=r"Another process is working on the run run; .*distmeta inspect"):
+            RunDirectory.open("run").hold().__enter__()
+    finished.update(host="elsewhere")
+    assert RunDirectory.open("run").status() == "running"  # the lock of another machine cannot be seen
+
+
+def test_the_job_file_is_the_one_that_the_run_wrote(finished):
+    assert finished.job().experiment.outer.iterations == 2
+    assert finished.job({"outer.iterations": 5}).experiment.outer.iterations == 5
+    path = Path("run/job.py")
+    path.write_text(path.read_text().replace("inner_lr=0.01", "inner_lr=0.02"))
+    with pytest.raises(ConfigError, match=r"run/job.py is not the file .*damaged or edited.*--changed-code"):
+        finished.job()
+    assert finished.job(accept_changed=True).experiment.learner.config.inner_lr == 0.02
+    path.unlink()
+    with pytest.raises(ConfigError, match=r"run/job.py cannot be read: .*Restore it from .*sines.py"):
+        finished.job()
+
+
+def test_names_are_reserved_for_one(finished):
+    first, second = (finished.reserve_evaluation("meta_test") for _ in range(2))
+    assert [path.name for path in (first, second)] == ["meta_test-1.json", "meta_test-2.json"]
+    assert finished.keep_error("ServerLost", "all of it").read_text() == "all of it"
+
+
+@pytest.mark.parametrize("name", ["run.json", "experiment.json", "result.json"])
+def test_damage_in_200_places_is_found(finished, name):
+    path, random = Path("run") / name, np.random.default_rng(0)
+    content = path.read_bytes()
+    for place, bit in zip(random.integers(len(content), size=200), random.integers(8, size=200), strict=True):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << int(bit)
+        path.write_bytes(flipped)
+        with pytest.raises(FileDamaged, match=name):
+            read_record(path, undigested=True)
+    for torn in (b"", content[: len(content) // 2], content[:-1], content + b" "):
+        path.write_bytes(torn)
+        with pytest.raises(FileDamaged, match=name):
+            read_record(path, undigested=True)
+    if name == "run.json":
+        with pytest.raises(FileDamaged, match=r"run.json .*Restore it from a copy"):
+            RunDirectory.open("run")
+
+
+def test_damage_in_200_places_of_the_job_file_is_found(finished):
+    path, random = Path("run/job.py"), np.random.default_rng(1)
+    content = path.read_bytes()
+    for place, bit in zip(random.integers(len(content), size=200), random.integers(8, size=200), strict=True):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << int(bit)
+        path.write_bytes(flipped)
+        with pytest.raises(ConfigError, match=r"run/job.py is not the file that the run wrote"):
+            finished.job()
+
+
+# -- opened once -------------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_runs_the_job_once_reads_the_record_once_and_verifies_the_data_once(digits_dir, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    shutil.copytree(digits_dir, "copy")  # not verified by another test
+    Path("digits_job.py").write_text(
+        """
+import distmeta
+
+experiment = distmeta.Experiment(
+    learner=distmeta.ProtoNet(distmeta.conv4(width=4, head=False)),
+    tasks=distmeta.FewShot(data="copy", ways=3, shots=1, queries=1),
+    outer=distmeta.Outer(iterations=1, meta_batch_size=2),
+    evaluation=distmeta.Evaluation(every=0, test_tasks=2),
+)
+"""
+    )
+    counts, verified = Counter(), Counter()
+
+    def counted(name, function):
+        def call(*words, **options):
+            counts[name] += 1
+            return function(*words, **options)
+
+        return call
+
+    sha256_of, read = dataset.sha256_of, directory.read_record
+    monkeypatch.setattr(dataset, "sha256_of", lambda path: verified.update([path]) or sha256_of(path))
+    distmeta.meta_train(distmeta.load_job("digits_job.py"), run_dir="run")
+    monkeypatch.setattr(directory, "load_job", counted("job file", directory.load_job))
+    monkeypatch.setattr(directory, "read_record", lambda path, **options: counted(path.name, read)(path, **options))
+    assert len(distmeta.sweep("run", "shots", [1, 2, 3, 4]).results) == 4
+    assert counts["job file"] == counts["run.json"] == 1
+    assert set(verified.values()) == {1}, "the training and four evaluations verify each shard once"

@@ -18,7 +18,10 @@ from PIL import Image
 import distmeta
 from distmeta import cli
 from distmeta.data import from_arrays
-from distmeta.run.evaluating import Yardstick, compare, judge, sweep
+from distmeta.files import read_record
+from distmeta.run.evaluating import compare, evaluate, sweep
+from distmeta.run.place import Place
+from distmeta.run.results import EvaluationRequest
 from distmeta.types import TaskRef
 
 JOB = """
@@ -123,12 +126,12 @@ def kept(folder: str) -> list[str]:
 
 def test_the_judgement_of_a_run_is_that_of_its_end_and_is_kept(world):
     ended = json.loads((world / "maml" / "result.json").read_text())
-    found = judge("maml", Yardstick(tasks=6))
+    found = evaluate("maml", EvaluationRequest(tasks=6))
     assert found.report.to_dict()["per_task"] == ended["per_task"]
-    assert (found.cross_domain, found.changed, found.judged_on) == (False, {}, "digits")
-    again = judge("maml", Yardstick(tasks=6))
+    assert (found.cross_domain, found.changed, found.evaluated_on) == (False, {}, "digits")
+    again = evaluate("maml", EvaluationRequest(tasks=6))
     assert kept("maml") == ["meta_test-1.json", "meta_test-2.json"]  # nothing is overwritten
-    first = json.loads((world / "maml" / "evaluations" / "meta_test-1.json").read_text())
+    first = read_record(world / "maml" / "evaluations" / "meta_test-1.json")
     assert first == found.to_dict() == again.to_dict()
     assert first["params_sha256"] == distmeta.inspect_run("maml")["params_sha256"]
 
@@ -141,33 +144,33 @@ def test_an_interval_over_few_classes_comes_with_a_caution(run):
 
 
 def test_workers_and_chunks_do_not_change_a_judgement(world):
-    one = judge("maml", Yardstick(tasks=10))
-    other = judge("maml", Yardstick(tasks=10, overrides={"runtime.workers": 3, "runtime.chunk_size": 3}))
+    one = evaluate("maml", EvaluationRequest(tasks=10))
+    other = evaluate("maml", EvaluationRequest(tasks=10, overrides={"runtime.workers": 3, "runtime.chunk_size": 3}))
     np.testing.assert_allclose(one.report.metrics["loss"], other.report.metrics["loss"], rtol=1e-5)
     assert other.changed == {}
 
 
-def test_a_metric_learner_is_judged_on_another_number_of_ways(world):
-    found = judge("metric", Yardstick(tasks=10, overrides={"tasks.ways": 4}))
+def test_a_metric_learner_is_evaluated_on_another_number_of_ways(world):
+    found = evaluate("metric", EvaluationRequest(tasks=10, overrides={"tasks.ways": 4}))
     assert found.changed == {"tasks.ways": 4}
     tasks = distmeta.FewShot("digits", ways=4, queries=2)
     truth = [int(task.episode.query_y.max()) + 1 for task in tasks.take(2)]
     assert truth == [4, 4]
-    assert found.report.mean("loss") > judge("metric", Yardstick(tasks=10)).report.mean("loss")
+    assert found.report.mean("loss") > evaluate("metric", EvaluationRequest(tasks=10)).report.mean("loss")
     assert "tasks.ways=4" in found.title
 
 
 def test_a_run_from_before_the_dataset_was_noted_can_be_judged(world):
-    record = json.loads((world / "maml" / "run.json").read_text())
+    record = read_record(world / "maml" / "run.json")
     del record["dataset"]
     (world / "maml" / "run.json").write_text(json.dumps(record))
-    assert judge("maml", Yardstick(tasks=4, data="others")).trained_on == "digits"
+    assert evaluate("maml", EvaluationRequest(tasks=4, data="others")).trained_on == "digits"
 
 
 def test_the_dataset_may_have_moved(world):
-    before = judge("maml", Yardstick(tasks=10))
+    before = evaluate("maml", EvaluationRequest(tasks=10))
     (world / "digits").rename(world / "elsewhere")
-    moved = judge("maml", Yardstick(tasks=10, data="elsewhere"))
+    moved = evaluate("maml", EvaluationRequest(tasks=10, data="elsewhere"))
     assert not moved.cross_domain
     np.testing.assert_array_equal(moved.report.metrics["loss"], before.report.metrics["loss"])
 
@@ -181,12 +184,12 @@ def test_another_dataset_is_cross_domain_and_needs_the_first_no_more(run):
     assert said.code == 0, said.err
     assert "cross-domain: trained on digits, judged on others" in said.out
     (path,) = Path("maml/evaluations").glob("*.json")
-    found = json.loads(path.read_text())
-    assert (found["cross_domain"], found["trained_on"], found["judged_on"]) == (True, "digits", "others")
+    found = read_record(path)
+    assert (found["cross_domain"], found["trained_on"], found["evaluated_on"]) == (True, "digits", "others")
 
 
 def test_the_tasks_are_those_of_the_other_dataset(world):
-    found = judge("maml", Yardstick(tasks=5, data="others"))
+    found = evaluate("maml", EvaluationRequest(tasks=5, data="others"))
     tasks = distmeta.FewShot("others", ways=3, queries=2)
     episodes = tasks.episodes([TaskRef("meta_test", 0, index) for index in range(5)], 0)
     expected = tasks.baseline(episodes)["baseline_accuracy"]
@@ -197,7 +200,7 @@ def test_the_other_dataset_needs_only_the_split_that_is_judged(world):
     x = np.random.default_rng(3).integers(0, 256, (32, 1, 8, 8)).astype(np.uint8)
     classes = {"meta_train": [], "meta_validation": [], "meta_test": [0, 1, 2, 3]}
     from_arrays(x, np.arange(32) // 8, Path("test_only"), splits={k: v for k, v in classes.items() if v})
-    assert judge("maml", Yardstick(tasks=4, data="test_only")).cross_domain
+    assert evaluate("maml", EvaluationRequest(tasks=4, data="test_only")).cross_domain
 
 
 # -- pairs -----------------------------------------------------------------------------------------------------------
@@ -219,12 +222,12 @@ def test_two_runs_are_compared_task_by_task(run):
 
 
 def test_a_run_does_not_differ_from_itself(world):
-    differences = compare("metric", "metric", Yardstick(tasks=4)).differences
-    assert {(d.mean, d.ci95, d.clear) for d in differences.values()} == {(0.0, 0.0, False)}
+    differences = compare("metric", "metric", EvaluationRequest(tasks=4)).differences
+    assert {(d.mean, d.ci95, d.significant) for d in differences.values()} == {(0.0, 0.0, False)}
 
 
 def test_a_setting_for_both_makes_them_comparable(world):
-    found = compare("maml", "more_queries", Yardstick(tasks=4, overrides={"tasks.queries": 4}))
+    found = compare("maml", "more_queries", EvaluationRequest(tasks=4, overrides={"tasks.queries": 4}))
     assert found.differences["baseline_accuracy"].mean == 0
 
 
@@ -239,10 +242,10 @@ def test_a_curve_over_shots_is_a_table_a_picture_and_a_file(run):
     with Image.open("metric/evaluations/shots-1.png") as image:
         pixels = np.asarray(image.convert("RGB"))
     assert (pixels == (0x2F, 0x6F, 0xA7)).all(-1).any()
-    found = json.loads(Path("metric/evaluations/shots-1.json").read_text())
+    found = read_record(Path("metric/evaluations/shots-1.json"))
     assert found["values"] == [1, 2, 4]
-    alone = judge("metric", Yardstick(tasks=10, overrides={"tasks.shots": 2})).report.to_dict()
-    assert found["judgements"][1]["per_task"] == alone["per_task"]
+    alone = evaluate("metric", EvaluationRequest(tasks=10, overrides={"tasks.shots": 2})).report.to_dict()
+    assert found["results"][1]["per_task"] == alone["per_task"]
 
 
 def test_support_sets_grow_with_the_shots(world):
@@ -254,20 +257,20 @@ def test_support_sets_grow_with_the_shots(world):
 
 
 def test_a_curve_over_inner_steps(world):
-    found = sweep("maml", "inner_steps", [0, 1, 3], Yardstick(tasks=10))
+    found = sweep("maml", "inner_steps", [0, 1, 3], EvaluationRequest(tasks=10))
     assert found.key == "learner.test_inner_steps"
-    losses = [judgement.report.mean("loss") for judgement in found.judgements]
+    losses = [result.report.mean("loss") for result in found.results]
     assert losses[0] > losses[1] > losses[2]
-    assert found.judgements[1].report.mean("loss") == judge("maml", Yardstick(tasks=10)).report.mean("loss")
+    assert found.results[1].report.mean("loss") == evaluate("maml", EvaluationRequest(tasks=10)).report.mean("loss")
     assert found.picture.read_bytes().startswith(b"\x89PNG")
-    sweep("maml", "inner_steps", [0], Yardstick(tasks=4))
+    sweep("maml", "inner_steps", [0], EvaluationRequest(tasks=4))
     assert "inner_steps-2.json" in kept("maml")
 
 
 def test_a_curve_over_lengths_of_sequences(world):
-    found = sweep("copy", "lengths", [2, 5], Yardstick(tasks=6))
-    assert [judgement.report.mean("baseline_bits") for judgement in found.judgements] == [6, 15]
-    bits = [judgement.report.mean("bits") for judgement in found.judgements]
+    found = sweep("copy", "lengths", [2, 5], EvaluationRequest(tasks=6))
+    assert [result.report.mean("baseline_bits") for result in found.results] == [6, 15]
+    bits = [result.report.mean("bits") for result in found.results]
     assert 0 < bits[0] < bits[1]
     assert found.picture.read_bytes().startswith(b"\x89PNG")
 
@@ -298,7 +301,7 @@ OTHERS = {
     "evaluate metric --inner-steps 0,1": ("MatchingNet takes no inner steps", "gradient descent"),
     "evaluate metric --set learner.distance=cosin": ("cosine",),
     "evaluate copy --set tasks.bits=4": (
-        r"NTM is trained on sequences with 3 outputs .* judged on ones with 4",
+        r"NTM is trained on sequences with 3 outputs .* evaluated on ones with 4",
         "tasks.bits",
     ),
     "evaluate sines --data others": (r"tasks \(Sinusoids\) read no dataset",),
@@ -310,10 +313,10 @@ ROWS = {f"evaluate maml {words}": says for words, says in REFUSED.items()} | OTH
 @pytest.mark.parametrize("line", ROWS)
 def test_one_message_names_the_fix_before_anything_starts(line, run, monkeypatch):
     opened = []
-    monkeypatch.setattr(distmeta.run.training, "open_backend", lambda *a: opened.append(a))
+    monkeypatch.setattr(Place, "_start", lambda *a: opened.append(a))
     said = run(line + " --backend local")
     assert (said.code, said.out, opened) == (1, "", [])
-    assert said.err.startswith("error: ")
+    assert re.search(r"(?m)^error: ", said.err)
     assert "Traceback" not in said.err
     for fragment in ROWS[line]:
         assert re.search(fragment, said.err), said.err

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import distmeta
-from distmeta import Place, cards, cli
+from distmeta import Place, cli
 from distmeta.data import from_arrays
+from distmeta.experiment import cards
 from distmeta.experiment.cards import CARDS, OMNIGLOT, Card, Published, find
+from distmeta.files import read_record
 from distmeta.run.reproducing import Compared, Pace, changes, measure, reproduce
 from distmeta.types import TaskSpec
 
@@ -165,7 +166,7 @@ def test_a_run_by_a_card_is_the_run_of_its_job(run):
     found = json.loads(said.out)
     job = run("train", JOBS / "jobs" / "maml_sinusoid.py", *LOCAL, *SMALL, *steps, "--run-dir", "b", "--json")
     assert found["params_sha256"] == json.loads(job.out)["params_sha256"]
-    assert json.loads(Path("a/reproduction.json").read_text()) == found
+    assert read_record(Path("a/reproduction.json")) == found
     assert Path("a/job.py").read_text() == (JOBS / "jobs" / "maml_sinusoid.py").read_text()
     assert run("inspect", "a", "--json").out.count('"name": "maml-sinusoid"') == 1
     (row,) = found["results"]
@@ -192,7 +193,7 @@ def test_a_time_box_fixes_the_iterations_before_they_begin(run):
     said = run("reproduce", "maml/sinusoid", *LOCAL, *SMALL, "--minutes", "0.1", "--run-dir", "a", "--json")
     assert said.code == 0, said.err
     found = json.loads(said.out)
-    record = json.loads(Path("a/run.json").read_text())
+    record = read_record(Path("a/run.json"))
     assert 1 <= found["iterations"] < 20_000
     assert (
         record["iterations"] == record["step"] == record["job"]["overrides"]["outer.iterations"] == found["iterations"]
@@ -272,7 +273,7 @@ REFUSED = {
 @pytest.mark.parametrize("line", REFUSED)
 def test_one_message_names_the_fix_before_anything_starts(line, run, monkeypatch):
     opened = []
-    monkeypatch.setattr(distmeta.run.training, "open_backend", lambda *a: opened.append(a))
+    monkeypatch.setattr("distmeta.run.place.Place._start", lambda *a: opened.append(a))
     Path("full").mkdir()
     Path("full", "mine").write_text("")
     said = run("reproduce", *line.split(), *LOCAL, "--json")

@@ -118,7 +118,8 @@ def test_more_test_tasks_than_runs_are_refused_before_training(source, tmp_path)
 
 def test_a_finished_run_is_judged_on_as_many_runs_as_there_are(source, tmp_path, monkeypatch):
     import distmeta
-    from distmeta.run.evaluating import Yardstick, judge
+    from distmeta.run.evaluating import evaluate
+    from distmeta.run.results import EvaluationRequest
 
     build_omniglot_runs(tmp_path / "out", source=source)
     monkeypatch.setattr("sys.path", list(sys.path))
@@ -129,10 +130,10 @@ def test_a_finished_run_is_judged_on_as_many_runs_as_there_are(source, tmp_path,
     )
     monkeypatch.chdir(tmp_path)
     done = distmeta.meta_train(distmeta.load_job("job.py"), run_dir="run")
-    assert judge("run").report.tasks == 2
-    assert judge("run").report.mean("accuracy") == done.test.mean("accuracy")
+    assert evaluate("run").report.tasks == 2
+    assert evaluate("run").report.mean("accuracy") == done.test.mean("accuracy")
     with pytest.raises(ConfigError, match=r"--tasks=3, but meta_test has 2 different tasks\. Set --tasks=2 or less"):
-        judge("run", Yardstick(tasks=3))
+        evaluate("run", EvaluationRequest(tasks=3))
 
 
 @pytest.mark.parametrize("settings", [{"ways": 5}, {"shots": 2}, {"queries": 2}, {"rotations": "all"}])
