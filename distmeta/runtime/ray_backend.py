@@ -103,6 +103,11 @@ class RayBackend(Backend):
         for module in by_value:
             cloudpickle.register_pickle_by_value(module)
 
+    def enter(self) -> None:
+        """Put the process's own answer to SIGTERM back: Ray's C++ aborts, and only the main thread can change that."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+
     def default_workers(self, threads: int) -> int:
         """One worker per ``threads`` CPUs of the cluster, or one per GPU where there are GPUs."""
         resources = ray.cluster_resources()

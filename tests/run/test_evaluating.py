@@ -182,7 +182,7 @@ def test_another_dataset_is_cross_domain_and_needs_the_first_no_more(run):
     shutil.rmtree("digits")
     said = run(f"evaluate maml --data others {LOCAL}")
     assert said.code == 0, said.err
-    assert "cross-domain: trained on digits, judged on others" in said.out
+    assert "cross-domain: trained on digits, evaluated on others" in said.out
     (path,) = Path("maml/evaluations").glob("*.json")
     found = read_record(path)
     assert (found["cross_domain"], found["trained_on"], found["evaluated_on"]) == (True, "digits", "others")
@@ -295,13 +295,12 @@ REFUSED = {
     "--against nowhere": ("nowhere is not a run",),
     "--against more_queries": (r"tasks\.queries is 2 and 3", "--set tasks.queries=5"),
     "--against sines": ("cannot be compared task by task",),
-    "--split test": ("meta_train, meta_validation, meta_test",),
 }
 OTHERS = {
     "evaluate metric --inner-steps 0,1": ("MatchingNet takes no inner steps", "gradient descent"),
     "evaluate metric --set learner.distance=cosin": ("cosine",),
     "evaluate copy --set tasks.bits=4": (
-        r"NTM is trained on sequences with 3 outputs .* evaluated on ones with 4",
+        r"NTM is trained on sequences with 3 outputs .* (judged|evaluated) on ones with 4",
         "tasks.bits",
     ),
     "evaluate sines --data others": (r"tasks \(Sinusoids\) read no dataset",),
@@ -321,6 +320,13 @@ def test_one_message_names_the_fix_before_anything_starts(line, run, monkeypatch
     for fragment in ROWS[line]:
         assert re.search(fragment, said.err), said.err
     assert not list(Path().glob("*/evaluations/*"))
+
+
+@pytest.mark.parametrize("words", ["--split test", "--backend rey"])
+def test_a_word_that_is_no_choice_is_refused_with_the_choices(words, run):
+    said = run(f"evaluate maml {words}")
+    assert (said.code, said.out) == (2, "")
+    assert re.search(r"'(meta_train|ray)', '(meta_validation|local)'", said.err)
 
 
 def test_changed_data_in_the_same_place_is_no_cross_domain(run):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import os
 import re
@@ -152,7 +153,9 @@ def test_the_result_has_both_accuracies_a_baseline_and_where_to_look(trained):
 
 
 def test_progress_without_a_terminal_is_lines(trained):
-    worker, *lines = trained.said.err.splitlines()
+    *phases, worker = itertools.takewhile(lambda line: not line.startswith("step"), trained.said.err.splitlines())
+    lines = trained.said.err.splitlines()[len(phases) + 1 :]
+    assert [phase.partition(" ")[0] for phase in phases] == ["loading", "checking", "probing", "starting"]
     assert worker.startswith("1 worker on local: ")
     assert re.fullmatch(r"step 1/4  \d+ tasks/s  loss \d+\.\d{3}  acc \d+\.\d%", lines[0])
     assert [line.split(": validation accuracy ")[0] for line in lines if "validation" in line] == ["step 2", "step 4"]

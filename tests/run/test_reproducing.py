@@ -21,7 +21,7 @@ from distmeta.files import read_record
 from distmeta.run.reproducing import Compared, Pace, changes, measure, reproduce
 from distmeta.types import TaskSpec
 
-JOBS = Path(__file__).parents[1]
+JOBS = Path(__file__).parents[2]
 SPEC = TaskSpec((1, 28, 28), 5, "classification", 5, 5)
 
 
