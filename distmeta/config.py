@@ -94,7 +94,7 @@ class Configurable:
         return clone
 
     def _checked(self, make: Callable[[], Any]) -> Any:
-        """Users know the component's name, not that of its nested ``Config``."""
+        """Name the component in errors: its nested ``Config`` is not what users typed."""
         try:
             return make()
         except ConfigError as error:

@@ -120,7 +120,7 @@ def paired(a: EvaluationReport, b: EvaluationReport) -> dict[str, Difference]:
 
     Args:
         a: one report.
-        b: another, on the same tasks; whether task i of both has the same data is for the caller to know.
+        b: another, on the same tasks; the caller ensures that task i of both has the same data.
 
     Raises:
         ConfigError: the reports are of other tasks by split, seed or number, or have no number in common.
@@ -145,7 +145,7 @@ def paired(a: EvaluationReport, b: EvaluationReport) -> dict[str, Difference]:
     if not common:
         raise ConfigError(
             f"The reports have no number in common: {', '.join(a.metrics)} and {', '.join(b.metrics)}. Compare "
-            "learners that are judged by the same number."
+            "learners that report the same number."
         )
     return {name: _difference(name, a.metrics[name], b.metrics[name]) for name in common}
 

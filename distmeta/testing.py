@@ -71,7 +71,7 @@ def check_model(learner: MetaLearner, experiment: Experiment) -> str | None:
 
 
 def check_task(experiment: Experiment) -> None:
-    """Whether a task is a pure function of its name: the same twice, and another for another index.
+    """Check that a task is a pure function of its name: the same twice, and another for another index.
 
     Raises:
         TaskContractError, DataError: the tasks cannot be made.

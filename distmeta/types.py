@@ -88,7 +88,7 @@ class Episode:
     Args:
         support_x: ``[N*K, ...]`` inputs to adapt on (``[T, N*K, ...]`` when stacked), floating point.
         support_y: ``[N*K]`` int64 class positions 0..N-1, or ``[N*K, D]`` floats for regression.
-        query_x: ``[N*Q, ...]`` inputs the adapted model is judged on; ``[L, ...]`` for sequences.
+        query_x: ``[N*Q, ...]`` inputs the adapted model is evaluated on; ``[L, ...]`` for sequences.
         query_y: ``[N*Q]`` int64 or ``[N*Q, D]`` floats; for sequences ``[L]`` int64, or ``[L, S]`` int64 for S symbols
             per step, or ``[L, B]`` floats 0 or 1 for B bits per step.
         ways: N, known without looking at the labels; filled in by the engine, ``None`` for regression.
@@ -136,7 +136,7 @@ class Episode:
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """What every task of a distribution has in common: enough to build a model for it.
+    """The shapes that every task of a distribution has in common: enough to build a model for it.
 
     Args:
         input_shape: shape of one input, for example ``(1, 28, 28)``.
@@ -160,7 +160,7 @@ ModelFactory = Callable[[TaskSpec], nn.Module]
 
 @dataclass(frozen=True)
 class MetaGradient:
-    """What a learner returns for a chunk: the *sum* over its T tasks, so that chunks of any size add up.
+    """The meta-gradient of a chunk: the *sum* over its T tasks, so that chunks of any size add up.
 
     Args:
         gradient: the sum over tasks of d(loss)/d(meta_params), one tensor per meta-parameter.

@@ -75,7 +75,7 @@ def _run_app() -> int:
         err.print("Interrupted.")
         return 130
     except Exception as error:
-        # click's own usage errors know how to show themselves
+        # click's own usage errors have a method that prints them
         if not hasattr(error, "show") or not hasattr(error, "exit_code"):
             raise
         error.show()

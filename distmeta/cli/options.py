@@ -46,7 +46,7 @@ ChangedCode = Annotated[
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What every command that trains takes; the fields are its options, see :func:`with_run_options`."""
+    """Options of every command that trains; see :func:`with_run_options`."""
 
     workers: Workers = None
     backend: BackendName = "ray"
@@ -92,7 +92,7 @@ def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def overrides(settings: list[str] | None, workers: int | None, data_dir: str | None) -> dict[str, Any]:
-    """What ``--set``, ``--workers`` and ``--data`` change, by dotted key."""
+    """The settings that ``--set``, ``--workers`` and ``--data`` change, by dotted key."""
     from distmeta.config import parse_overrides
 
     found = parse_overrides(settings or ())

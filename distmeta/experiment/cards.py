@@ -1,6 +1,6 @@
 """Protocol cards: one per published table cell that we aim at, as ``distmeta reproduce`` lists and runs them.
 
-A card says what is not in a job file (paper, split, network, published numbers, where paper and code disagree); the
+A card holds what a job file does not (paper, split, network, published numbers, where paper and code disagree); the
 protocol itself (steps, queries, batch-norm policy, rates) is the job's, with the card's overrides on top.
 
 Adding a card is adding one :class:`Card` to :data:`CARDS`, at the bottom::
@@ -121,7 +121,7 @@ class Card:
         return self.load().experiment
 
     def protocol(self) -> dict[str, str]:
-        """What a reader compares with the paper, by heading."""
+        """The facts to compare with the paper, by heading."""
         e = self.experiment()
         learner, outer = e.learner.config.to_dict(), e.outer
         tasks = {key: value for key, value in e.tasks.config.to_dict().items() if value is not None and key != "data"}
@@ -138,7 +138,7 @@ class Card:
                 f"{outer.optimizer} {outer.lr:g}, {outer.schedule}, {outer.iterations:,} iterations of "
                 f"{outer.meta_batch_size} tasks"
             ),
-            "judged on": f"{e.evaluation.test_tasks} meta-test tasks",
+            "evaluated": f"on {e.evaluation.test_tasks} meta-test tasks",
             "job": job,
         }
 
@@ -216,7 +216,7 @@ _L2_NOTE = (
 _TURNED_NOTE = "Characters turned by a quarter are training classes of their own here; Koch et al. do not turn them."
 _RUNS_NOTE = "The interval is over the 20 runs, 1.96 s / sqrt(20): trials of one run are not independent."
 _PROTONET_NOTES = (
-    "The authors judge with running averages of the batch norm; here with the statistics of the task's batch "
+    "The authors evaluate with running averages of the batch norm; here with the statistics of the task's batch "
     "(accuracy), or of the support set and one query (accuracy_non_transductive).",
     "The paper halves its rate every 2,000 episodes; here a cosine falls to 0 over all iterations.",
     "The paper publishes no interval for Omniglot, over 1,000 test episodes.",
@@ -414,7 +414,7 @@ CARDS: tuple[Card, ...] = (
             ),
             notes=(
                 "The paper has 1,200 classes for training and 423 for the test, and 100,000 sequences at rate 1e-4.",
-                "What differs from the paper's text is said in distmeta/models/mann.py.",
+                "Differences from the paper's text are listed in distmeta/models/mann.py.",
             ),
             differs="ten images of each of 15 classes, 150 steps; the paper's sequences have 100" if overrides else "",
         )
@@ -458,4 +458,4 @@ CARDS: tuple[Card, ...] = (
         for name, section in (("copy", "4.1"), ("recall", "4.3"))
     ),
 )
-"""Every card; :mod:`distmeta.experiment.cards` says how to add one."""
+"""Every card; the module's docstring shows how to add one."""

@@ -15,14 +15,14 @@ from distmeta.tasks.base import TaskDistribution
 
 
 class Experiment(Config):
-    """What a job file defines.
+    """One experiment, as a job file defines it.
 
     Args:
         learner: the algorithm around a model.
         tasks: p(T).
         outer: the outer loop.
         runtime: how the work is spread.
-        evaluation: when and on what the learner is judged.
+        evaluation: when and on what the learner is evaluated.
         seed: the root of every random number of the run.
         name: of the run and of its MLflow experiment.
 
@@ -89,11 +89,10 @@ class Experiment(Config):
         settings["runtime"] = {key: settings["runtime"][key] for key in ("chunk_size", "threads")}
         settings["tasks"].pop("data", None)  # the place may change, the fingerprint may not
         settings["tasks"]["fingerprint"] = self.tasks.fingerprint
-        # Chosen by a probe, and the same numbers either way up to rounding; the checkpoint records which it was.
         return settings
 
     def changed(self, recorded: Mapping[str, Any], frozen: str | None) -> list[str]:
-        """What is not as in the identity that a run was started with: ``key=old and now has new``.
+        """List what differs from the identity that a run was started with: ``key=old and now has new``.
 
         Args:
             recorded: that identity. A setting that it lacks did not exist then, and counts as its default.

@@ -125,7 +125,7 @@ def load_job(
 
 
 _folders: set[Path] = set()
-"""Of the jobs that this process has loaded."""
+"""Folders of the jobs that this process has loaded."""
 
 
 def _put_first_on_path(folder: Path) -> None:
@@ -143,7 +143,7 @@ def _put_first_on_path(folder: Path) -> None:
 
 
 def _of_a_job(file: Path) -> bool:
-    """Whether this is a module beside a job that was loaded earlier; no installed package."""
+    """Return whether ``file`` is a module beside a job that was loaded earlier; installed packages are not."""
     return any(
         file.is_relative_to(folder) and not {"site-packages", "dist-packages"} & set(file.relative_to(folder).parts)
         for folder in _folders

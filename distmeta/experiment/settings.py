@@ -86,7 +86,7 @@ class Runtime(Config):
 
 
 class Evaluation(Config):
-    """When and on how many tasks the learner is judged. Tasks are the same for every run with the same ``seed``.
+    """When and on how many tasks the learner is evaluated. Tasks are the same for every run with the same ``seed``.
 
     Args:
         every: outer steps between meta-validations; 0 for none.

@@ -1,4 +1,4 @@
-"""What all pictures share: colours, the look of axes, and how a figure is written.
+"""The style of all pictures: colours, axes, and how a figure is written.
 
 Pictures are drawn with matplotlib's ``Figure`` alone: no pyplot, so no global state, no window and no display.
 """
@@ -50,6 +50,6 @@ def save(figure: Figure, path: Path) -> Path:
     """Write the PNG; returns ``path``."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The format is fixed, whatever the name says: what is promised is a PNG.
+    # The format is fixed, whatever the ending of the name: a PNG is promised.
     figure.savefig(path, format="png", dpi=_DPI, facecolor="white")
     return path

@@ -1,4 +1,4 @@
-"""What a run leaves behind: the meta-test report, pictures, the best parameters in MLflow."""
+"""The end of a run: the meta-test report, pictures, the best parameters in MLflow."""
 
 from __future__ import annotations
 

@@ -49,9 +49,9 @@ class Pace:
 
         Example:
             >>> import distmeta
-            >>> judging = distmeta.Evaluation(every=100, validation_tasks=50, test_tasks=500)
+            >>> often = distmeta.Evaluation(every=100, validation_tasks=50, test_tasks=500)
             >>> learner = distmeta.MAML(distmeta.mlp((8,)))
-            >>> e = distmeta.Experiment(learner=learner, tasks=distmeta.Sinusoids(), evaluation=judging)
+            >>> e = distmeta.Experiment(learner=learner, tasks=distmeta.Sinusoids(), evaluation=often)
             >>> pace = Pace(step=0.5, task=0.1)
             >>> pace.iterations(e, 50 + 600 * 0.5 + 6 * 5), pace.iterations(e, 50 + 610 * 0.5 + 7 * 5)
             (600, 610)
@@ -127,7 +127,7 @@ class Reproduction:
 
     @property
     def verdict(self) -> str:
-        """Whether ours may be held against the published number."""
+        """Whether the numbers are comparable, and why not."""
         if self.changed or self.card.differs:
             return f"not comparable: {'; '.join((*self.changed, *filter(None, (self.card.differs,))))}"
         if self.iterations != self.planned:
@@ -206,7 +206,7 @@ def reproduce(
 
     Raises:
         ConfigError: there is no such card, the run directory exists, or the time is too short for a single step.
-        DataError: the card's dataset is not built; says how.
+        DataError: the card's dataset is not built; the message has the command.
     """
     started, where = time.monotonic(), place or Place()
     card = find(name)

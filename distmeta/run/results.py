@@ -1,4 +1,4 @@
-"""What an evaluation is asked for and what it returns: the records."""
+"""Records of an evaluation: the request, the result, a comparison, a curve."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class TaskSelection:
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """What was evaluated, on what, and the numbers.
+    """The numbers of an evaluation, and the run, data and settings that they belong to.
 
     Args:
         run_dir: the run.
@@ -76,7 +76,7 @@ class EvaluationResult:
 
     @property
     def title(self) -> str:
-        """What was evaluated on what, in a line."""
+        """Tasks, data and changed settings, in a line."""
         return self.title_without(None)
 
     def title_without(self, key: str | None) -> str:

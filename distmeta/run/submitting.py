@@ -74,7 +74,7 @@ def submit(
     for chatty in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.working_dir"):
         logging.getLogger(f"ray.{chatty}").setLevel(logging.ERROR)  # what it packs, that it leaves .git out
     path = Path(job).resolve()
-    load_job(path, overrides)  # what is wrong is told here, not on the cluster
+    load_job(path, overrides)  # fail here rather than on the cluster
     host = urlsplit(address).hostname
     if not address.startswith(("http://", "https://")) or host is None:
         raise ConfigError(f"--address {address!r} is not the address of a dashboard; expected http://HOST:8265.")
@@ -151,8 +151,8 @@ def submit(
 
 
 def _when_ready(send: Callable[[], Any], echo: Callable[[str], None], *, patience: float = 60.0) -> None:
-    """Call ``send``; again where the cluster has only just started and nobody is there yet to take a job."""
-    deadline, told = time.monotonic() + patience, False
+    """Call ``send``; repeat it while a cluster that has only just started has no agent yet that takes jobs."""
+    deadline, announced = time.monotonic() + patience, False
     while True:
         try:
             send()
@@ -161,14 +161,14 @@ def _when_ready(send: Callable[[], Any], echo: Callable[[str], None], *, patienc
                 raise
         else:
             return
-        if not told:
+        if not announced:
             echo("The cluster has only just started; waiting until it takes jobs.")
-            told = True
+            announced = True
         time.sleep(1.0)
 
 
 def _present_token() -> None:
-    """Ray shows its token when it connects, but not when it submits a job unless it is told to: tell it."""
+    """Set RAY_AUTH_MODE=token where there is a token: Ray's job client sends it only then."""
     here = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
     if here or Path("~/.ray/auth_token").expanduser().is_file():
         os.environ.setdefault("RAY_AUTH_MODE", "token")

@@ -91,7 +91,7 @@ class Driver:
         params = self.learner.starting_params(rng(experiment.seed, "init"))
         self.layout = ParamLayout.of(params)
         self._record: dict[str, Any] = {
-            # What is not trained shapes the result as much as the settings do: a pretrained encoder, say.
+            # Frozen weights, such as those of a pretrained encoder, shape the result as much as the settings do.
             "identity": {**experiment.identity(), "frozen": frozen_digest(self.learner.model)},
             "fingerprint": tasks.fingerprint,
             "engine": self.learner.config.vectorise,
@@ -252,7 +252,7 @@ class Driver:
         return self._out_of_patience()
 
     def _out_of_patience(self) -> bool:
-        """Whether the run stops early; known from the checkpoint too, so that a stopped run stays stopped."""
+        """Return whether the run stops early; the checkpoint records it, so that a stopped run stays stopped."""
         patience, best = self._experiment.evaluation.patience, self._record["best"]
         return patience is not None and best is not None and best["since"] >= patience
 

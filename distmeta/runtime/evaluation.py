@@ -26,7 +26,7 @@ def require_tasks(tasks: TaskDistribution, split: Split, name: str, wanted: int)
         wanted: how many.
 
     Raises:
-        ConfigError: says how many there are.
+        ConfigError: there are fewer; names how many.
     """
     count = tasks.count(split)
     if count is not None and wanted > count:
@@ -42,8 +42,8 @@ def few_classes_warning(tasks: TaskDistribution, split: Split) -> str:
     if classes is None or classes >= 20:
         return ""
     return (
-        f"{split} has {classes} classes: the interval tells how sure the mean is for these, not how others would do. "
-        "More classes in that split would tell."
+        f"{split} has {classes} classes: the interval is that of the mean over tasks of these classes, and other classes "
+        "may differ by more. More classes in that split would show it."
     )
 
 

@@ -1,4 +1,4 @@
-"""What to do when something fails: pure functions from what happened to a decision, which the pool carries out."""
+"""The failure policy: pure functions from what happened to a decision, which the pool carries out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from distmeta.errors import DistmetaError, RuntimeFailure, ServerLost, WorkerLos
 
 
 class Decision(Enum):
-    """What the pool does next."""
+    """The next action of the pool."""
 
     REPLACE = "start a new worker and lease the lost chunks again"
     RETRY = "lease the chunk again, elsewhere if there is another worker"
@@ -38,15 +38,15 @@ def decide(
         recent = sum(now - t <= window for t in losses)
         return Decision.GIVE_UP if recent > max_losses else Decision.REPLACE
     if isinstance(error, ServerLost):
-        return Decision.FAIL  # not this pool's to mend: the driver starts again from the last checkpoint
+        return Decision.FAIL  # the driver recovers from it: it starts again from the last checkpoint
     if isinstance(error, DistmetaError) and not isinstance(error, RuntimeFailure):
         return Decision.FAIL  # the same everywhere: data, contract or mathematics
-    # An unknown error may be the node's (memory, disk): once more elsewhere tells.
+    # An unknown error may come from the node (memory, disk): one more attempt elsewhere decides.
     return Decision.RETRY if attempts < 2 else Decision.FAIL
 
 
 def should_speculate(age: float, *, median: float | None, floor: float) -> bool:
-    """Whether a lease of ``age`` seconds is slow enough for an idle worker to duplicate it.
+    """Return whether a lease of ``age`` seconds is slow enough for an idle worker to duplicate it.
 
     Args:
         age: seconds since it was leased.

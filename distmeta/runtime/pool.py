@@ -66,7 +66,7 @@ def describe(infos: Sequence[WorkerInfo], backend: Backend) -> str:
 
 @dataclass
 class PoolCounters:
-    """What went wrong and was mended, since the pool was started."""
+    """Failures that the pool has recovered from since it was started."""
 
     losses: int = 0
     duplicates: int = 0

@@ -20,13 +20,13 @@ from distmeta.types import Chunk, ChunkResult, Episode, FloatArray, Metrics
 
 @dataclass(frozen=True)
 class WorkerSetup:
-    """Everything a worker needs to know, sent once.
+    """Everything that a worker is given, sent once.
 
     Args:
         learner: bound to its model, its engine chosen.
         tasks: the task distribution; data stay on disk.
         layout: how the flat parameter vector is read.
-        seed: of the run.
+        seed: root of the run's random numbers.
         threads: CPU threads; a part of the result's identity.
     """
 
@@ -39,11 +39,11 @@ class WorkerSetup:
 
 @dataclass(frozen=True)
 class WorkerInfo:
-    """What a worker says when it joins.
+    """Identity of a worker that has joined.
 
     Args:
-        pid: its process.
-        host: its machine.
+        pid: process id.
+        host: name of its machine.
         kernel: everything that may change the bits of a result: device, torch, instruction set, threads.
     """
 
