@@ -42,8 +42,8 @@ def few_classes_warning(tasks: TaskDistribution, split: Split) -> str:
     if classes is None or classes >= 20:
         return ""
     return (
-        f"{split} has {classes} classes: the interval is that of the mean over tasks of these classes; others may differ "
-        "by more. More classes in that split would show it."
+        f"{split} has {classes} classes: the interval is that of the mean over tasks of these classes; others may "
+        "differ by more. More classes in that split would show it."
     )
 
 
