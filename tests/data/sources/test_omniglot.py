@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from distmeta.data import ShardDataset, build_omniglot, inspect, verify
-from distmeta.data import omniglot as module
+from distmeta.data.sources import omniglot as module
 from distmeta.errors import DataError
 from distmeta.types import SPLITS
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 from distmeta import LakeRuns
 from distmeta.data import ShardDataset, build_omniglot_runs, from_arrays, verify
-from distmeta.data import omniglot as archives
-from distmeta.data import omniglot_runs as module
+from distmeta.data.sources import omniglot as archives
+from distmeta.data.sources import omniglot_runs as module
 from distmeta.errors import ConfigError, DataError, TaskContractError
 from distmeta.tasks import lake_runs
 from distmeta.types import TaskRef
