@@ -34,20 +34,54 @@ class Config(pydantic.BaseModel):
         distmeta.errors.ConfigError: Inner has no setting 'iner_lr'. Did you mean 'inner_lr'? Settings: inner_lr.
     """
 
+    former_names: ClassVar[Mapping[str, str]] = {}
+    """Former to present name of each renamed setting. Job files and runs of older versions are read through it."""
+
     model_config = pydantic.ConfigDict(
         frozen=True, extra="forbid", arbitrary_types_allowed=True, validate_default=True, allow_inf_nan=False
     )
 
     def __init__(self, **values: Any) -> None:
         try:
-            super().__init__(**values)
+            super().__init__(**self.renamed(values))
         except pydantic.ValidationError as error:
             raise ConfigError(_describe(type(self), error)) from None
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some settings changed, checked again."""
         values = {name: getattr(self, name) for name in type(self).model_fields}
-        return type(self)(**{**values, **changes})
+        return type(self)(**{**values, **self.renamed(changes)})
+
+    @classmethod
+    def present_name(cls, name: str) -> str:
+        """The present name of a setting given by its present or its former name; other names unchanged."""
+        return name if name in cls.model_fields else cls.former_names.get(name, name)
+
+    @classmethod
+    def renamed(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """``values`` by present names.
+
+        Raises:
+            ConfigError: one setting is given by its former and by its present name.
+
+        Example:
+            >>> class Outer(Config):
+            ...     former_names = {"rate": "lr"}
+            ...     lr: float = 0.1
+            >>> Outer(rate=0.2)
+            Outer(lr=0.2)
+        """
+        present: dict[str, Any] = {}
+        for name, value in values.items():
+            key = cls.present_name(name)
+            if key in present:
+                former = next(old for old in values if old != key and cls.present_name(old) == key)
+                raise ConfigError(
+                    f"{cls.__name__} is given {key!r} and its former name {former!r}; expected one of them. Leave "
+                    f"{former!r} out."
+                )
+            present[key] = value
+        return present
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values, by setting name."""

@@ -23,7 +23,7 @@ experiment = Experiment(
         train_ways=20,
         train_queries=5,
         rotations="meta_train",
-        distort="affine",
+        augment="affine",
         within_group="evaluation",
     ),
     outer=Outer(optimizer="adam", lr=1e-2, schedule="cosine", iterations=20000, meta_batch_size=1),

@@ -49,7 +49,8 @@ class Experiment(Config):
         """
         changes: dict[str, dict[str, Any]] = {}
         known = self.keys()
-        for key, value in overrides.items():
+        for given, value in overrides.items():
+            key = self._present_key(given)
             if key not in known:
                 near = did_you_mean(key, known)
                 raise ConfigError(f"--set {key}: there is no such setting.{near} Settings: {', '.join(known)}.")
@@ -69,6 +70,13 @@ class Experiment(Config):
             "seed",
             "name",
         )
+
+    def _present_key(self, key: str) -> str:
+        """``key`` by the present name of its setting: the overrides of an older run may have a former one."""
+        section, dot, field = key.rpartition(".")
+        part = getattr(self, section, None)
+        settings = getattr(part, "config", part)
+        return section + dot + settings.present_name(field) if isinstance(settings, Config) else key
 
     def settings(self) -> dict[str, Any]:
         """All settings, nested and JSON-ready."""
@@ -95,12 +103,14 @@ class Experiment(Config):
         """List what differs from the identity that a run was started with: ``key=old and now has new``.
 
         Args:
-            recorded: that identity. A setting that it lacks did not exist then, and counts as its default.
+            recorded: that identity. A setting that it lacks did not exist then and counts as its default; a
+                renamed one counts by its present name.
             frozen: digest of the weights that are not trained, see :func:`distmeta.learners.functional.frozen_digest`.
         """
         now, was = {**self.identity(), "frozen": frozen}, dict(recorded)
         for name in ("learner", "tasks", "outer"):
-            fields = type(_config(getattr(self, name))).model_fields
+            kind = type(_config(getattr(self, name)))
+            fields, was[name] = kind.model_fields, kind.renamed(was[name])
             later = {key: fields[key].default for key in now[name] if key in fields and key not in was[name]}
             was[name] = {**later, **was[name]}
         return differences(was, now)

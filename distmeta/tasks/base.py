@@ -19,9 +19,9 @@ _PARTS = ("support_x", "support_y", "query_x", "query_y")
 
 
 class TaskDistribution(config.Configurable, ABC):
-    """p(T). A subclass says what its tasks look like (:attr:`spec`) and draws one from a generator (:meth:`draw`).
+    """A distribution over tasks p(T). A subclass defines their shapes (:attr:`spec`) and draws one (:meth:`draw`).
 
-    Iterating gives a few meta-test tasks; :meth:`take` gives any number from any split.
+    Iterating yields 20 meta-test tasks; :meth:`take` returns any number from any split.
 
     Example:
         >>> import distmeta
@@ -34,10 +34,10 @@ class TaskDistribution(config.Configurable, ABC):
     @property
     @abstractmethod
     def spec(self) -> TaskSpec:
-        """Shapes of the tasks that the learner is judged on."""
+        """Shapes of the tasks that the learner is evaluated on."""
 
     def spec_of(self, split: Split) -> TaskSpec:
-        """Shapes of the tasks of one split, where training tasks differ from test tasks."""
+        """Shapes of the tasks of ``split``; override it if training tasks differ from test tasks."""
         return self.spec
 
     @property
@@ -52,30 +52,30 @@ class TaskDistribution(config.Configurable, ABC):
 
     @abstractmethod
     def draw(self, split: Split, random: np.random.Generator) -> Episode:
-        """One task; every random number comes from ``random``."""
+        """Draw one task; every random number comes from ``random``."""
 
     def at_step(self, split: Split, random: np.random.Generator) -> Self:
-        """The distribution as it is in one outer step.
+        """The distribution at one outer step.
 
-        The tasks of a step are stacked and must have the same shapes: what changes these, the length of a sequence say,
-        is drawn here, once for all tasks of the step. Evaluation tasks are all of step 0.
+        The tasks of a step are stacked and must have the same shapes. Draw here what determines these shapes, such as
+        the length of a sequence: it is drawn once for all tasks of the step. All evaluation tasks belong to step 0.
         """
         return self
 
     def draw_ref(self, ref: TaskRef, seed: int) -> Episode:
-        """The task that ``ref`` names in a run with ``seed``; override where tasks are a list and not drawn."""
+        """Draw the task that ``ref`` names in a run with ``seed``; override it if tasks are a list."""
         return self.draw(ref.split, rng(seed, self.fingerprint, ref.split, ref.step, ref.index))
 
     def count(self, split: Split) -> int | None:
-        """How many different tasks ``split`` has; ``None`` where they are drawn without end."""
+        """Number of different tasks of ``split``; ``None`` if there is no limit."""
         return None
 
     def classes(self, split: Split) -> int | None:
-        """How many classes the tasks of ``split`` are drawn from, without rotated ones; ``None`` without classes."""
+        """Number of classes that ``split`` draws from, rotated copies not counted; ``None`` without classes."""
         return None
 
     def check(self) -> None:
-        """Everything that can be checked before a worker starts: data present, enough classes, enough examples.
+        """Check all that can be checked before a worker starts: data present, enough classes, enough examples.
 
         Raises:
             DataError: the dataset is absent or damaged.
@@ -85,15 +85,15 @@ class TaskDistribution(config.Configurable, ABC):
             self.check_split(split)
 
     def check_split(self, split: Split) -> None:
-        """As :meth:`check`, for one split: all that evaluation needs. Errors as of :meth:`check`."""
+        """Check one split, which is all that evaluation needs; raises the same errors as :meth:`check`."""
         self.episode(TaskRef(split, 0, 0), seed=0)
 
     def baseline(self, episodes: Episode) -> Metrics:
-        """What no learning at all achieves on stacked tasks ``[T, ...]``: the yardstick beside every result.
+        """Score of a no-learning baseline on stacked tasks ``[T, ...]``, reported beside every result.
 
         Classification: ``baseline_accuracy`` of the nearest support example by Euclidean distance on the raw inputs.
-        Regression: ``baseline_loss``, the mean squared error of predicting the mean of the support targets. Sequences:
-        none here, a distribution of them has its own.
+        Regression: ``baseline_loss``, the mean squared error of predicting the mean of the support targets. Sequences
+        have none by default; a distribution of sequences defines its own.
         """
         return _baseline(episodes)
 
@@ -102,19 +102,19 @@ class TaskDistribution(config.Configurable, ABC):
         return {"name": type(self).__name__, "source": type(self).__name__}
 
     def episode(self, ref: TaskRef, seed: int) -> Episode:
-        """The task that ``ref`` names in a run with ``seed``; errors as of :meth:`episodes`."""
+        """The task that ``ref`` names in a run with ``seed``; raises the same errors as :meth:`episodes`."""
         return self.episodes([ref], seed).map(lambda part: part[0])
 
     def episodes(self, refs: Sequence[TaskRef], seed: int) -> Episode:
         """The tasks of a chunk, stacked: ``[T, ...]``.
 
         Args:
-            refs: T names of tasks of one split and step.
-            seed: of the run.
+            refs: names of T tasks, all of one split and step.
+            seed: seed of the run.
 
         Raises:
-            TaskContractError: a task has NaN or infinite numbers, labels out of range, or shapes other than
-                :meth:`spec_of` says; it carries the task's name.
+            TaskContractError: a task has NaN or infinite numbers, labels out of range, or shapes that differ from
+                :meth:`spec_of`; the error carries the task's name.
         """
         drawn: list[Episode] = []
         split, step = refs[0].split, refs[0].step
@@ -124,9 +124,9 @@ class TaskDistribution(config.Configurable, ABC):
             now._require_shapes(ref, drawn[-1])
         stacked = Episode.stack(drawn)
         flaws = (self._flaw(name, part, refs[0].split) for name, part in zip(_PARTS, stacked, strict=True))
-        if any(flaws):  # one look at the whole chunk; only a bad one is searched
+        if any(flaws):  # the whole chunk is checked at once; only a bad one is searched for the task
             for ref, episode in zip(refs, drawn, strict=True):
-                self._require_sound(ref, episode)
+                self._require_valid_values(ref, episode)
         return stacked
 
     def _require_shapes(self, ref: TaskRef, episode: Episode) -> None:
@@ -145,18 +145,18 @@ class TaskDistribution(config.Configurable, ABC):
                     task_ref=ref,
                 )
 
-    def _require_sound(self, ref: TaskRef, episode: Episode) -> None:
+    def _require_valid_values(self, ref: TaskRef, episode: Episode) -> None:
         for name, part in zip(_PARTS, episode, strict=True):
             flaw = self._flaw(name, part[None], ref.split)
             if flaw:
                 raise TaskContractError(f"{name} of a task from {type(self).__name__} has {flaw}", task_ref=ref)
 
     def _flaw(self, name: str, part: torch.Tensor, split: Split) -> str | None:
-        """What is wrong with the numbers of one part of stacked tasks."""
+        """Describe what is wrong with the values of one part of stacked tasks; ``None`` if nothing is."""
         spec = self.spec_of(split)
         if part.is_floating_point() and not bool(torch.isfinite(part).all()):
             return (
-                "NaN or infinite values; expected finite numbers. Mend the function that draws the task, or the data "
+                "NaN or infinite values; expected finite numbers. Fix the function that draws the task, or the data "
                 "that it reads."
             )
         if name[-1] != "y" or spec.kind == "regression" or not part.numel():
@@ -171,14 +171,14 @@ class TaskDistribution(config.Configurable, ABC):
 
     @staticmethod
     def _range(targets: torch.Tensor, spec: TaskSpec) -> tuple[int, int]:
-        """Lowest and highest target of stacked sequences; -1 is not scored."""
+        """Lowest and highest allowed target of stacked sequences; -1 marks a step that is not scored."""
         if targets.is_floating_point():
             return -1, 1
         symbols = targets.shape[2] if targets.dim() == 3 else 1
         return -1, spec.outputs // symbols - 1
 
     def take(self, count: int = 20, *, split: Split = "meta_test", seed: int = 0) -> list[Task]:
-        """The first ``count`` tasks of ``split``: the same ones for every learner and every run."""
+        """The first ``count`` tasks of ``split``, the same for every learner and every run."""
         limit = self.count(split)
         return [Task(self, TaskRef(split, 0, index), seed) for index in range(min(count, limit or count))]
 
@@ -188,11 +188,11 @@ class TaskDistribution(config.Configurable, ABC):
 
 @dataclass(frozen=True)
 class Task:
-    """One task; it holds no data until asked.
+    """One task by name; its data are drawn on access.
 
     Args:
-        distribution: where it comes from.
-        ref: its name.
+        distribution: the distribution that the task is drawn from.
+        ref: name of the task.
         seed: seed of the run.
     """
 
@@ -202,7 +202,7 @@ class Task:
 
     @property
     def id(self) -> str:
-        """``split/index``."""
+        """Short name, ``split/index``."""
         return f"{self.ref.split}/{self.ref.index}"
 
     @property
@@ -211,7 +211,7 @@ class Task:
         return self.distribution.episode(self.ref, self.seed)
 
     def sample(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The labelled examples to learn from: ``support_x [N*K, ...]`` and ``support_y [N*K]``."""
+        """The support set: ``support_x [N*K, ...]`` and ``support_y [N*K]``."""
         episode = self.episode
         return episode.support_x, episode.support_y
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -15,29 +16,29 @@ from distmeta.data.dataset import ClassSplit, ShardDataset
 from distmeta.data.shard_file import Images
 from distmeta.data.verify import verify
 from distmeta.errors import DataError, TaskContractError
-from distmeta.tasks.augment import Distortion, distort
+from distmeta.tasks.augment import Augmentation, augment
 from distmeta.tasks.base import TaskDistribution
 from distmeta.types import SPLITS, Episode, Split, TaskSpec
 
 
 class FewShot(TaskDistribution):
-    """N classes, K labelled examples of each to learn from, Q to be judged on; labels are positions 0..N-1.
+    """N-way K-shot tasks: K support and Q query examples of each of N classes, with labels 0..N-1.
 
     Args:
         data: a folder written by ``distmeta data build``, or the name of a dataset in the cache (``"glyphs"`` is built
-            there when it is first used).
-        ways: N.
-        shots: K.
-        queries: Q, per class.
-        train_ways, train_shots, train_queries: N, K and Q of the training tasks, where they differ: metric learners
+            there on first use).
+        ways: N, classes per task.
+        shots: K, support examples per class.
+        queries: Q, query examples per class.
+        train_ways, train_shots, train_queries: N, K and Q of the training tasks, if they differ: metric learners
             gain from more ways in training (Snell et al. 2017), Reptile from more shots.
-        rotations: which splits take an image turned by 90, 180 and 270 degrees as a class of its own (Santoro et al.
+        rotations: the splits in which a class turned by 90, 180 or 270 degrees is a class of its own (Santoro et al.
             2016): ``"none"``, ``"meta_train"`` or ``"all"``.
-        distort: what is done to each image of the training tasks: ``"affine"`` as in Koch et al. (2015), ``"small"``
-            (turn and shift only), or ``"none"``. For bright ink on empty ground.
-        within_group: in which splits all the classes of a task are of one group, such as an alphabet: ``"none"``,
+        augment: random change of each image of the training tasks: ``"affine"`` as in Koch et al. (2015), ``"small"``
+            (turn and shift only), or ``"none"``. It is made for bright ink on a background of 0. Formerly ``distort``.
+        within_group: the splits in which all classes of a task come from one group, such as an alphabet: ``"none"``,
             ``"meta_train"``, ``"evaluation"`` (validation and test) or ``"all"``. A class is named ``group/class``;
-            every group is as likely as any other.
+            all groups are equally likely.
 
     Example:
         >>> FewShot(data="glyphs", ways=20).config.shots
@@ -47,6 +48,8 @@ class FewShot(TaskDistribution):
     class Config(config.Config):
         """The settings of :class:`FewShot`."""
 
+        former_names: ClassVar[Mapping[str, str]] = {"distort": "augment"}
+
         data: str = "glyphs"
         ways: PositiveInt = 5
         shots: PositiveInt = 1
@@ -55,7 +58,7 @@ class FewShot(TaskDistribution):
         train_shots: PositiveInt | None = None
         train_queries: PositiveInt | None = None
         rotations: Literal["none", "meta_train", "all"] = "none"
-        distort: Distortion = "none"
+        augment: Augmentation = "none"
         within_group: Literal["none", "meta_train", "evaluation", "all"] = "none"
 
     config: Config
@@ -70,7 +73,7 @@ class FewShot(TaskDistribution):
         """The opened dataset.
 
         Raises:
-            DataError: it is absent, damaged, or not the one that this object was made with in another process.
+            DataError: the dataset is absent, damaged, or not the one that this object was made with in another process.
         """
         if self._opened is None or self._opened[0] != self.config.data:
             opened = ShardDataset.open(resolve(self.config.data))
@@ -83,11 +86,11 @@ class FewShot(TaskDistribution):
         return self._opened[1]
 
     def __getstate__(self) -> dict[str, Any]:
-        # The other process opens its own copy by name or path, and must find the same data there.
+        # The other process opens its own copy by name or path, and checks that it holds the same data.
         c, expected = self.config, self._expected
         if self._opened is not None:
             directory, expected = self.dataset.directory, self.dataset.fingerprint
-            # A folder, not a name; the other process may have another current folder.
+            # An absolute path, since the other process may have another current folder.
             if c.data not in DATASETS or directory == Path(c.data).absolute():
                 c = c.replace(data=str(directory))
         return {"config": c, "_opened": None, "_expected": expected}
@@ -126,11 +129,11 @@ class FewShot(TaskDistribution):
         return {"name": dataset.name, "source": str(dataset.directory), "input_shape": list(dataset.input_shape)}
 
     def classes(self, split: Split) -> int:
-        """Of the dataset."""
+        """Number of classes that the dataset has in ``split``."""
         return self.dataset.split(split).classes
 
     def check(self) -> None:
-        """See the parent; names the class that has too few examples, and reads every byte once (2 s per GB)."""
+        """Check the settings against the dataset, and read every byte of it once (2 s per GB)."""
         if "meta_train" not in self.splits:
             raise TaskContractError(
                 f"{self.dataset.directory} has no meta_train classes, only {', '.join(self.splits)}. Build it again "
@@ -139,7 +142,7 @@ class FewShot(TaskDistribution):
         self._check_splits(self.splits)
 
     def check_split(self, split: Split) -> None:
-        """See the parent; the other splits may lack classes or examples."""
+        """Check one split; the others may lack classes or examples."""
         self._check_splits((split,))
 
     def _check_splits(self, splits: tuple[Split, ...]) -> None:
@@ -151,17 +154,17 @@ class FewShot(TaskDistribution):
                 f"rotations='{c.rotations}' needs square images [C, H, H]; the dataset has inputs of shape "
                 f"{list(self.dataset.input_shape)}. Set tasks.rotations=none."
             )
-        if c.distort != "none" and len(self.dataset.input_shape) != 3:
+        if c.augment != "none" and len(self.dataset.input_shape) != 3:
             raise TaskContractError(
-                f"distort='{c.distort}' needs images [C, H, W]; the dataset has inputs of shape "
-                f"{list(self.dataset.input_shape)}. Set tasks.distort=none."
+                f"augment='{c.augment}' needs images [C, H, W]; the dataset has inputs of shape "
+                f"{list(self.dataset.input_shape)}. Set tasks.augment=none."
             )
         verify(self.dataset.directory)
         for split in splits:
             super().check_split(split)
 
     def draw(self, split: Split, random: np.random.Generator) -> Episode:
-        """N classes without replacement, then K + Q examples of each without replacement."""
+        """Draw N classes without replacement, then K + Q examples of each without replacement."""
         ways, shots, queries = self._numbers(split)
         data, turns = self._split(split), self._turns(split)
         if self._grouped(split):
@@ -183,12 +186,12 @@ class FewShot(TaskDistribution):
             if turned.any():
                 x[turned] = np.rot90(x[turned], turn, axes=(-2, -1))
         images = floats(x)
-        if split == "meta_train" and self.config.distort != "none":
-            images = distort(images.flatten(0, 1), self.config.distort, random).reshape(images.shape)
+        if split == "meta_train" and self.config.augment != "none":
+            images = augment(images.flatten(0, 1), self.config.augment, random).reshape(images.shape)
         return class_by_class(images, shots)
 
     def _numbers(self, split: Split) -> tuple[int, int, int]:
-        """N, K and Q of a split."""
+        """N, K and Q of ``split``."""
         c = self.config
         if split != "meta_train":
             return c.ways, c.shots, c.queries
@@ -199,7 +202,7 @@ class FewShot(TaskDistribution):
         ways, shots, queries = self._numbers(split)
         train = "train_" if split == "meta_train" else ""
         if ways > data.classes * turns:
-            shared = [s for s in self.splits if self._numbers(s)[0] == ways]  # one setting for all of these
+            shared = [s for s in self.splits if self._numbers(s)[0] == ways]  # splits with the same setting
             most, smallest = min((self._split(s).classes * self._turns(s), s) for s in shared)
             limit = f"{most} or less" + (f" (all that {smallest} has)" if smallest != split else "")
             raise TaskContractError(
@@ -248,13 +251,13 @@ class FewShot(TaskDistribution):
 
 
 def floats(x: Images) -> torch.Tensor:
-    """Images as the networks take them: bytes become 0 to 1."""
+    """Convert images to the floats that networks take; bytes are scaled to 0..1."""
     images = torch.from_numpy(x).float()
     return images / 255 if x.dtype == np.uint8 else images
 
 
 def class_by_class(images: torch.Tensor, shots: int) -> Episode:
-    """The task of images ``[N, K + Q, ...]``: of each class K to learn from, then Q to be judged on."""
+    """Make a task of images ``[N, K + Q, ...]``: the first K of each class are its support examples."""
     ways, examples = images.shape[:2]
     labels = torch.arange(ways)
     return Episode(

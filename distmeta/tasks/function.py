@@ -22,12 +22,12 @@ Drawn = Episode | tuple[Any, Any, Any, Any]
 class FunctionTasks(TaskDistribution):
     """A task distribution from a function ``(random, split) -> (support_x, support_y, query_x, query_y)``.
 
-    The function must take every random number from the ``numpy.random.Generator`` it is given, and return arrays or
-    tensors of the same shapes each time: int64 labels 0..N-1 for classification, floats for regression.
+    The function must take every random number from the ``numpy.random.Generator`` that it is given, and return arrays
+    or tensors of the same shapes each time: int64 labels 0..N-1 for classification, floats for regression.
 
     Args:
-        function: the function.
-        version: change it when data outside the function's own source changes; it is part of the fingerprint.
+        function: the function that draws one task.
+        version: part of the fingerprint; change it when data outside the function's own source change.
 
     Example:
         >>> @task_distribution
@@ -46,16 +46,16 @@ class FunctionTasks(TaskDistribution):
     def __init__(self, function: Callable[[np.random.Generator, Split], Drawn], **settings: Any) -> None:
         super().__init__(**settings)
         self.function = function
-        # Read once: the file may change while the run goes on, and is not there at all on another node.
+        # Read once: the file may change while the run goes on, and need not exist on another node.
         try:
             self._source = inspect.getsource(function)
-        except (OSError, TypeError):  # typed at a prompt: the name has to do
+        except (OSError, TypeError):  # typed at a prompt: there is only a name
             self._source = getattr(function, "__qualname__", type(function).__name__)
         self._spec: TaskSpec | None = None
 
     @property
     def spec(self) -> TaskSpec:
-        """Read off a first training task."""
+        """Shapes of the tasks, inferred from a first training task."""
         if self._spec is None:
             self._spec = self._read_spec()
         return self._spec
@@ -73,26 +73,26 @@ class FunctionTasks(TaskDistribution):
 
     @property
     def fingerprint(self) -> str:
-        """Over the function's source text and ``version``."""
+        """Digest of the function's source text and ``version``."""
         return hashlib.sha256(f"{self._source}\0{self.config.version}".encode()).hexdigest()
 
     def describe(self) -> dict[str, Any]:
-        """The function's name."""
+        """The function's name, as JSON-ready facts."""
         name = getattr(self.function, "__qualname__", type(self.function).__name__)
         return {"name": name, "source": f"function {name}"}
 
     def draw(self, split: Split, random: np.random.Generator) -> Episode:
-        """Calls the function and turns what it returns into tensors.
+        """Call the function and convert its result to tensors.
 
         Raises:
-            TaskContractError: the function fails, or returned something else than four arrays that fit together.
+            TaskContractError: the function fails, or does not return four arrays that fit together.
         """
         try:
             drawn = self.function(random, split)
         except Exception as error:
             raise TaskContractError(
                 f"The task function fails: {type(error).__name__}: {error} ({line_of(error)}). It is called with a "
-                f"numpy.random.Generator and the split, here '{split}'. Mend that line."
+                f"numpy.random.Generator and the split, here '{split}'. Fix that line."
             ) from error
         if not isinstance(drawn, Episode):
             if not isinstance(drawn, tuple) or len(drawn) != 4:
@@ -115,7 +115,7 @@ class FunctionTasks(TaskDistribution):
 
 
 def task_distribution(function: Callable[[np.random.Generator, Split], Drawn]) -> FunctionTasks:
-    """Decorator form of :class:`FunctionTasks`."""
+    """Turn a function into :class:`FunctionTasks`; use it as a decorator."""
     return FunctionTasks(function)
 
 

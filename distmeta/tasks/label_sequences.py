@@ -1,7 +1,7 @@
 """Sequences of images whose labels come one step late (Santoro et al. 2016, section 2 and figure 1).
 
-At step t the input is ``(x_t, y_{t-1})`` and the target is ``y_t``: at first only a guess is possible, later the label
-that a class was given in this sequence can be remembered. Labels mean something within one sequence only.
+At step t the input is ``(x_t, y_{t-1})`` and the target is ``y_t``. The first image of a class can only be guessed; the
+later ones can be classified by remembering the label. Labels are assigned anew in each sequence.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from distmeta import config
 from distmeta.data.dataset import ShardDataset
 from distmeta.errors import TaskContractError
 from distmeta.occurrences import accuracies
+from distmeta.tasks.augment import turn_and_shift
 from distmeta.tasks.base import TaskDistribution
 from distmeta.tasks.few_shot import FewShot
-from distmeta.tasks.jitter import jitter
 from distmeta.types import Episode, Metrics, Split, TaskSpec
 
 CHARACTERS = 5
-"""A string label has five characters, each one of five (Santoro et al. 2016, section 4.1.2)."""
+"""Length of a string label, and of its alphabet: five characters, each one of five (Santoro et al., section 4.1.2)."""
 
 
 class LabelSequences(TaskDistribution):
-    """L images of N classes in random order, L/N of each, with the label of step t in the input of step t + 1.
+    """Sequences of L images of N classes, L/N of each, in random order, with each label in the input of the next step.
 
     Args:
         data: a folder written by ``distmeta data build``, or the name of a dataset in the cache.
-        ways: N.
-        length: L, a multiple of N, at least 2N.
-        labels: ``"one-hot"``: a number 0..N-1, targets ``[L]``; ``"strings"``: each class of a sequence has a random
-            string of five characters, each one of five, targets ``[L, 5]``.
-        size: images are made ``[C, size, size]`` (the paper's are 20x20).
-        rotations: which splits take an image turned by 90, 180 and 270 degrees as a class of its own: ``"none"``,
+        ways: N, classes per sequence.
+        length: L, steps of a sequence; a multiple of N, at least 2N.
+        labels: ``"one-hot"`` for numbers 0..N-1, targets ``[L]``; ``"strings"`` for a random string of five characters
+            per class, each one of five, targets ``[L, 5]``.
+        size: height and width that the images are scaled to, in pixels (20 in the paper).
+        rotations: the splits in which a class turned by 90, 180 or 270 degrees is a class of its own: ``"none"``,
             ``"meta_train"`` or ``"all"``.
-        augment: turn and shift each training image a little.
+        augment: whether each training image is turned by up to 10 degrees and shifted by up to 5 % of its side.
 
     Example:
         >>> tasks = LabelSequences(data="glyphs", ways=5, length=50, size=20)
@@ -69,7 +69,7 @@ class LabelSequences(TaskDistribution):
     @property
     def _image_settings(self) -> dict[str, Any]:
         c = self.config
-        shots = max(1, c.length // c.ways - 1)  # and one query: L/N of each class; settings are judged in check()
+        shots = max(1, c.length // c.ways - 1)  # and one query: L/N of each class; check() validates the settings
         return {"data": c.data, "ways": c.ways, "shots": shots, "queries": 1, "rotations": c.rotations}
 
     def with_config(self, **changes: Any) -> LabelSequences:
@@ -105,18 +105,18 @@ class LabelSequences(TaskDistribution):
         return self._images.describe()
 
     def classes(self, split: Split) -> int:
-        """Of the dataset."""
+        """Number of classes that the dataset has in ``split``."""
         return self._images.classes(split)
 
     def check(self) -> None:
-        """See the parent; reads every byte of the dataset once."""
+        """Check the settings against the dataset, and read every byte of it once."""
         self._check_settings(self.splits)
         self._images.check()
         for split in self.splits:
             super().check_split(split)
 
     def check_split(self, split: Split) -> None:
-        """See the parent; the other splits may lack classes or images."""
+        """Check one split; the others may lack classes or images."""
         self._check_settings((split,))
         self._images.check_split(split)
         super().check_split(split)
@@ -126,7 +126,7 @@ class LabelSequences(TaskDistribution):
         if c.length % c.ways or c.length < 2 * c.ways:
             raise TaskContractError(
                 f"length={c.length} is not a multiple of ways={c.ways}, at least twice: each class is shown equally "
-                f"often, and once would teach nothing. Set tasks.length={max(2, c.length // c.ways) * c.ways}."
+                f"often, and once leaves nothing to remember. Set tasks.length={max(2, c.length // c.ways) * c.ways}."
             )
         if len(dataset.input_shape) != 3 or dataset.input_shape[1] != dataset.input_shape[2]:
             raise TaskContractError(
@@ -149,14 +149,14 @@ class LabelSequences(TaskDistribution):
             )
 
     def draw(self, split: Split, random: np.random.Generator) -> Episode:
-        """N classes, L/N images of each, in random order."""
+        """Draw N classes, L/N images of each, and a random order."""
         c = self.config
-        images = self._images.draw(split, random)  # its classes are in random order, so the labels are shuffled
+        images = self._images.draw(split, random)  # classes are drawn in random order, so labels are random too
         order = torch.from_numpy(random.permutation(c.length))
         x = torch.cat([images.support_x, images.query_x])[order]
         y = torch.cat([images.support_y, images.query_y])[order]
         if split == "meta_train" and c.augment:
-            x = jitter(x, random)
+            x = turn_and_shift(x, random)
         if x.shape[-1] != c.size:
             x = F.interpolate(x, (c.size, c.size), mode="bilinear", antialias=True, align_corners=False)
         if c.labels == "strings":
@@ -170,9 +170,11 @@ class LabelSequences(TaskDistribution):
         return Episode.sequence(torch.cat([x.flatten(1), previous], -1), y)
 
     def baseline(self, episodes: Episode) -> Metrics:
-        """``baseline_accuracy`` and ``baseline_accuracy_instance_k``: the label of the nearest earlier image by pixels.
+        """Predict the label of the nearest earlier image by pixels.
 
-        The first image of a sequence has none before it and counts as wrong.
+        Returns:
+            ``baseline_accuracy`` and ``baseline_accuracy_instance_k``, each ``[T]``. The first image of a sequence has
+            no earlier one and counts as wrong.
         """
         x, y = episodes.query_x[..., : -self.spec.outputs], episodes.query_y
         later = torch.ones(y.shape[1], y.shape[1], dtype=torch.bool, device=x.device).triu()

@@ -1,4 +1,4 @@
-"""Lake's 20 one-shot runs as meta-test tasks (Lake, Salakhutdinov, Tenenbaum 2015)."""
+"""Lake's runs as meta-test tasks: 20 one-shot runs of 20 trials (Lake, Salakhutdinov, Tenenbaum 2015)."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from distmeta.types import Episode, Split, TaskRef
 
 
 class LakeRuns(FewShot):
-    """Training on the background alphabets; meta-test task i is run i: 20-way 1-shot within an alphabet, 20 trials.
+    """Training tasks from the background alphabets; meta-test task i is run i, 20-way 1-shot within an alphabet.
 
-    The 20 tasks are the 400 trials that Lake et al. and Koch et al. (2015) report: ``Evaluation(test_tasks=20)``. What
-    to report: ``accuracy_non_transductive``, since a trial has one test image. Its mean over the runs is the share of
-    the 400 trials that is right; its interval is over the 20 runs, because the trials of a run share an alphabet and
-    two drawers and are not independent (400 independent trials would give ``1.96 sqrt(p (1 - p) / 400)``). Published
-    figures are of 105x105 images: say the size with the figure.
+    The 20 test tasks are the 400 trials that Lake et al. and Koch et al. (2015) report: ``Evaluation(test_tasks=20)``.
+    Report ``accuracy_non_transductive``, since a trial has one test image. Its mean over the runs is the fraction of
+    the 400 trials classified correctly; its interval is over the 20 runs, because the trials of a run share an
+    alphabet and two drawers and are not independent (400 independent trials would give ``1.96 sqrt(p (1 - p) /
+    400)``). Published figures are for 105x105 images: state the size with the figure.
 
     Args:
         data: a folder written by ``distmeta data build omniglot-runs``.
-        settings: those of :class:`FewShot`, for training and validation tasks; meta-test tasks do not depend on them.
+        settings: settings of :class:`FewShot` for training and validation tasks; meta-test tasks do not depend on them.
 
     Example:
-        >>> tasks = LakeRuns(data="omniglot-runs", train_ways=20, train_queries=2, distort="affine")
+        >>> tasks = LakeRuns(data="omniglot-runs", train_ways=20, train_queries=2, augment="affine")
         >>> tasks.config.ways, tasks.count("meta_test")
         (20, 20)
     """
@@ -53,16 +53,16 @@ class LakeRuns(FewShot):
         return clone
 
     def check(self) -> None:
-        """As the parent's; that the data hold the runs comes first."""
+        """Check that the data hold the runs, then all that :class:`FewShot` checks."""
         self._check_numbers("meta_test")
         super().check()
 
     def count(self, split: Split) -> int | None:
-        """20 meta-test tasks, endless others."""
+        """20 for ``meta_test``; no limit for the other splits."""
         return RUNS if split == "meta_test" else None
 
     def draw_ref(self, ref: TaskRef, seed: int) -> Episode:
-        """Run ``ref.index``, the same for every seed; training and validation tasks are drawn."""
+        """Return run ``ref.index`` for ``meta_test``, whatever the seed; draw training and validation tasks."""
         if ref.split != "meta_test":
             return super().draw_ref(ref, seed)
         if ref.index >= RUNS:
@@ -76,7 +76,7 @@ class LakeRuns(FewShot):
         return class_by_class(images.reshape(WAYS, 2, *images.shape[1:]), shots=1)
 
     def draw(self, split: Split, random: np.random.Generator) -> Episode:
-        """As the parent's; a meta-test task is one of the runs."""
+        """Draw a task; a meta-test task is one of the runs."""
         if split == "meta_test":
             return self.draw_ref(TaskRef(split, 0, int(random.integers(RUNS))), 0)
         return super().draw(split, random)

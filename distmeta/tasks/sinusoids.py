@@ -15,11 +15,11 @@ from distmeta.types import Episode, Split, TaskSpec
 
 
 class Sinusoids(TaskDistribution):
-    """``y = A sin(x - b)`` with A in [0.1, 5], b in [0, pi] and x in [-5, 5], all uniform.
+    """Regression of ``y = A sin(x - b)`` with A in [0.1, 5], b in [0, pi] and x in [-5, 5], all uniform.
 
     Args:
-        shots: K, points to adapt on.
-        queries: points to be judged on.
+        shots: K, points of the support set.
+        queries: points of the query set.
 
     Example:
         >>> Sinusoids(shots=10).spec.support
@@ -36,16 +36,16 @@ class Sinusoids(TaskDistribution):
 
     @property
     def spec(self) -> TaskSpec:
-        """One number in, one number out."""
+        """Shapes of the tasks: one number in, one number out."""
         return TaskSpec((1,), 1, "regression", self.config.shots, self.config.queries)
 
     @property
     def fingerprint(self) -> str:
-        """Of the formula: there is no data."""
+        """Digest of the formula, since there are no data."""
         return hashlib.sha256(b"sinusoids: y = A sin(x - b), A in [0.1, 5], b in [0, pi], x in [-5, 5]").hexdigest()
 
     def draw(self, split: Split, random: np.random.Generator) -> Episode:
-        """One amplitude, one phase, ``shots + queries`` points."""
+        """Draw an amplitude, a phase and ``shots + queries`` points."""
         amplitude, phase = random.uniform(0.1, 5.0), random.uniform(0.0, math.pi)
         x = random.uniform(-5.0, 5.0, size=(self.config.shots + self.config.queries, 1))
         points = torch.from_numpy(x).float()

@@ -199,7 +199,7 @@ ROWS = [
     Row(
         "a task function that returns NaN",
         TRAIN,
-        ("has NaN or infinite values", "Mend the function", "reproduce with TaskRef"),
+        ("has NaN or infinite values", "Fix the function", "reproduce with TaskRef"),
         tasks("""
 @distmeta.task_distribution
 def TASKS(random, split):

@@ -1,4 +1,4 @@
-"""Affine distortions: what they do to a picture, and what they leave."""
+"""Augmentation: what it does to an image, and what it leaves."""
 
 import math
 
@@ -8,8 +8,8 @@ import torch
 
 from distmeta import FewShot, from_arrays
 from distmeta.errors import ConfigError, TaskContractError
-from distmeta.tasks import augment
-from distmeta.tasks.augment import distort
+from distmeta.tasks import augment as module
+from distmeta.tasks.augment import augment, turn_and_shift
 from distmeta.types import TaskRef
 
 
@@ -57,27 +57,27 @@ TURN = math.radians(10)
     ],
 )
 def test_each_component_is_as_large_as_the_paper_says(amount, place):
-    assert centre(distort(blob(72, 52), "affine", Fixed(*amount))) == pytest.approx(place, abs=0.15)
+    assert centre(augment(blob(72, 52), "affine", Fixed(*amount))) == pytest.approx(place, abs=0.15)
 
 
 def test_small_turns_and_shifts_only():
     x = blob(72, 52)
-    everything = distort(x, "small", Fixed(1, 1, 1, 1, 1, 1, 1))
-    assert torch.equal(everything, distort(x, "affine", Fixed(1, 0, 0, 0, 0, 1, 1)))
+    everything = augment(x, "small", Fixed(1, 1, 1, 1, 1, 1, 1))
+    assert torch.equal(everything, augment(x, "affine", Fixed(1, 0, 0, 0, 0, 1, 1)))
 
 
 def test_no_component_leaves_the_bits():
     x = torch.rand(4, 1, 28, 28)
-    assert distort(x, "none", np.random.default_rng(0)) is x
-    assert torch.equal(distort(x, "affine", Fixed(*[0] * 7)), x)
-    assert torch.equal(distort(x, "small", Fixed(0, 1, 1, 1, 1, 0, 0)), x)
+    assert augment(x, "none", np.random.default_rng(0)) is x
+    assert torch.equal(augment(x, "affine", Fixed(*[0] * 7)), x)
+    assert torch.equal(augment(x, "small", Fixed(0, 1, 1, 1, 1, 0, 0)), x)
 
 
 @pytest.mark.parametrize("kind", ["small", "affine"])
 def test_seeded_within_range_and_each_image_its_own(kind):
     x = (torch.rand(1, 3, 28, 20) > 0.5).float().expand(60, -1, -1, -1)
     before = x.clone()
-    found, again, other = (distort(x, kind, np.random.default_rng(seed)) for seed in (3, 3, 4))
+    found, again, other = (augment(x, kind, np.random.default_rng(seed)) for seed in (3, 3, 4))
     assert found.shape == x.shape
     assert found.dtype == x.dtype
     assert torch.equal(x, before)
@@ -93,10 +93,42 @@ def test_seeded_within_range_and_each_image_its_own(kind):
 
 def test_empty_ground_stays_empty():
     x = torch.zeros(50, 1, 28, 28)
-    assert not distort(x, "affine", np.random.default_rng(0)).any()
+    assert not augment(x, "affine", np.random.default_rng(0)).any()
     x[:, :, 14, 14] = 1
-    corners = distort(x, "affine", np.random.default_rng(0))[:, :, [0, 0, -1, -1], [0, -1, 0, -1]]
+    corners = augment(x, "affine", np.random.default_rng(0))[:, :, [0, 0, -1, -1], [0, -1, 0, -1]]
     assert not corners.any()
+
+
+class Extreme:
+    """A generator whose three amounts (turn, right, down) are given, in -1 to 1."""
+
+    def __init__(self, *amount):
+        self.amount = np.array(amount, float)
+
+    def uniform(self, low, high, shape):
+        assert (low, high) == (-1, 1)
+        return np.broadcast_to(self.amount[:, None, None, None], shape).copy()
+
+
+@pytest.mark.parametrize(
+    ("amount", "place"),  # where a spot 20 pixels to the right of the middle (52, 52) goes
+    [
+        ((1, 0, 0), (52 + 20 * math.cos(TURN), 52 - 20 * math.sin(TURN))),
+        ((-1, 0, 0), (52 + 20 * math.cos(TURN), 52 + 20 * math.sin(TURN))),
+        ((0, 1, 0), (72 - 5.25, 52)),
+        ((0, 0, -1), (72, 52 + 5.25)),
+    ],
+)
+def test_every_image_is_turned_and_shifted_within_the_limits(amount, place):
+    assert centre(turn_and_shift(blob(72, 52), Extreme(*amount))) == pytest.approx(place, abs=0.15)
+
+
+def test_turns_and_shifts_are_seeded_and_each_image_has_its_own():
+    x = torch.rand(1, 1, 20, 20).expand(30, -1, -1, -1)
+    found, again, other = (turn_and_shift(x, np.random.default_rng(seed)) for seed in (3, 3, 4))
+    assert torch.equal(found, again)
+    assert not torch.equal(found, other)
+    assert len({image.numpy().tobytes() for image in found}) == 30
 
 
 # -- in tasks ----------------------------------------------------------------------------------------------------------
@@ -115,8 +147,8 @@ def drawn(tmp_path_factory):
     return out
 
 
-def test_training_tasks_only_are_distorted(drawn):
-    plain, bent = (FewShot(drawn, ways=3, queries=2, distort=kind) for kind in ("none", "affine"))
+def test_training_tasks_only_are_augmented(drawn):
+    plain, bent = (FewShot(drawn, ways=3, queries=2, augment=kind) for kind in ("none", "affine"))
     for split in plain.splits:
         a, b = (tasks.episode(TaskRef(split, 5, 1), seed=1) for tasks in (plain, bent))
         assert torch.equal(a.support_x, b.support_x) == (split != "meta_train")
@@ -125,49 +157,11 @@ def test_training_tasks_only_are_distorted(drawn):
     assert torch.equal(again.query_x, bent.episode(TaskRef("meta_train", 5, 1), seed=1).query_x)
 
 
-@pytest.mark.parametrize("within", ["none", "meta_train", "evaluation", "all"])
-def test_within_a_group(drawn, within):
-    tasks = FewShot(drawn, ways=3, queries=2, within_group=within)
-    tasks.check()
-    for split in ("meta_train", "meta_test"):
-        grouped = within in ("all", "meta_train" if split == "meta_train" else "evaluation")
-        seen = []
-        for i in range(40):
-            x = tasks.episode(TaskRef(split, 0, i), seed=0).support_x
-            classes = (x[:, 0, 0, 0] * 255).round().int() - 1
-            seen.append({"a" if c < 6 else "b" if c < 9 else "c" if c < 13 else "d" for c in classes.tolist()})
-            assert len(set(classes.tolist())) == 3
-        if split == "meta_train":
-            assert all(len(groups) == 1 for groups in seen) == grouped
-        if grouped and split == "meta_train":
-            assert 8 < sum(groups == {"b"} for groups in seen) < 32, "a group is as likely as another"
-
-
-def test_turned_classes_stay_in_their_group(drawn):
-    tasks = FewShot(drawn, ways=4, train_ways=12, queries=2, within_group="meta_train", rotations="meta_train")
-    tasks.check()
-    corners = torch.stack([tasks.episode(TaskRef("meta_train", 0, i), seed=0).support_x[:, 0] for i in range(20)])
-    assert corners.shape == (20, 12, 12, 12)
-
-
-def test_a_group_with_too_few_classes_is_named(drawn):
-    with pytest.raises(
-        TaskContractError, match=r"4-way tasks within a group, but group 'b' of meta_train has 3.*ways=3"
-    ):
-        FewShot(drawn, ways=4, within_group="all").check()
-    FewShot(drawn, ways=4, within_group="evaluation").check()
-
-
-def test_data_without_groups(digits_dir):
-    with pytest.raises(TaskContractError, match=r"classes named group/class; meta_train of .* without a group"):
-        FewShot(digits_dir, ways=2, within_group="meta_train").check()
-
-
-def test_what_cannot_be_distorted(tmp_path):
+def test_what_cannot_be_augmented(tmp_path):
     x, y = np.random.default_rng(0).random((60, 7), np.float32), np.repeat(np.arange(6), 10)
     from_arrays(x, y, tmp_path / "rows", splits="34/33/33")
-    with pytest.raises(TaskContractError, match=r"distort='affine' needs images \[C, H, W\].*tasks.distort=none"):
-        FewShot(tmp_path / "rows", ways=2, distort="affine").check()
-    with pytest.raises(ConfigError, match="distort"):
-        FewShot(distort="elastic")
-    assert augment.PROBABILITY == 0.5
+    with pytest.raises(TaskContractError, match=r"augment='affine' needs images \[C, H, W\].*tasks.augment=none"):
+        FewShot(tmp_path / "rows", ways=2, augment="affine").check()
+    with pytest.raises(ConfigError, match="augment"):
+        FewShot(augment="elastic")
+    assert module.PROBABILITY == 0.5

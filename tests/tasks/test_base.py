@@ -1,6 +1,4 @@
-"""What every task distribution promises, and task distributions made from a function."""
-
-import pickle
+"""The promises of every task distribution: pure draws, checked shapes and values, baselines."""
 
 import hypothesis.strategies as st
 import numpy as np
@@ -8,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 
-from distmeta import Episode, FunctionTasks, Sinusoids, TaskSpec, task_distribution
+from distmeta import Episode, FunctionTasks, Sinusoids, task_distribution
 from distmeta.errors import TaskContractError
 from distmeta.tasks.base import TaskDistribution
 from distmeta.types import SPLITS, TaskRef
@@ -98,89 +96,7 @@ class TestEveryDistribution:
         assert equal(listed[0].episode, tasks.take(1)[0].episode)
 
 
-def test_sinusoids_have_the_papers_ranges():
-    """A in [0.1, 5], b in [0, pi], x in [-5, 5]; read back by y = A cos b sin x - A sin b cos x."""
-    tasks = Sinusoids(shots=10, queries=10)
-    amplitudes, phases, xs = [], [], []
-    for index in range(400):
-        support_x, support_y, query_x, query_y = tasks.episode(TaskRef("meta_train", 0, index), 0).to(
-            torch.device("cpu"), torch.float64
-        )
-        x, y = torch.cat([support_x, query_x]), torch.cat([support_y, query_y])
-        found = torch.linalg.lstsq(torch.cat([x.sin(), -x.cos()], 1), y)
-        a, b = found.solution.flatten().tolist()
-        residual = torch.cat([x.sin(), -x.cos()], 1) @ found.solution - y
-        assert float(residual.abs().max()) < 1e-5
-        amplitudes.append(np.hypot(a, b))
-        phases.append(np.arctan2(b, a))
-        xs += x.flatten().tolist()
-    for values, low, high in ((amplitudes, 0.1, 5.0), (phases, 0.0, np.pi), (xs, -5.0, 5.0)):
-        assert low - 1e-4 <= min(values) < low + 0.05 * (high - low)
-        assert high - 0.05 * (high - low) < max(values) <= high + 1e-4
-        assert np.mean(values) == pytest.approx((low + high) / 2, abs=0.06 * (high - low))
-
-
-def test_more_queries_leave_the_support_set_as_it_was():
-    few, many = (Sinusoids(shots=4, queries=q).episode(TaskRef("meta_test", 0, 0), 0) for q in (1, 50))
-    assert torch.equal(few.support_x, many.support_x)
-    assert torch.equal(few.support_y, many.support_y)
-
-
-def test_function_tasks_read_their_spec_off_a_task():
-    assert FunctionTasks(rings).spec == TaskSpec((2,), 3, "classification", 6, 6)
-    assert lines.spec == TaskSpec((1,), 1, "regression", 8, 12)
-
-
-def test_a_function_may_return_an_episode_or_lists():
-    def tensors(random, split):
-        x = torch.tensor([[random.normal()], [random.normal()]])
-        return Episode(x, x, x, x)
-
-    def lists(random, split):
-        return [[random.normal()]] * 2, [0, 1], [[random.normal()]], [1]
-
-    assert FunctionTasks(tensors).spec.kind == "regression"
-    assert FunctionTasks(lists).episode(TaskRef("meta_train", 0, 0), 0).query_y.tolist() == [1]
-
-
-def test_the_fingerprint_follows_source_and_version():
-    one = FunctionTasks(rings)
-    assert one.fingerprint == FunctionTasks(rings).fingerprint
-    others = {lines.fingerprint, FunctionTasks(rings, version="2").fingerprint}
-    assert len({one.fingerprint, *others}) == 3
-    typed: dict = {}
-    exec("def typed_at_a_prompt(random, split): ...", typed)
-    assert len(FunctionTasks(typed["typed_at_a_prompt"]).fingerprint) == 64
-
-
-def test_function_tasks_cross_a_process():
-    tasks = FunctionTasks(np.random.Generator.normal)  # any importable function pickles by name
-    assert pickle.loads(pickle.dumps(tasks)).fingerprint == tasks.fingerprint
-
-
 X, Y = np.zeros((4, 2)), np.array([0, 1, 0, 1])
-
-
-@pytest.mark.parametrize(
-    ("result", "message"),
-    [
-        (None, "returned NoneType; expected (support_x, support_y, query_x, query_y)"),
-        ((X, Y), "returned tuple; expected (support_x"),
-        ([X, Y, X, Y], "returned list; expected (support_x"),
-        ((X, Y[:3], X, Y), "returned 4 support inputs and 3 support targets"),
-        ((X, Y, X[:1], Y), "returned 1 query inputs and 4 query targets"),
-        ((X, Y.astype(float), X, Y.astype(float)), "float targets of shape [4]; expected [n, D]"),
-        ((X + np.nan, Y, X, Y), "support_x of a task from FunctionTasks has NaN or infinite values"),
-        ((X, Y, X + np.inf, Y), "query_x of a task from FunctionTasks has NaN or infinite values"),
-        ((X, X * np.nan, X, X), "support_y of a task from FunctionTasks has NaN or infinite values"),
-        ((X, Y, X, Y + 1), "query_y of a task from FunctionTasks has labels from 1 to 2; expected 0 to 1"),
-        ((X, Y - 1, X, Y - 1), "labels from -1 to 0"),
-    ],
-)
-def test_functions_that_return_something_else(result, message):
-    with pytest.raises(TaskContractError) as caught:
-        FunctionTasks(lambda random, split: result).check()
-    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -228,22 +144,3 @@ def test_baseline_of_regression_is_the_mean_of_the_support_targets():
 def test_a_distribution_must_say_what_it_is():
     with pytest.raises(TypeError, match="abstract"):
         type("Half", (TaskDistribution,), {"draw": lambda self, split, random: None})()
-
-
-def test_a_functions_fingerprint_does_not_change_with_its_file(tmp_path, monkeypatch):
-    """The file may be edited while the run goes on, and is not there at all on another node."""
-    import importlib
-    import linecache
-
-    path = tmp_path / "drawn_here.py"
-    text = "def draw(random, split):\n    x = random.normal(size=(4, 1))\n    return x, x, x, x\n"
-    path.write_text(text)
-    monkeypatch.syspath_prepend(tmp_path)
-    tasks = FunctionTasks(importlib.import_module("drawn_here").draw)
-    before, sent = tasks.fingerprint, pickle.dumps(tasks)
-    path.write_text(text.replace("4", "5"))
-    linecache.checkcache()
-    assert tasks.fingerprint == pickle.loads(sent).fingerprint == before
-    path.unlink()
-    linecache.checkcache()
-    assert pickle.loads(sent).fingerprint == before

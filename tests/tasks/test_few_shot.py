@@ -9,8 +9,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from distmeta import FewShot, from_arrays
-from distmeta.errors import DataError, TaskContractError
+from distmeta import FewShot, LakeRuns, from_arrays
+from distmeta.errors import ConfigError, DataError, TaskContractError
 from distmeta.types import SPLITS, TaskRef
 
 CLASSES, ROWS, SIZE = 20, 12, 3
@@ -256,3 +256,68 @@ def test_a_copy_keeps_the_dataset_and_a_copy_with_other_data_does_not(data, tmp_
 def test_a_dataset_that_is_not_there(tmp_path):
     with pytest.raises(DataError, match="nowhere"):
         FewShot(tmp_path / "nowhere").check()
+
+
+@pytest.fixture(scope="module")
+def grouped(tmp_path_factory):
+    """Classes in groups a (6 classes), b (3) and, for validation and test, c and d (4 each)."""
+    out = tmp_path_factory.mktemp("grouped") / "data"
+    names = [f"{group}/{i}" for group, n in (("a", 6), ("b", 3), ("c", 4), ("d", 4)) for i in range(n)]
+    random = np.random.default_rng(0)
+    x = random.integers(1, 256, (len(names) * 8, 1, 12, 12)).astype(np.uint8)
+    x[:, 0, 0, 0] = np.repeat(np.arange(len(names)), 8) + 1
+    splits = {"meta_train": range(9), "meta_validation": range(9, 13), "meta_test": range(13, 17)}
+    from_arrays(x, np.repeat(np.arange(len(names)), 8), out, splits=splits, class_names=names)
+    return out
+
+
+@pytest.mark.parametrize("within", ["none", "meta_train", "evaluation", "all"])
+def test_within_a_group(grouped, within):
+    tasks = FewShot(grouped, ways=3, queries=2, within_group=within)
+    tasks.check()
+    for split in ("meta_train", "meta_test"):
+        by_group = within in ("all", "meta_train" if split == "meta_train" else "evaluation")
+        seen = []
+        for i in range(40):
+            x = tasks.episode(TaskRef(split, 0, i), seed=0).support_x
+            classes = (x[:, 0, 0, 0] * 255).round().int() - 1
+            seen.append({"a" if c < 6 else "b" if c < 9 else "c" if c < 13 else "d" for c in classes.tolist()})
+            assert len(set(classes.tolist())) == 3
+        if split == "meta_train":
+            assert all(len(groups) == 1 for groups in seen) == by_group
+        if by_group and split == "meta_train":
+            assert 8 < sum(groups == {"b"} for groups in seen) < 32, "a group is as likely as another"
+
+
+def test_turned_classes_stay_in_their_group(grouped):
+    tasks = FewShot(grouped, ways=4, train_ways=12, queries=2, within_group="meta_train", rotations="meta_train")
+    tasks.check()
+    corners = torch.stack([tasks.episode(TaskRef("meta_train", 0, i), seed=0).support_x[:, 0] for i in range(20)])
+    assert corners.shape == (20, 12, 12, 12)
+
+
+def test_a_group_with_too_few_classes_is_named(grouped):
+    with pytest.raises(
+        TaskContractError, match=r"4-way tasks within a group, but group 'b' of meta_train has 3.*ways=3"
+    ):
+        FewShot(grouped, ways=4, within_group="all").check()
+    FewShot(grouped, ways=4, within_group="evaluation").check()
+
+
+def test_data_without_groups(digits_dir):
+    with pytest.raises(TaskContractError, match=r"classes named group/class; meta_train of .* without a group"):
+        FewShot(digits_dir, ways=2, within_group="meta_train").check()
+
+
+def test_augment_was_called_distort_and_older_job_files_still_call_it_so(digits_dir):
+    old, new = FewShot(digits_dir, ways=2, distort="affine"), FewShot(digits_dir, ways=2, augment="affine")
+    assert old.config == new.config
+    assert "distort" not in old.config.to_dict()
+    assert LakeRuns(distort="small").config.augment == "small"
+    assert new.with_config(distort="none").config.augment == "none"
+    ref = TaskRef("meta_train", 3, 1)
+    assert torch.equal(old.episode(ref, 0).query_x, new.episode(ref, 0).query_x)
+    with pytest.raises(ConfigError, match="FewShot is given 'augment' and its former name 'distort'; expected one"):
+        FewShot(augment="affine", distort="affine")
+    with pytest.raises(ConfigError, match="FewShot setting 'augment' is 'elastic'"):
+        FewShot(distort="elastic")

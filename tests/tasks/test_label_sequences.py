@@ -112,7 +112,7 @@ def test_a_class_is_turned_as_a_whole(data):
     assert np.abs(np.bincount(turns, minlength=4) - 150).max() < 5 * np.sqrt(150)
 
 
-def test_only_training_images_are_jittered(data):
+def test_only_training_images_are_augmented(data):
     on, off = (LabelSequences(data, ways=3, length=6, **PLAIN | {"augment": augment}) for augment in (True, False))
     for split in SPLITS:
         one, other = (tasks.episode(TaskRef(split, 0, 0), 0) for tasks in (on, off))

@@ -1,20 +1,17 @@
-"""Lake's one-shot runs: from a small made-up archive, and from the official one."""
+"""Lake's runs as a dataset: from a small made-up archive, and from the official one."""
 
 import io
-import sys
 import zipfile
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from distmeta import LakeRuns
-from distmeta.data import ShardDataset, build_omniglot_runs, from_arrays, verify
+from distmeta.data import ShardDataset, build_omniglot_runs, verify
 from distmeta.data.sources import omniglot as archives
 from distmeta.data.sources import omniglot_runs as module
-from distmeta.errors import ConfigError, DataError, TaskContractError
-from distmeta.tasks import lake_runs
+from distmeta.errors import DataError
 from distmeta.types import TaskRef
 
 CHARACTERS = ["One/character01", "One/character02", "Two/character01", "Two/character02", "Two/character03"]
@@ -55,9 +52,8 @@ def runs_archive(path, labels=None, wrong_drawing=False):
 @pytest.fixture
 def source(tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "ARCHIVES", {"images_background.zip": 40, "images_evaluation.zip": 100})
-    for where in (module, lake_runs):
-        monkeypatch.setattr(where, "RUNS", 2)
-        monkeypatch.setattr(where, "WAYS", 2)
+    monkeypatch.setattr(module, "RUNS", 2)
+    monkeypatch.setattr(module, "WAYS", 2)
     folder = tmp_path / "source"
     folder.mkdir()
     archive_of(folder / "images_background.zip", 1, ["Zero/character01", "Zero/character02"])
@@ -84,76 +80,6 @@ def test_a_small_archive(source, tmp_path):
             rows, columns = np.nonzero(image > 128)
             assert rows.mean() == pytest.approx((5 + 15 * character + 7) / 5 - 0.4, abs=0.5)
             assert columns.mean() == pytest.approx((5 + 4 * drawer + 12) / 5 - 0.4, abs=0.5)
-
-
-def test_task_i_is_run_i(source, tmp_path):
-    build_omniglot_runs(tmp_path / "out", source=source)
-    tasks = LakeRuns(tmp_path / "out", ways=2, train_queries=3)
-    tasks.check()
-    assert tasks.count("meta_train") is None
-    runs = tasks.dataset.split("meta_test")
-    for i in (0, 1):
-        one = tasks.episode(TaskRef("meta_test", 0, i), seed=i)
-        assert (one.support_y.tolist(), one.query_y.tolist(), one.ways) == ([0, 1], [0, 1], 2)
-        classes = np.array([2 * i, 2 * i + 1])
-        for x, row in ((one.support_x, 0), (one.query_x, 1)):
-            expected = runs.gather(classes, np.array([row, row]))
-            assert torch.equal((x * 255).round().to(torch.uint8), torch.from_numpy(expected))
-    assert len(tasks.take(20)) == 2
-    assert [len(part) for part in tasks.episode(TaskRef("meta_train", 0, 0), 0)] == [2, 2, 6, 6]
-    with pytest.raises(TaskContractError, match=r"There are 2 runs, 0 to 1; run 2 was asked for.*test_tasks=2"):
-        tasks.episode(TaskRef("meta_test", 0, 2), 0)
-
-
-def test_more_test_tasks_than_runs_are_refused_before_training(source, tmp_path):
-    import distmeta
-
-    build_omniglot_runs(tmp_path / "out", source=source)
-    experiment = distmeta.Experiment(
-        learner=distmeta.Siamese(distmeta.mlp((8,), head=False)), tasks=LakeRuns(tmp_path / "out", ways=2)
-    )
-    with pytest.raises(ConfigError, match=r"test_tasks=600, but meta_test has 2 different tasks. Set .*test_tasks=2"):
-        distmeta.meta_train(experiment, run_dir=tmp_path / "run")
-
-
-def test_a_finished_run_is_judged_on_as_many_runs_as_there_are(source, tmp_path, monkeypatch):
-    import distmeta
-    from distmeta.run.evaluating import evaluate
-    from distmeta.run.results import EvaluationRequest
-
-    build_omniglot_runs(tmp_path / "out", source=source)
-    monkeypatch.setattr("sys.path", list(sys.path))
-    (tmp_path / "job.py").write_text(
-        "from distmeta import *\n"
-        "experiment = Experiment(learner=Siamese(mlp((8,), head=False)), tasks=LakeRuns('out', ways=2), "
-        "outer=Outer(iterations=1, meta_batch_size=1), evaluation=Evaluation(every=0, test_tasks=2))"
-    )
-    monkeypatch.chdir(tmp_path)
-    done = distmeta.meta_train(distmeta.load_job("job.py"), run_dir="run")
-    assert evaluate("run").report.tasks == 2
-    assert evaluate("run").report.mean("accuracy") == done.test.mean("accuracy")
-    with pytest.raises(ConfigError, match=r"--tasks=3, but meta_test has 2 different tasks\. Set --tasks=2 or less"):
-        evaluate("run", EvaluationRequest(tasks=3))
-
-
-@pytest.mark.parametrize("settings", [{"ways": 5}, {"shots": 2}, {"queries": 2}, {"rotations": "all"}])
-def test_the_protocol_is_fixed(settings):
-    with pytest.raises(TaskContractError, match=r"Lake's runs are 20-way 1-shot.*tasks.train_ways"):
-        LakeRuns(**settings)
-    with pytest.raises(TaskContractError, match="20-way 1-shot"):
-        LakeRuns().with_config(**settings)
-
-
-def test_other_data_are_not_the_runs(digits_dir):
-    with pytest.raises(TaskContractError, match=r"expected the 400 of Lake's runs.*distmeta data build omniglot-runs"):
-        LakeRuns(digits_dir, train_ways=2).check()
-
-
-def test_classes_without_runs_names(source, tmp_path):
-    x = np.random.default_rng(0).integers(0, 255, (80, 1, 8, 8)).astype(np.uint8)
-    from_arrays(x, np.repeat(np.arange(8), 10), tmp_path / "other", splits="50/0/50")
-    with pytest.raises(TaskContractError, match="Lake's runs"):
-        LakeRuns(tmp_path / "other", ways=2).check()
 
 
 @pytest.mark.parametrize(
