@@ -33,7 +33,7 @@ from distmeta.learners.base import unstack
 from distmeta.learners.functional import vectorised
 from distmeta.learners.metric import MetricLearner, cosine, one_hot, squared_distance
 from distmeta.learners.pictures import Attention, Picture
-from distmeta.learners.recurrent import LSTMWeights, init_lstm, lstm, lstm_step
+from distmeta.models.lstm import LSTMWeights
 from distmeta.types import Episode, Params
 
 
@@ -74,9 +74,9 @@ class MatchingNet(MetricLearner):
         if not self.config.full_context:
             return encoder
         cells = {
-            "g-forwards": init_lstm(rng, width, width),
-            "g-backwards": init_lstm(rng, width, width),
-            "f": init_lstm(rng, width, width, hidden=2 * width),
+            "g-forwards": LSTMWeights.draw(rng, width, width),
+            "g-backwards": LSTMWeights.draw(rng, width, width),
+            "f": LSTMWeights.draw(rng, width, width, hidden=2 * width),
         }
         like = next(iter(encoder.values()))
         own = {f"lstm/{cell}/{part}": w.to(like) for cell, of in cells.items() for part, w in of._asdict().items()}
@@ -106,8 +106,8 @@ class MatchingNet(MetricLearner):
 
     def support_in_context(self, params: Params, support: torch.Tensor) -> torch.Tensor:
         """g(S): ``[N*K, D]`` from g'(x_i) ``[N*K, D]`` (appendix A.2)."""
-        forwards = lstm(support, _cell(params, "g-forwards"))
-        backwards = lstm(support.flip(0), _cell(params, "g-backwards")).flip(0)
+        forwards = _cell(params, "g-forwards").unroll(support)
+        backwards = _cell(params, "g-backwards").unroll(support.flip(0)).flip(0)
         return forwards + backwards + support
 
     def query_in_context(self, params: Params, query: torch.Tensor, support: torch.Tensor) -> torch.Tensor:
@@ -116,7 +116,7 @@ class MatchingNet(MetricLearner):
         h = c = torch.zeros_like(query)
         for _ in range(self.config.steps):
             read = (h @ support.T).softmax(-1) @ support
-            h, c = lstm_step(query, torch.cat([h, read], -1), c, weights)
+            h, c = weights.step(query, torch.cat([h, read], -1), c)
             h = h + query
         return h
 

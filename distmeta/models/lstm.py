@@ -1,19 +1,49 @@
-"""The LSTM: one cell for every network that uses one, and a stack of layers to compare memories with."""
+"""The LSTM (Hochreiter and Schmidhuber 1997, with forget gate): its step, a cell, plain weights, a stack of layers.
+
+One step from x, h and c, with D the width of the cell::
+
+    i, f, o, g = W_x x + W_h h + b            [4 D]
+    c' = sigmoid(f) c + sigmoid(i) tanh(g)
+    h' = sigmoid(o) tanh(c')
+
+:func:`lstm_step` is that step after the product. :class:`LSTMCell` is a module for networks that step by themselves,
+:class:`LSTMWeights` the same on plain tensors, for weights that are meta-parameters. Both are plain operations, because
+torch's fused LSTM supports neither vmap over per-task weights nor double backward. :func:`lstm` is a whole network of
+torch's fused layers.
+"""
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
+import numpy as np
 import torch
 from torch import nn
 
 from distmeta.types import ModelFactory, TaskSpec
 
 
-class LSTMCell(nn.Module):
-    """One step of an LSTM from plain operations: differentiable twice, on every device and under ``vmap``.
+def lstm_step(gates: torch.Tensor, cell: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Next ``(h, c)``, each ``[..., D]``, from the gate pre-activations and the last c.
 
     Args:
-        inputs: numbers in.
-        size: units.
+        gates: ``[..., 4 D]``: input, forget and output gate and candidate.
+        cell: the last c, ``[..., D]``.
+    """
+    size = cell.shape[-1]
+    opened, candidate = torch.split(gates, [3 * size, size], -1)
+    i, f, o = opened.sigmoid().chunk(3, -1)  # one sigmoid call for all three gates
+    cell = f * cell + i * candidate.tanh()
+    return o * cell.tanh(), cell
+
+
+class LSTMCell(nn.Module):
+    """One step of an LSTM as a module of plain operations: twice differentiable, on every device and under ``vmap``.
+
+    Args:
+        inputs: size of x.
+        size: D, units.
 
     Example:
         >>> cell = LSTMCell(3, 5)
@@ -33,22 +63,64 @@ class LSTMCell(nn.Module):
         return lstm_step(self.gates(torch.cat([x, h], -1)), c)
 
 
-def lstm_step(gates: torch.Tensor, cell: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Next ``(h, c)`` of an LSTM, each ``[B, size]``, from the last c and the sums for its gates.
+class LSTMWeights(NamedTuple):
+    """The weights of one LSTM layer as plain tensors.
 
     Args:
-        gates: input, forget and output gate and candidate, ``[B, 4 * size]``.
-        cell: the last c, ``[B, size]``.
+        x: W_x, ``[4 D, inputs]``.
+        h: W_h, ``[4 D, hidden]``; hidden is D, or more where h is read together with something else.
+        b: b, ``[4 D]``.
+
+    Example:
+        >>> weights = LSTMWeights.draw(np.random.default_rng(0), inputs=3, width=2)
+        >>> weights.unroll(torch.ones(7, 3, dtype=torch.float64)).shape
+        torch.Size([7, 2])
     """
-    size = cell.shape[-1]
-    opened, candidate = torch.split(gates, [3 * size, size], -1)
-    i, f, o = opened.sigmoid().chunk(3, -1)  # one sigmoid for the three gates
-    cell = f * cell + i * candidate.tanh()
-    return o * cell.tanh(), cell
+
+    x: torch.Tensor
+    h: torch.Tensor
+    b: torch.Tensor
+
+    @staticmethod
+    def draw(rng: np.random.Generator, inputs: int, width: int, hidden: int | None = None) -> LSTMWeights:
+        """Draw float64 weights as ``torch.nn.LSTM`` draws them, uniform within ``1 / sqrt(D)``.
+
+        Args:
+            rng: source of every random number.
+            inputs: size of x.
+            width: D.
+            hidden: size of h; D when left out.
+
+        Example:
+            >>> [tuple(w.shape) for w in LSTMWeights.draw(np.random.default_rng(0), inputs=3, width=2)]
+            [(8, 3), (8, 2), (8,)]
+        """
+        bound = 1 / math.sqrt(width)
+        shapes = ((4 * width, inputs), (4 * width, hidden or width), (4 * width,))
+        return LSTMWeights(*(torch.from_numpy(rng.uniform(-bound, bound, shape)) for shape in shapes))
+
+    def step(self, x: torch.Tensor, h: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Next ``(h, c)``, each ``[..., D]``.
+
+        Args:
+            x: ``[..., inputs]``.
+            h: ``[..., hidden]``.
+            c: ``[..., D]``.
+        """
+        return lstm_step(x @ self.x.T + h @ self.h.T + self.b, c)
+
+    def unroll(self, sequence: torch.Tensor) -> torch.Tensor:
+        """h after every element of ``sequence [L, inputs]``, from h = c = 0: ``[L, D]``."""
+        h = c = sequence.new_zeros(self.h.shape[1])
+        states = []
+        for x in sequence:
+            h, c = self.step(x, h, c)
+            states.append(h)
+        return torch.stack(states)
 
 
 class LSTM(nn.Module):
-    """Stacked LSTM layers and a linear output, for sequences ``[B, L, ...]``; see :func:`lstm`."""
+    """Stacked LSTM layers and a linear output for sequences ``[B, L, ...]``; see :func:`lstm`."""
 
     def __init__(self, inputs: int, outputs: int, *, size: int, layers: int) -> None:
         super().__init__()
@@ -63,7 +135,7 @@ class LSTM(nn.Module):
 
 
 def lstm(size: int = 256, layers: int = 3) -> ModelFactory:
-    """An LSTM without external memory: what the memory networks are compared with (Graves et al. 2014, table 3).
+    """An LSTM without external memory, the baseline of the memory networks (Graves et al. 2014, table 3).
 
     Args:
         size: units per layer.

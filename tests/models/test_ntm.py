@@ -1,4 +1,4 @@
-"""The Neural Turing Machine's addressing against weights computed by hand, its parts against torch's, its size."""
+"""The Neural Turing Machine's addressing against weights computed by hand, its derivative, its size."""
 
 import math
 
@@ -6,10 +6,8 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given
-from torch import nn
 
-from distmeta import TaskSpec, lstm, ntm
-from distmeta.models.lstm import LSTMCell
+from distmeta import TaskSpec, ntm
 from distmeta.models.ntm import NTMNetwork, content_weights, cosine_similarity, interpolate, sharpen, shift, write
 
 MEMORY = torch.tensor([[[3.0, 4.0], [4.0, 3.0], [-3.0, -4.0], [0.0, 0.0]]], dtype=torch.float64)
@@ -143,20 +141,6 @@ def test_the_networks_derivative_is_that_of_finite_differences():
     assert torch.autograd.gradcheck(outputs, tuple(v.detach().requires_grad_() for v in values))
 
 
-def test_lstm_cell_is_torchs():
-    torch.manual_seed(0)
-    ours, theirs = LSTMCell(3, 5).double(), nn.LSTMCell(3, 5).double()
-    with torch.no_grad():  # torch's order of gates is input, forget, candidate, output
-        i, f, g, o = torch.cat([theirs.weight_ih, theirs.weight_hh], 1).chunk(4)
-        ours.gates.weight.copy_(torch.cat([i, f, o, g]))
-        i, f, g, o = (theirs.bias_ih + theirs.bias_hh).chunk(4)
-        ours.gates.bias.copy_(torch.cat([i, f, o, g]))
-    state = other = (torch.rand(2, 5, dtype=torch.float64), torch.rand(2, 5, dtype=torch.float64))
-    for x in torch.rand(4, 2, 3, dtype=torch.float64):
-        state, other = ours(x, state), theirs(x, other)
-        torch.testing.assert_close(state, other)
-
-
 @pytest.mark.parametrize("heads", [1, 3])
 def test_a_trace_is_the_forward_pass_with_its_weights(heads):
     torch.manual_seed(0)
@@ -172,14 +156,14 @@ def test_a_trace_is_the_forward_pass_with_its_weights(heads):
 
 def test_nothing_is_seen_of_later_steps_or_of_other_sequences():
     torch.manual_seed(0)
-    for net in (ntm(size=6, slots=5, width=3)(spec(4, 2)), lstm(size=6, layers=2)(spec(4, 2))):
-        x = torch.rand(2, 7, 4)
-        changed = x.clone()
-        changed[0, 4:] += 1
-        before, after = net(x), net(changed)
-        assert torch.equal(before[0, :4], after[0, :4])
-        assert not torch.equal(before[0, 4], after[0, 4])
-        torch.testing.assert_close(before[1], after[1])
+    net = ntm(size=6, slots=5, width=3)(spec(4, 2))
+    x = torch.rand(2, 7, 4)
+    changed = x.clone()
+    changed[0, 4:] += 1
+    before, after = net(x), net(changed)
+    assert torch.equal(before[0, :4], after[0, :4])
+    assert not torch.equal(before[0, 4], after[0, 4])
+    torch.testing.assert_close(before[1], after[1])
 
 
 def test_memory_starts_constant_or_learned():
@@ -219,27 +203,6 @@ def test_parameters_of_the_copy_task_by_parts(controller, ours, paper):
     assert count(ntm(controller)(spec())) == ours - slots * width
 
 
-@pytest.mark.parametrize(
-    ("task", "size", "inputs", "outputs", "paper"),
-    [
-        ("copy", 256, 10, 9, 1_352_969),
-        ("repeat copy", 512, 8, 7, 5_312_007),
-        ("associative recall", 256, 8, 6, 1_344_518),
-        ("n-grams", 128, 1, 1, 331_905),
-    ],
-)
-def test_parameters_of_the_papers_lstm(task, size, inputs, outputs, paper):
-    """What table 3 counts, exactly: three layers with one bias each and learned first states, the input to every layer,
-    every layer to the output. Ours is torch's: two biases, first states of zero, no connections past a layer."""
-    recurrent = 3 * 4 * size * (size + 1) + 2 * 4 * size * size + 4 * size * inputs
-    skips = 2 * 4 * size * inputs
-    first_states = 3 * 2 * size
-    assert recurrent + skips + first_states + (3 * size + 1) * outputs == paper
-    net = lstm(size=size, layers=3)(spec(inputs, outputs))
-    assert count(net) == recurrent + 3 * 4 * size + (size + 1) * outputs
-
-
 def test_inputs_may_have_any_shape():
     shaped = TaskSpec((2, 3), 5, "sequence", support=0, queries=7)
-    for build in (lstm(size=4, layers=1), ntm(size=4, slots=3, width=2)):
-        assert build(shaped)(torch.zeros(2, 7, 2, 3)).shape == (2, 7, 5)
+    assert ntm(size=4, slots=3, width=2)(shaped)(torch.zeros(2, 7, 2, 3)).shape == (2, 7, 5)
