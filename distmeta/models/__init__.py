@@ -1,1 +1,1 @@
-"""Floor 3: plain ``nn.Module`` networks; they know nothing of meta-learning."""
+"""Floor 3: plain ``nn.Module`` networks; they independent of meta-learning."""

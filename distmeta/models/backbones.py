@@ -1,6 +1,6 @@
 """The networks of the few-shot papers, as factories that build a plain ``nn.Module`` for a task distribution.
 
-Every factory returns a function ``TaskSpec -> nn.Module``, so that one job file serves any number of ways and any image
+Each factory returns a function ``TaskSpec -> nn.Module``, so that one job file serves any number of ways and any image
 size. Batch normalisation uses the statistics of the batch and keeps no running averages, as in Finn et al. (2017).
 """
 
@@ -22,7 +22,7 @@ Norm = Literal["batch", "group", "layer", "none"]
 def conv4(
     width: int = 64, *, pool: Literal["stride", "max"] = "stride", norm: Norm = "batch", head: bool = True
 ) -> ModelFactory:
-    """Four 3x3 convolution blocks and a linear head: the network of the few-shot papers.
+    """Four 3x3 convolution blocks and a linear head, the network of the few-shot papers.
 
     ``pool="stride"`` halves the image by stride-2 convolutions and averages the last map, for ``width`` features at any
     image size (Finn et al. 2017, section 5.2, Omniglot; the averaging is in the authors' code); ``pool="max"``
@@ -52,7 +52,7 @@ def conv4(
         blocks: list[nn.Module] = []
         for _ in range(4):
             stride = 2 if pool == "stride" else 1
-            # A bias in front of batch statistics is cancelled by them: leaving it out changes nothing.
+            # Batch normalisation cancels a bias in front of it.
             layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=norm != "batch")]
             layers += [_norm(norm, width), nn.ReLU()]
             if pool == "max":
@@ -81,8 +81,8 @@ def koch_cnn() -> ModelFactory:
     """One side of the convolutional Siamese network of Koch, Zemel, Salakhutdinov (2015), figure 4.
 
     Convolutions 64@10x10, 128@7x7, 128@4x4, 256@4x4 with ReLU, 2x2 max-pooling after the first three, and 4,096
-    sigmoid units. Made for images of 105x105 (38,947,648 parameters; with the 4,096 + 1 of the distance, 38,951,745);
-    smaller ones are taken if a pixel is left. Weights start as torch initialises them, not with the paper's normal
+    sigmoid units. Designed for images of 105x105 (38,947,648 parameters; with the 4,096 + 1 of the distance,
+    38,951,745); images down to 65x65 work. Weights are initialised by torch's defaults, not from the paper's normal
     distributions.
 
     Returns:

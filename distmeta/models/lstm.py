@@ -25,7 +25,7 @@ from distmeta.types import ModelFactory, TaskSpec
 
 
 def lstm_step(gates: torch.Tensor, cell: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Next ``(h, c)``, each ``[..., D]``, from the gate pre-activations and the last c.
+    """Take one step from the gates' pre-activations: the next ``(h, c)``, each ``[..., D]``.
 
     Args:
         gates: ``[..., 4 D]``: input, forget and output gate and candidate.
@@ -100,7 +100,7 @@ class LSTMWeights(NamedTuple):
         return LSTMWeights(*(torch.from_numpy(rng.uniform(-bound, bound, shape)) for shape in shapes))
 
     def step(self, x: torch.Tensor, h: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Next ``(h, c)``, each ``[..., D]``.
+        """Take one step: the next ``(h, c)``, each ``[..., D]``.
 
         Args:
             x: ``[..., inputs]``.
@@ -110,7 +110,7 @@ class LSTMWeights(NamedTuple):
         return lstm_step(x @ self.x.T + h @ self.h.T + self.b, c)
 
     def unroll(self, sequence: torch.Tensor) -> torch.Tensor:
-        """h after every element of ``sequence [L, inputs]``, from h = c = 0: ``[L, D]``."""
+        """Read ``sequence [L, inputs]`` from h = c = 0, and return h after every element, ``[L, D]``."""
         h = c = sequence.new_zeros(self.h.shape[1])
         states = []
         for x in sequence:

@@ -1,7 +1,7 @@
-"""Networks with an external memory: the Neural Turing Machine (Graves, Wayne, Danihelka 2014), and an LSTM to compare.
+"""The Neural Turing Machine, a network with an external memory (Graves, Wayne, Danihelka 2014).
 
-The memory is ``M [B, S, W]``: S slots of width W. A head addresses it by a weighting ``w [B, H, S]`` over the slots,
-H heads at once::
+The memory is ``M [B, S, W]``: S slots of width W. H heads address it, each by a weighting ``w [B, H, S]`` over the
+slots::
 
     w_c = softmax(strength * cosine(key, M))            content              (equations 5 and 6)
     w_g = gate * w_c + (1 - gate) * w_{t-1}             interpolation        (7)
@@ -10,8 +10,8 @@ H heads at once::
     r = sum_i w(i) M(i)                                 reading              (2)
     M(i) <- M(i) * (1 - w(i) erase) + w(i) add          writing              (3 and 4)
 
-Within a time step the controller sees the input and the last reads, then the memory is written, then read; the output
-sees the controller and the new reads.
+In a time step the controller takes the input and the last reads, then the memory is written, then read; the output
+layer takes the controller's state and the new reads.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from distmeta.types import ModelFactory, TaskSpec
 
 
 def content_weights(memory: torch.Tensor, key: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:
-    """Attention to the slots that look like the key (equations 5 and 6).
+    """Attention over the slots by their cosine similarity to the key (equations 5 and 6).
 
     Args:
         memory: ``[B, S, W]``.
@@ -36,7 +36,7 @@ def content_weights(memory: torch.Tensor, key: torch.Tensor, strength: torch.Ten
         strength: ``[B, H, 1]``, beta, positive.
 
     Returns:
-        ``[B, H, S]``, each row sums to 1.
+        ``[B, H, S]``; each row sums to 1.
 
     Example:
         >>> memory = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
@@ -48,23 +48,23 @@ def content_weights(memory: torch.Tensor, key: torch.Tensor, strength: torch.Ten
 
 def cosine_similarity(memory: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
     """Cosine of each key ``[B, H, W]`` with each slot ``[B, S, W]``, as ``[B, H, S]``; 0 for a slot of zeros."""
-    # vector_norm has the derivative 0 at zero, where a square root of squares has NaN.
+    # The derivative of vector_norm at zero is 0; that of a square root of squares is NaN.
     lengths = torch.linalg.vector_norm(key, dim=-1)[:, :, None] * torch.linalg.vector_norm(memory, dim=-1)[:, None, :]
     cosine: torch.Tensor = torch.bmm(key, memory.transpose(1, 2)) / (lengths + 1e-8)
     return cosine
 
 
 def interpolate(content: torch.Tensor, previous: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
-    """``gate * content + (1 - gate) * previous`` (equation 7); ``[B, H, S]``, gate ``[B, H, 1]``."""
+    """Interpolate ``gate * content + (1 - gate) * previous`` (equation 7): ``[B, H, S]``, gate ``[B, H, 1]``."""
     return previous + gate * (content - previous)
 
 
 def shift(weights: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
-    """Circular convolution (equation 8).
+    """Shift weights around the memory by circular convolution (equation 8).
 
     Args:
         weights: ``[B, H, S]``.
-        kernel: ``[B, H, 2R + 1]``: how much to move by -R .. R slots.
+        kernel: ``[B, H, 2R + 1]``, weights of the shifts by -R .. R slots.
 
     Example:
         >>> shift(torch.tensor([[[1.0, 0.0, 0.0, 0.0]]]), torch.tensor([[[0.0, 0.0, 1.0]]])).tolist()
@@ -76,21 +76,24 @@ def shift(weights: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
 
 
 def sharpen(weights: torch.Tensor, sharpness: torch.Tensor) -> torch.Tensor:
-    """``w^sharpness``, normalised to sum 1 (equation 9); ``[B, H, S]``, sharpness ``[B, H, 1]`` at least 1."""
-    # A softmax of logarithms is the same, and cheaper to differentiate than a power.
+    """Raise weights ``[B, H, S]`` to ``sharpness [B, H, 1]``, at least 1, and normalise to sum 1 (equation 9)."""
+    # A softmax of logarithms is equal and cheaper to differentiate than a power.
     return torch.softmax(sharpness * (weights + 1e-16).log(), -1)
 
 
 def write(memory: torch.Tensor, weights: torch.Tensor, erase: torch.Tensor, add: torch.Tensor) -> torch.Tensor:
-    """Erase, then add (equations 3 and 4); the order of the heads makes no difference.
+    """Erase, then add (equations 3 and 4); the order of the heads does not matter.
 
     Args:
         memory: ``[B, S, W]``.
         weights: ``[B, H, S]``.
         erase: ``[B, H, W]``, 0 to 1.
         add: ``[B, H, W]``.
+
+    Returns:
+        The new memory, ``[B, S, W]``.
     """
-    if weights.shape[1] == 1:  # products of matrices: faster than broadcasting over the narrow last axis
+    if weights.shape[1] == 1:  # matrix products are faster than broadcasting over the narrow last axis
         at = weights.transpose(1, 2)
         return torch.addcmul(torch.baddbmm(memory, at, add), memory, torch.bmm(at, erase), value=-1)
     # Not prod(): its derivative is slow, and its second derivative at zero is missing.
@@ -99,7 +102,7 @@ def write(memory: torch.Tensor, weights: torch.Tensor, erase: torch.Tensor, add:
 
 
 class Trace(NamedTuple):
-    """What a memory network looked at, for pictures.
+    """Output of a memory network with its read and write weights, for pictures.
 
     Args:
         output: ``[B, L, outputs]``.
@@ -113,7 +116,7 @@ class Trace(NamedTuple):
 
 
 class Addressing(NamedTuple):
-    """What the controller tells the heads in one time step; A = 2H heads, the reading ones first.
+    """Parameters of the heads at one time step, from the controller; A = 2H heads, the read heads first.
 
     Args:
         key: ``[B, A, W]``, -1 to 1.
@@ -134,7 +137,7 @@ class Addressing(NamedTuple):
     add: torch.Tensor
 
     def weights(self, memory: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
-        """Where the heads look now, ``[B, A, S]`` (figure 2 of the paper)."""
+        """Weightings of the heads at this step, ``[B, A, S]``, from the memory and the previous ones (figure 2)."""
         content = content_weights(memory, self.key, self.strength)
         return sharpen(shift(interpolate(content, previous, self.gate), self.kernel), self.sharpness)
 
@@ -180,14 +183,14 @@ class NTMNetwork(nn.Module):
         return self.trace(x).output
 
     def trace(self, x: torch.Tensor) -> Trace:
-        """The output, and where the heads were at each step."""
+        """Logits, and the weightings of the heads at each step."""
         batch = len(x)
         memory = self.first_memory.expand(batch, -1, -1)
         read = self.first_read.flatten().expand(batch, -1)
-        # Every head starts at slot 0: a fixed place, so that shifting alone can walk through the memory.
+        # Every head starts at slot 0, so that shifts alone can walk through the memory.
         weights = F.one_hot(x.new_zeros(batch, 2 * self.heads, dtype=torch.long), self.slots).to(x.dtype)
         state = x.new_zeros(batch, self.size), x.new_zeros(batch, self.size)
-        seen, looked = [], []
+        states, weightings = [], []
         for step in x.flatten(2).unbind(1):
             h, state = self._control(torch.cat([step, read], -1), state)
             heads = self._addressing(h)
@@ -195,11 +198,11 @@ class NTMNetwork(nn.Module):
             reading, writing = torch.split(weights, self.heads, 1)
             memory = write(memory, writing, heads.erase, heads.add)
             read = torch.bmm(reading, memory).flatten(1)
-            seen += [h, read]
-            looked.append(weights)
-        # The outputs feed nothing back: one product for all steps.
-        output = self.output(torch.cat(seen, -1).view(batch, len(looked), -1))
-        return Trace(output, *torch.split(torch.stack(looked, 1), self.heads, 2))
+            states += [h, read]
+            weightings.append(weights)
+        # Outputs are not fed back, so one product serves all steps.
+        output = self.output(torch.cat(states, -1).view(batch, len(weightings), -1))
+        return Trace(output, *torch.split(torch.stack(weightings, 1), self.heads, 2))
 
     def _control(
         self, x: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor]
@@ -225,7 +228,7 @@ class NTMNetwork(nn.Module):
         )
 
 
-def ntm(
+def ntm_network(
     controller: Literal["lstm", "feedforward"] = "lstm",
     *,
     size: int = 100,
@@ -238,20 +241,21 @@ def ntm(
     """A Neural Turing Machine (Graves et al. 2014), with the paper's sizes for the copy task.
 
     Args:
-        controller: an LSTM, or one hidden layer of tanh units.
+        controller: ``"lstm"``, or ``"feedforward"`` for one hidden layer of tanh units.
         size: units of the controller.
-        heads: H read heads and H write heads.
+        heads: H, number of read heads and of write heads.
         slots: S, rows of the memory.
         width: W, numbers per row.
-        reach: R, the farthest a head can shift in one step.
-        memory_init: ``"constant"``: every number 1e-6 at the start (Collier and Beel 2018); ``"learned"``: a parameter.
+        reach: R, largest shift of a head in one step, in slots.
+        memory_init: the first memory: ``"constant"``, every number 1e-6 (Collier and Beel 2018), or ``"learned"``, a
+            parameter.
 
     Returns:
         A factory; the built model maps ``[B, L, inputs]`` to logits ``[B, L, outputs]``.
 
     Example:
         >>> spec = TaskSpec(input_shape=(9,), outputs=8, kind="sequence", support=0, queries=41)
-        >>> ntm()(spec)(torch.zeros(2, 41, 9)).shape
+        >>> ntm_network()(spec)(torch.zeros(2, 41, 9)).shape
         torch.Size([2, 41, 8])
     """
 
@@ -269,3 +273,7 @@ def ntm(
         )
 
     return build
+
+
+ntm = ntm_network
+"""Short name of :func:`ntm_network`, for job files."""
