@@ -1,24 +1,28 @@
-"""Accuracy by instance: how well a class is known when it is seen for the k-th time (Santoro et al. 2016, table 1)."""
+"""Accuracy by occurrence: how well a class is recognised when it occurs for the k-th time in its sequence.
+
+Santoro et al. (2016, table 1) call the k-th occurrence of a class its k-th instance, hence ``accuracy_instance_k``.
+"""
 
 from __future__ import annotations
 
 import torch
 
 INSTANCES = (1, 2, 3, 4, 5, 10)
-"""The k of the paper's tables."""
+"""The k of the paper's tables, and of the metrics."""
 
 
-def instance(targets: torch.Tensor) -> torch.Tensor:
-    """For each step of a sequence: the k of "this class is seen for the k-th time"; 0 where nothing is scored.
+def occurrence(targets: torch.Tensor) -> torch.Tensor:
+    """Count, for each step of a sequence, how often its class has occurred so far, this step included.
 
     Args:
-        targets: ``[T, L]`` class positions, or ``[T, L, S]`` symbols that name a class together; negative: not scored.
+        targets: ``[T, L]`` class positions, or ``[T, L, S]`` symbols that name a class together; negative where
+            nothing is scored.
 
     Returns:
-        ``[T, L]`` int64.
+        ``[T, L]`` int64: k at the k-th occurrence of a class, 0 where nothing is scored.
 
     Example:
-        >>> instance(torch.tensor([[2, 0, 2, 2, 0, -1]])).tolist()
+        >>> occurrence(torch.tensor([[2, 0, 2, 2, 0, -1]])).tolist()
         [[1, 1, 2, 3, 2, 0]]
     """
     codes = targets.flatten(2) if targets.dim() > 2 else targets[:, :, None]
@@ -27,22 +31,22 @@ def instance(targets: torch.Tensor) -> torch.Tensor:
 
 
 def accuracies(right: torch.Tensor, targets: torch.Tensor, prefix: str = "") -> dict[str, torch.Tensor]:
-    """Accuracy over all scored steps and by instance, per task.
+    """Accuracy over all scored steps and by occurrence, per task.
 
     Args:
-        right: ``[T, L]`` bool: which steps were classified rightly.
-        targets: as of :func:`instance`.
-        prefix: of the names.
+        right: ``[T, L]`` bool, true where a step is classified correctly.
+        targets: as for :func:`occurrence`.
+        prefix: put in front of each name.
 
     Returns:
-        ``accuracy`` and ``accuracy_instance_1, 2, 3, 4, 5, 10``, each ``[T]``; without a k that any task lacks.
+        ``accuracy`` and ``accuracy_instance_1, 2, 3, 4, 5, 10``, each ``[T]``; a k that some task lacks is left out.
 
     Example:
         >>> found = accuracies(torch.tensor([[False, True, True, False]]), torch.tensor([[0, 1, 0, 1]]))
         >>> {name: value.tolist() for name, value in found.items()}
         {'accuracy': [0.5], 'accuracy_instance_1': [0.5], 'accuracy_instance_2': [0.5]}
     """
-    seen = instance(targets)
+    seen = occurrence(targets)
     where = {"accuracy": seen > 0} | {f"accuracy_instance_{k}": seen == k for k in INSTANCES}
     return {
         prefix + name: (right & steps).sum(1) / steps.sum(1).to(torch.get_default_dtype())

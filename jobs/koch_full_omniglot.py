@@ -9,7 +9,7 @@ from koch_omniglot import experiment as small
 
 from distmeta import Siamese, koch_cnn
 
-# No batch norm here: one image is judged as well alone as among others, and the rate must be lower.
+# No batch norm: a prediction does not depend on the other images, and the rate must be lower.
 experiment = small.replace(learner=Siamese(koch_cnn(), form="koch", vectorise="loop")).with_overrides(
     {"outer.lr": 1e-4}
 )

@@ -1,15 +1,15 @@
-"""Koch, Zemel, Salakhutdinov (2015): a Siamese network trained on pairs, judged on Lake's 20 one-shot runs.
+"""Koch, Zemel, Salakhutdinov (2015): a Siamese network trained on pairs, tested on Lake's runs.
 
 Build the data first, from the official archives: ``distmeta data build omniglot-runs --from ZIPS --out DIR``, then
 ``distmeta train jobs/koch_omniglot.py --data DIR``. The final meta-test is the 20 runs: 400 trials, 20-way, within an
-alphabet. Koch et al. report 92.0 %, people get 95.5 %, the nearest neighbour on pixels 21.7 % (table 2).
+alphabet. Koch et al. report 92.0 %, humans 95.5 %, the nearest neighbour on pixels 21.7 % (table 2).
 
-From the paper: the weighted L1 distance with a sigmoid and the binary cross-entropy, affine distortions of every
+From the paper: the weighted L1 distance with a sigmoid and the binary cross-entropy, affine augmentation of every
 training image, the 30 background alphabets for training, 10 evaluation alphabets for validation and the 10 of the runs
-for the test. Other than in the paper: images of 28x28 and the four-block network of the other jobs, since the paper's
-105x105 one costs about 1.3 TFLOP per batch of 128 pairs, too much for a CPU (``koch_cnn()`` on data built with
-``--size 105`` is that network); Adam with a cosine rate in place of momentum SGD with layer-wise rates; pairs are all
-those of a 20-way episode, both kinds weighing the same; characters turned by quarter turns are characters too.
+for the test. Differences: images of 28x28 and the four-block network of the other jobs, since the paper's 105x105 one
+costs about 1.3 TFLOP per batch of 128 pairs, too much for a CPU (``koch_cnn()`` on data built with ``--size 105`` is
+that network); Adam with a cosine rate in place of momentum SGD with layer-wise rates; pairs are all
+those of a 20-way episode, both kinds weighing the same; characters turned by quarter turns are classes too.
 
 Report ``accuracy_non_transductive``: in a trial there is one test image, while batch statistics see the whole run.
 """
@@ -28,6 +28,6 @@ experiment = Experiment(
     ),
     outer=Outer(optimizer="adam", lr=1e-2, schedule="cosine", iterations=20000, meta_batch_size=1),
     runtime=Runtime(chunk_size=1, checkpoint_every=500),
-    # A validation task is like a run: 20-way within an alphabet, of other alphabets.
+    # A validation task has the form of a run, 20-way within an alphabet, but other alphabets.
     evaluation=Evaluation(every=2000, validation_tasks=60, test_tasks=20),
 )

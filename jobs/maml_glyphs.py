@@ -1,7 +1,7 @@
 """MAML on glyphs, 5-way 1-shot: the first job to run, with nothing to download.
 
-Glyphs are characters drawn from the fonts that matplotlib ships; the classes that the model is tested on come from
-Unicode blocks that it never saw in training.
+Glyphs are characters drawn from the fonts that matplotlib ships; the classes of the test come from Unicode
+blocks that are absent from training.
 """
 
 from distmeta import MAML, Evaluation, Experiment, FewShot, Outer, Runtime, conv4

@@ -1,4 +1,4 @@
-"""MANN on Omniglot, accuracy by instance, as in Santoro et al. (2016), table 1.
+"""MANN on Omniglot, accuracy by occurrence of the class, as in Santoro et al. (2016), table 1.
 
 Build the data first: ``distmeta data build omniglot --out DIR``, then
 ``distmeta train jobs/mann_omniglot.py --data DIR``. The labels of table 2, strings of five characters, by

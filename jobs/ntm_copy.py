@@ -1,6 +1,6 @@
-"""The Neural Turing Machine on the copy task (Graves et al. 2014, section 4.1): lengths 1 to 20, judged at 20.
+"""The Neural Turing Machine on the copy task (Graves et al. 2014, section 4.1): lengths 1 to 20, tested at 20.
 
-Longer sequences than it ever saw: evaluate the run with ``tasks.length`` at 30, 50 and 120.
+For sequences longer than in training, evaluate the run with ``tasks.length`` at 30, 50 and 120.
 """
 
 from distmeta import NTM, CopyTask, Evaluation, Experiment, Outer, Runtime, ntm

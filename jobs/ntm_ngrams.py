@@ -1,6 +1,6 @@
 """The Neural Turing Machine on dynamic 6-grams (Graves et al. 2014, section 4.4): 200 bits of a random table each.
 
-``baseline_bits`` is the best that any predictor can do (equation 10).
+``baseline_bits`` is the cost of the optimal predictor (equation 10).
 """
 
 from distmeta import NTM, Evaluation, Experiment, NGramsTask, Outer, Runtime, ntm

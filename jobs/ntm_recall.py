@@ -1,6 +1,6 @@
-"""The Neural Turing Machine on associative recall (Graves et al. 2014, section 4.3): 2 to 6 items, judged at 6.
+"""The Neural Turing Machine on associative recall (Graves et al. 2014, section 4.3): 2 to 6 items, tested at 6.
 
-Items are three vectors of six bits. Longer lists than it ever saw: evaluate the run with ``tasks.length`` up to 20.
+Items are three vectors of six bits. For lists longer than in training, evaluate the run with ``tasks.length`` up to 20.
 """
 
 from distmeta import NTM, AssociativeRecallTask, Evaluation, Experiment, Outer, Runtime, ntm

@@ -1,6 +1,6 @@
 """The Neural Turing Machine on repeat copy (Graves et al. 2014, section 4.2): lengths and numbers of copies 1 to 10.
 
-It is judged at ten copies of ten vectors. Beyond its training: evaluate with ``tasks.length=20`` or
+Tested at ten copies of ten vectors. Beyond the training range: evaluate with ``tasks.length=20`` or
 ``tasks.repeats=20``.
 """
 

@@ -1,4 +1,4 @@
-"""The folder for what distmeta builds or downloads by itself, and how several processes share it."""
+"""The cache: the folder of datasets and downloads that distmeta makes by itself, safe for concurrent processes."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from distmeta.errors import DataError
 
 
 def cache_dir() -> Path:
-    """``DISTMETA_CACHE`` if set, else ``~/.cache/distmeta``; not made yet."""
+    """``DISTMETA_CACHE`` if set, else ``~/.cache/distmeta``; the folder need not exist."""
     given = os.environ.get("DISTMETA_CACHE")
     return Path(given).expanduser() if given else Path.home() / ".cache" / "distmeta"
 
 
 def build_once(target: Path, build: Callable[[Path], object]) -> Path:
-    """Build the dataset ``target`` if it is not there; safe when several processes ask at the same time.
+    """Build the dataset ``target`` if it does not exist; safe when several processes ask at the same time.
 
     Each process builds into a folder of its own and renames it; the first rename wins, the others discard theirs. A
-    process killed in the middle leaves only its private folder.
+    killed process leaves only its private folder.
 
     Args:
         target: folder of the finished dataset.
@@ -32,7 +32,7 @@ def build_once(target: Path, build: Callable[[Path], object]) -> Path:
         ``target``.
 
     Raises:
-        DataError: something that is not a dataset is in its place, or the cache cannot be written.
+        DataError: ``target`` exists but is not a dataset, or the cache cannot be written.
     """
     if os.path.isfile(target / FILE_NAME):
         return target
@@ -45,12 +45,12 @@ def build_once(target: Path, build: Callable[[Path], object]) -> Path:
         ) from None
     try:
         build(private)
-        # mkdtemp makes a folder for its owner only; the dataset is for whoever may read the cache.
+        # mkdtemp makes a folder for its owner only; give the dataset the permissions of other new folders.
         private.chmod(0o777 & ~_umask())
         try:
             private.rename(target)
         except OSError as error:
-            # A rename onto a folder that is not empty fails: another process was first, and its build is as good.
+            # Renaming onto a folder that is not empty fails: another process was first, and its build is used.
             if not (target / FILE_NAME).is_file():
                 raise DataError(
                     f"{target} is in the way: it is not a dataset ({error.strerror}). Remove it, or set DISTMETA_CACHE."

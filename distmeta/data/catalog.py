@@ -1,4 +1,4 @@
-"""Datasets by name: what ``--data`` accepts besides a folder."""
+"""Datasets by name, which ``--data`` accepts beside folders."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ DATASETS: Mapping[str, str] = MappingProxyType(
     {
         "glyphs": "characters of five scripts in 8 to 16 font faces, 28x28; built in seconds, no download",
         "omniglot": "1,623 handwritten characters of 50 alphabets, 20 drawers each, 28x28; downloaded or from the zips",
-        "omniglot-runs": "Lake's 20 one-shot runs (400 trials) and the background alphabets, 28x28; from the zips",
+        "omniglot-runs": "Lake's runs (20 of 20 one-shot trials) and the background alphabets, 28x28; from the zips",
     }
 )
-"""Name to a line of description."""
+"""Dataset name to its description in one line."""
 
 GLYPHS_SIZE = 28
 GLYPHS_INSTANCES = 20
 
 
 def resolve(data: str | Path) -> Path:
-    """The folder of a dataset, given as a folder or as a name of :data:`DATASETS`.
+    """Find the folder of a dataset, given as a folder or as a name of :data:`DATASETS`.
 
-    ``glyphs`` is built into the cache on first use, also when many processes ask at once; the others must have
-    been built, since they need a download.
+    ``glyphs`` is built into the cache on first use, also when many processes ask at once. The others need a download
+    and must have been built.
 
     Args:
-        data: a folder, or a name. A folder of the same name comes first if it holds a dataset.
+        data: a folder or a name; a folder of that name has priority if it holds a dataset.
 
     Returns:
-        A folder for :meth:`~distmeta.data.dataset.ShardDataset.open`.
+        The folder, for :meth:`~distmeta.data.dataset.ShardDataset.open`.
 
     Raises:
-        ManifestError: a dataset that needs a download has not been built into the cache.
-        DataError: neither a folder nor a known name.
+        ManifestError: ``data`` names a dataset that needs a download and is not in the cache.
+        DataError: ``data`` is neither a folder nor a known name.
 
     Example:
         >>> resolve("glyhps")
@@ -49,7 +49,7 @@ def resolve(data: str | Path) -> Path:
         distmeta.errors.DataError: there is no folder and no dataset 'glyhps'. Did you mean 'glyphs'? ...
     """
     path = Path(data)
-    # os.path, since pathlib raises where a folder on the way may not be read.
+    # os.path, since pathlib raises if a parent folder may not be read.
     if os.path.isdir(path) and (str(data) not in DATASETS or os.path.isfile(path / FILE_NAME)):
         return path
     if str(data) == "glyphs":

@@ -1,4 +1,4 @@
-"""Which class goes to which split: by percentages, or by lists of names."""
+"""Assign classes to splits, by percentages or by lists of names."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from distmeta.types import SPLITS, Split
 
 
 def split_by_percent(names: Sequence[str], percentages: str, seed: int) -> dict[Split, list[str]]:
-    """Divide classes at random, the same way for the same names and seed whatever their order.
+    """Divide classes at random; the result depends on the names and the seed, not on the order of the names.
 
     Args:
         names: class names, each once.
         percentages: ``"a/b/c"`` for meta_train, meta_validation and meta_test; whole numbers that sum to 100.
-        seed: of the division.
+        seed: seed of the division.
 
     Returns:
         Split to sorted names; a split of 0 percent is left out.
 
     Raises:
-        DataError: bad percentages, or so few classes that a split which should have some gets none.
+        DataError: the percentages are malformed, or a split that should have classes would get none.
 
     Example:
         >>> split_by_percent(["a", "b", "c", "d", "e"], "60/20/20", seed=0)
@@ -35,7 +35,7 @@ def split_by_percent(names: Sequence[str], percentages: str, seed: int) -> dict[
             f"split {percentages!r} is not three whole percentages that sum to 100; expected "
             f"meta_train/meta_validation/meta_test, for example 64/16/20."
         )
-    # Largest remainder: every split is within one class of its exact share, and no class is lost to rounding.
+    # Largest remainder: each split is within one class of its exact share, and rounding loses no class.
     exact = [len(names) * part / 100 for part in parts]
     sizes = [int(share) for share in exact]
     by_remainder = sorted(range(3), key=lambda i: (sizes[i] - exact[i], i))
@@ -54,12 +54,12 @@ def split_by_percent(names: Sequence[str], percentages: str, seed: int) -> dict[
 
 
 def split_by_lists(names: Sequence[str], lists: Mapping[str, Sequence[str]], source: object) -> dict[Split, list[str]]:
-    """Check lists of class names against the classes that there are.
+    """Check lists of class names against the classes of the data.
 
     Args:
-        names: the classes that there are.
+        names: the classes of the data.
         lists: split to class names; every class must be in exactly one.
-        source: named in messages.
+        source: origin of the lists, for error messages.
 
     Returns:
         Split to names in the order given; empty lists are left out.

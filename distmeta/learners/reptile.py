@@ -22,7 +22,7 @@ from distmeta.learners.base import MetaLearner
 from distmeta.learners.inner_loop import adaptation_curve, first_order_descent, logits_alone
 from distmeta.learners.losses import prediction_loss, prediction_metrics
 from distmeta.learners.pictures import Picture
-from distmeta.occurrences import instance
+from distmeta.occurrences import occurrence
 from distmeta.types import Episode, MetaGradient, Metrics, Params
 
 
@@ -120,4 +120,4 @@ def _in_turn(episode: Episode) -> torch.Tensor:
     labels = episode.support_y
     if episode.ways is None:
         return torch.arange(len(labels), device=labels.device)
-    return instance(labels[None])[0].argsort(stable=True)
+    return occurrence(labels[None])[0].argsort(stable=True)

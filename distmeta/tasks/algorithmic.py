@@ -1,10 +1,10 @@
 """The five algorithmic tasks of the Neural Turing Machine (Graves, Wayne, Danihelka 2014, sections 4.1 to 4.5).
 
-Every task is one sequence of bit vectors (:meth:`distmeta.Episode.sequence`): first something is shown, with nothing
-scored, then the answer is asked for, with nothing shown. The cost is in bits per sequence: -log2 of the probability
-that the model gives to the right answer. In training the length is drawn anew for each outer step; validation and
-test tasks have the length ``length``, so that ``tasks.length=120`` judges a trained model on longer sequences. Bits are
-drawn in the order of time: a longer task of the same index begins like the shorter one.
+Every task is one sequence of bit vectors (:meth:`distmeta.Episode.sequence`): an input phase in which nothing is
+scored, then an answer phase in which nothing is shown. The cost is in bits per sequence, -log2 of the probability that
+the model gives to the right answer. In training the length is drawn once per outer step; validation and test tasks have
+the length ``length``, so that ``tasks.length=120`` evaluates a trained model on longer sequences. Bits are drawn in the
+order of time: a longer task of the same index begins with the shorter one.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ Array = npt.NDArray[np.float32]
 
 
 class SequenceTasks(TaskDistribution):
-    """What the five have in common: bits in, bits out, and a fingerprint of the definition.
+    """Base of the algorithmic tasks: bits in, bits out, and a fingerprint of the definition.
 
-    A subclass states its ``definition`` (changed whenever the tasks change), its channels and steps, and draws one
-    sequence from a generator.
+    A subclass sets ``definition``, a text that must change whenever the tasks change, and defines its channels, its
+    steps and how one sequence is drawn.
     """
 
     definition = ""
@@ -40,15 +40,15 @@ class SequenceTasks(TaskDistribution):
     @property
     @abstractmethod
     def channels(self) -> tuple[int, int]:
-        """Numbers per time step, in and out."""
+        """Number of input and of output channels per time step."""
 
     @abstractmethod
     def steps(self, split: Split) -> int:
-        """L, time steps of a task of ``split``; for ``meta_train`` of the longest, until a step has drawn its own."""
+        """L, time steps of a task of ``split``; for ``meta_train`` the largest L, until an outer step has drawn one."""
 
     @abstractmethod
     def sequence(self, split: Split, random: np.random.Generator) -> tuple[Array, Array]:
-        """Inputs ``[L, in]`` and targets ``[L, out]`` of one task; negative targets are not scored."""
+        """Draw inputs ``[L, in]`` and targets ``[L, out]`` of one task; negative targets are not scored."""
 
     @property
     def spec(self) -> TaskSpec:
@@ -62,30 +62,30 @@ class SequenceTasks(TaskDistribution):
 
     @property
     def fingerprint(self) -> str:
-        """Of the definition: there is no data."""
+        """Digest of the definition, since there are no data."""
         return hashlib.sha256(self.definition.encode()).hexdigest()
 
     def draw(self, split: Split, random: np.random.Generator) -> Episode:
-        """One sequence."""
+        """Draw one sequence."""
         inputs, targets = self.sequence(split, random)
         return Episode.sequence(torch.from_numpy(inputs), torch.from_numpy(targets))
 
     def baseline(self, episodes: Episode) -> Metrics:
-        """``baseline_bits`` of guessing: one bit for each bit that is scored."""
+        """``baseline_bits [T]`` of guessing, which is one bit for each scored bit."""
         return {"baseline_bits": (episodes.query_y >= 0).flatten(1).sum(1).to(episodes.query_y.dtype)}
 
 
 class VariableLength(SequenceTasks):
-    """Tasks with a length that is drawn once per outer step in training, uniformly from ``min_`` to ``max_length``."""
+    """Base of tasks whose training length is uniform in ``min_length`` to ``max_length``, drawn once per outer step."""
 
     config: Any  # has length, min_length and max_length
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self._length: int | None = None  # of the training tasks of one step
+        self._length: int | None = None  # drawn for the training tasks of one outer step
 
     def at_step(self, split: Split, random: np.random.Generator) -> Self:
-        """The distribution with the lengths of one outer step."""
+        """The distribution with the lengths of one outer step drawn."""
         now = copy.copy(self)
         if split == "meta_train":
             now._draw_lengths(random)
@@ -95,16 +95,16 @@ class VariableLength(SequenceTasks):
         self._length = int(random.integers(self.config.min_length, self.config.max_length + 1))
 
     def length(self, split: Split) -> int:
-        """The length of the tasks of ``split``; the longest one for ``meta_train``, until a step has drawn its own."""
+        """Length of the tasks of ``split``; for ``meta_train`` the largest, until an outer step has drawn one."""
         if split != "meta_train":
             return int(self.config.length)
         return int(self.config.max_length) if self._length is None else self._length
 
     def check_split(self, split: Split) -> None:
-        """See the parent.
+        """Check one split.
 
         Raises:
-            TaskContractError: a range is empty.
+            TaskContractError: the range of lengths is empty.
         """
         self._require_range("length")
         super().check_split(split)
@@ -120,12 +120,12 @@ class VariableLength(SequenceTasks):
 class CopyTask(VariableLength):
     """Copy a sequence of random bit vectors (section 4.1): n vectors, a delimiter, then the n vectors again.
 
-    Channels in: the bits, and the delimiter. L = 2n + 1 steps.
+    Input channels: the bits and the delimiter. L = 2n + 1 steps.
 
     Args:
-        bits: per vector.
-        length: n of validation and test tasks.
-        min_length, max_length: n of the training tasks.
+        bits: bits per vector.
+        length: n for validation and test tasks.
+        min_length, max_length: range of n for training tasks.
 
     Example:
         >>> task = CopyTask(bits=2, length=2).take(1)[0].episode
@@ -149,15 +149,15 @@ class CopyTask(VariableLength):
 
     @property
     def channels(self) -> tuple[int, int]:
-        """The bits and a delimiter; the bits."""
+        """In: the bits and a delimiter. Out: the bits."""
         return self.config.bits + 1, self.config.bits
 
     def steps(self, split: Split) -> int:
-        """2n + 1."""
+        """L = 2n + 1."""
         return 2 * self.length(split) + 1
 
     def sequence(self, split: Split, random: np.random.Generator) -> tuple[Array, Array]:
-        """n vectors, the delimiter, n vectors."""
+        """Draw n vectors; show them and the delimiter, then ask for them."""
         n, bits = self.length(split), self.config.bits
         vectors = _random_bits(random, n, bits)
         inputs, targets = _blank(self.steps(split), *self.channels)
@@ -168,18 +168,18 @@ class CopyTask(VariableLength):
 
 
 class RepeatCopyTask(VariableLength):
-    """Copy a sequence several times (section 4.2): n vectors, how often, then r copies of them and an end marker.
+    """Copy a sequence several times (section 4.2): n vectors and a count, then r copies of them and an end marker.
 
-    Channels in: the bits; the delimiter; the number of copies (at the delimiter's step), shifted and scaled to mean 0
-    and variance 1 over the training range, so that numbers beyond it can be asked for. Out: the bits and the end
-    marker. L = n + 1 + r n + 1 steps.
+    Input channels: the bits; the delimiter; the number of copies (at the delimiter's step), normalised to mean 0 and
+    variance 1 over the training range, so that it can exceed that range. Output channels: the bits and the end marker.
+    L = n + 1 + r n + 1 steps.
 
     Args:
-        bits: per vector.
-        length: n of validation and test tasks.
-        repeats: r of validation and test tasks.
-        min_length, max_length: n of the training tasks.
-        min_repeats, max_repeats: r of the training tasks.
+        bits: bits per vector.
+        length: n for validation and test tasks.
+        repeats: r for validation and test tasks.
+        min_length, max_length: range of n for training tasks.
+        min_repeats, max_repeats: range of r for training tasks.
 
     Example:
         >>> task = RepeatCopyTask(bits=1, length=2, repeats=3).take(1)[0].episode
@@ -208,21 +208,21 @@ class RepeatCopyTask(VariableLength):
 
     @property
     def channels(self) -> tuple[int, int]:
-        """The bits, a delimiter and the number of copies; the bits and the end marker."""
+        """In: the bits, a delimiter and the number of copies. Out: the bits and the end marker."""
         return self.config.bits + 2, self.config.bits + 1
 
     def steps(self, split: Split) -> int:
-        """n + 1 + r n + 1."""
+        """L = n + 1 + r n + 1."""
         return self.length(split) * (1 + self.repeats(split)) + 2
 
     def repeats(self, split: Split) -> int:
-        """r of the tasks of ``split``; the largest for ``meta_train``, until a step has drawn its own."""
+        """Copies r for ``split``; for ``meta_train`` the largest r, until an outer step has drawn one."""
         if split != "meta_train":
             return self.config.repeats
         return self.config.max_repeats if self._repeats is None else self._repeats
 
     def sequence(self, split: Split, random: np.random.Generator) -> tuple[Array, Array]:
-        """n vectors, the number of copies, the copies, the end marker."""
+        """Draw n vectors; show them and the number of copies, then ask for the copies and the end marker."""
         n, repeats, bits = self.length(split), self.repeats(split), self.config.bits
         vectors = _random_bits(random, n, bits)
         inputs, targets = _blank(self.steps(split), *self.channels)
@@ -234,7 +234,7 @@ class RepeatCopyTask(VariableLength):
         return inputs, targets
 
     def normalised(self, repeats: int) -> float:
-        """``repeats`` as the network sees it: mean 0 and variance 1 over the training range.
+        """Normalise ``repeats`` for the network's input: mean 0 and variance 1 over the training range.
 
         Example:
             >>> tasks = RepeatCopyTask(min_repeats=1, max_repeats=3)
@@ -242,11 +242,15 @@ class RepeatCopyTask(VariableLength):
             [-1.225, 0.0, 1.225]
         """
         low, high = self.config.min_repeats, self.config.max_repeats
-        spread = math.sqrt(((high - low + 1) ** 2 - 1) / 12)  # of the whole numbers low..high
+        spread = math.sqrt(((high - low + 1) ** 2 - 1) / 12)  # standard deviation of the integers low..high
         return (repeats - (low + high) / 2) / (spread or 1.0)
 
     def check_split(self, split: Split) -> None:
-        """See the parent."""
+        """Check one split.
+
+        Raises:
+            TaskContractError: the range of lengths or of repeats is empty.
+        """
         self._require_range("repeats")
         super().check_split(split)
 
@@ -256,17 +260,17 @@ class RepeatCopyTask(VariableLength):
 
 
 class AssociativeRecallTask(VariableLength):
-    """Recall what followed an item (section 4.3): n items, one of them again, then the item that came after it.
+    """Recall the successor of an item (section 4.3): n items, one of them as a query, then the item after it.
 
-    An item is ``vectors`` bit vectors with a delimiter before it; the query has a delimiter of its own before and after
-    it. Channels in: the bits, the item delimiter, the query delimiter. With v vectors per item, L = n (v + 1) + (v + 2)
-    + v steps.
+    An item is ``vectors`` bit vectors with a delimiter before them; the query has a delimiter of its own before and
+    after it. Input channels: the bits, the item delimiter, the query delimiter. With v vectors per item,
+    L = n (v + 1) + (v + 2) + v steps.
 
     Args:
-        bits: per vector.
-        vectors: v, per item.
+        bits: bits per vector.
+        vectors: v, vectors per item.
         length: n, items of validation and test tasks.
-        min_length, max_length: n of the training tasks; 2 or more.
+        min_length, max_length: range of n for training tasks; 2 or more.
 
     Example:
         >>> task = AssociativeRecallTask(vectors=1, length=2).take(1)[0].episode
@@ -289,18 +293,18 @@ class AssociativeRecallTask(VariableLength):
 
     @property
     def channels(self) -> tuple[int, int]:
-        """The bits and two delimiters; the bits."""
+        """In: the bits and two delimiters. Out: the bits."""
         return self.config.bits + 2, self.config.bits
 
     def steps(self, split: Split) -> int:
-        """n (v + 1) + (v + 2) + v."""
+        """L = n (v + 1) + (v + 2) + v."""
         v = self.config.vectors
         return self.length(split) * (v + 1) + 2 * v + 2
 
     def sequence(self, split: Split, random: np.random.Generator) -> tuple[Array, Array]:
-        """The items, the query, the item after the queried one."""
+        """Draw the items and the queried one; show all, then ask for the item after it."""
         n, v, bits = self.length(split), self.config.vectors, self.config.bits
-        asked = int(random.random() * (n - 1))  # any but the last, which nothing follows
+        asked = int(random.random() * (n - 1))  # any but the last, which has no successor
         items = _random_bits(random, n * v, bits).reshape(n, v, bits)
         inputs, targets = _blank(self.steps(split), *self.channels)
         shown = inputs[: n * (v + 1)].reshape(n, v + 1, bits + 2)  # a view
@@ -316,17 +320,17 @@ class AssociativeRecallTask(VariableLength):
 class NGramsTask(SequenceTasks):
     """Predict the next bit of a sequence from a random n-gram table (section 4.4).
 
-    The table holds, for each of the 2^(n-1) contexts, the probability that the next bit is 1, drawn from Beta(1/2, 1/2)
-    for each task anew. The first n - 1 bits are fair coins and not scored. The input at a step is a bit, the target the
-    bit after it: L = ``length`` - 1 steps.
+    Each task draws its own table: for each of the 2^(n-1) contexts, the probability that the next bit is 1, from
+    Beta(1/2, 1/2). The first n - 1 bits are fair coins and not scored. The input at a step is a bit, the target the bit
+    after it: L = ``length`` - 1 steps.
 
-    The yardstick is the best predictor there is, that counts what followed each context so far (equation 10)::
+    The baseline is the optimal predictor, which counts the successors of each context so far (equation 10)::
 
         P(next = 1 | N1, N0) = (N1 + 1/2) / (N1 + N0 + 1)
 
     Args:
         order: n.
-        length: bits per sequence, in training and after.
+        length: bits per sequence, in every split.
 
     Example:
         >>> tasks = NGramsTask(length=200)
@@ -346,15 +350,15 @@ class NGramsTask(SequenceTasks):
 
     @property
     def channels(self) -> tuple[int, int]:
-        """One bit; one bit."""
+        """In: one bit. Out: one bit."""
         return 1, 1
 
     def steps(self, split: Split) -> int:
-        """One less than the bits: the last has no successor."""
+        """L = ``length`` - 1, since the last bit has no successor."""
         return self.config.length - 1
 
     def sequence(self, split: Split, random: np.random.Generator) -> tuple[Array, Array]:
-        """Bits of a random table."""
+        """Draw a table, then bits from it."""
         known = self.config.order - 1
         table = random.beta(0.5, 0.5, size=2**known).tolist()
         coins = random.random(self.config.length).tolist()
@@ -369,11 +373,11 @@ class NGramsTask(SequenceTasks):
         return sequence[:-1], targets
 
     def baseline(self, episodes: Episode) -> Metrics:
-        """``baseline_bits`` of the optimal predictor (equation 10)."""
+        """``baseline_bits [T]`` of the optimal predictor (equation 10)."""
         known = self.config.order - 1
         inputs, targets = episodes.query_x[..., 0].long().cpu(), episodes.query_y[..., 0].cpu()
         tasks = torch.arange(len(inputs))
-        counts = torch.full((len(inputs), 2**known, 2), 0.5, dtype=torch.float64)  # Beta's 1/2 and 1/2
+        counts = torch.full((len(inputs), 2**known, 2), 0.5, dtype=torch.float64)  # the prior, Beta(1/2, 1/2)
         cost, context = torch.zeros(len(inputs), dtype=torch.float64), torch.zeros(len(inputs), dtype=torch.long)
         for step in range(inputs.shape[1]):
             context = (2 * context + inputs[:, step]) % 2**known
@@ -384,7 +388,7 @@ class NGramsTask(SequenceTasks):
         return {"baseline_bits": cost.to(episodes.query_y)}
 
     def check_split(self, split: Split) -> None:
-        """See the parent.
+        """Check one split.
 
         Raises:
             TaskContractError: the sequence is too short for its n-grams.
@@ -400,12 +404,12 @@ class NGramsTask(SequenceTasks):
 class PrioritySortTask(SequenceTasks):
     """Sort vectors by priority (section 4.5): ``length`` of them, a delimiter, then the ``answers`` highest.
 
-    Priorities are uniform in [-1, 1]; the answer begins with the highest. Channels in: the bits, the priority, the
+    Priorities are uniform in [-1, 1]; the answer begins with the highest. Input channels: the bits, the priority, the
     delimiter. L = length + 1 + answers steps.
 
     Args:
-        bits: per vector.
-        length: vectors shown, in training and after.
+        bits: bits per vector.
+        length: vectors shown, in every split.
         answers: vectors asked for.
 
     Example:
@@ -426,17 +430,17 @@ class PrioritySortTask(SequenceTasks):
 
     @property
     def channels(self) -> tuple[int, int]:
-        """The bits, the priority and a delimiter; the bits."""
+        """In: the bits, the priority and a delimiter. Out: the bits."""
         return self.config.bits + 2, self.config.bits
 
     def steps(self, split: Split) -> int:
-        """All shown, the delimiter, all asked for."""
+        """L = length + 1 + answers."""
         return self.config.length + 1 + self.config.answers
 
     def sequence(self, split: Split, random: np.random.Generator) -> tuple[Array, Array]:
-        """Vectors with their priorities, the delimiter, the sorted vectors."""
+        """Draw vectors and priorities; show them and the delimiter, then ask for the sorted vectors."""
         n, bits = self.config.length, self.config.bits
-        drawn = random.random((n, bits + 1))  # row by row: a longer task begins alike
+        drawn = random.random((n, bits + 1))  # row by row, so that a longer task begins with the shorter one
         inputs, targets = _blank(self.steps(split), *self.channels)
         inputs[:n, :bits] = drawn[:, :bits] < 0.5
         inputs[:n, bits] = 2 * drawn[:, bits] - 1
@@ -446,7 +450,7 @@ class PrioritySortTask(SequenceTasks):
         return inputs, targets
 
     def check_split(self, split: Split) -> None:
-        """See the parent.
+        """Check one split.
 
         Raises:
             TaskContractError: more vectors are asked for than shown.
@@ -464,5 +468,5 @@ def _random_bits(random: np.random.Generator, count: int, bits: int) -> Array:
 
 
 def _blank(steps: int, inputs: int, outputs: int) -> tuple[Array, Array]:
-    """Nothing shown and nothing scored."""
+    """Inputs and targets with nothing shown and nothing scored."""
     return np.zeros((steps, inputs), np.float32), np.full((steps, outputs), -1, np.float32)

@@ -1,4 +1,4 @@
-"""MANN's loss and its accuracies by instance, by hand; and that it learns to remember."""
+"""MANN's loss by hand, and that it learns to remember."""
 
 import math
 
@@ -9,39 +9,8 @@ from torch import nn
 
 from distmeta import MANN, Experiment, FewShot, LabelSequences, TaskSpec, mann
 from distmeta.errors import LearnerContractError, ModelContractError
-from distmeta.occurrences import accuracies, instance
 from distmeta.testing import check_gradient
 from distmeta.types import Episode
-
-
-def test_instances_are_counted_per_class_and_per_sequence():
-    targets = torch.tensor([[1, 0, 1, 1, 0], [0, 0, 0, 0, 0], [2, -1, 2, -1, 0]])
-    assert instance(targets).tolist() == [[1, 1, 2, 3, 2], [1, 2, 3, 4, 5], [1, 0, 2, 0, 1]]
-
-
-def test_a_string_is_one_class_only_if_all_symbols_are_the_same():
-    targets = torch.tensor([[[0, 1], [1, 0], [0, 1], [0, 0]]])
-    assert instance(targets).tolist() == [[1, 1, 2, 1]]
-
-
-def test_accuracies_by_hand():
-    targets = torch.tensor([[0, 1, 0, 1, 0, 1], [1, 1, 1, 0, 0, 0]])
-    right = torch.tensor([[0, 0, 1, 1, 1, 0], [1, 0, 1, 0, 1, 1]]).bool()
-    found = accuracies(right, targets)
-    assert {name: value.tolist() for name, value in found.items()} == {
-        "accuracy": [0.5, pytest.approx(4 / 6)],
-        "accuracy_instance_1": [0.0, 0.5],
-        "accuracy_instance_2": [1.0, 0.5],
-        "accuracy_instance_3": [0.5, 1.0],
-    }
-
-
-def test_the_tenth_instance_is_there_when_there_is_one():
-    targets = torch.arange(20)[None] % 2
-    found = accuracies(torch.arange(20)[None] >= 18, targets)
-    assert [name.rsplit("_", 1)[1] for name in found if "instance" in name] == ["1", "2", "3", "4", "5", "10"]
-    assert found["accuracy_instance_10"].tolist() == [1.0]
-    assert "accuracy_instance_10" not in accuracies(torch.ones(1, 18).bool(), targets[:, :18])
 
 
 def judge(prediction, targets):

@@ -1,4 +1,4 @@
-"""Numpy arrays in, a dataset out."""
+"""Datasets from numpy arrays."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ def from_arrays(
         y: ``[n]`` integer labels, any values.
         out: folder for the dataset.
         splits: percentages of *classes* for meta_train/meta_validation/meta_test, or the labels of each split.
-        class_names: by label; a label's own digits if not given.
-        name: of the dataset.
-        licence: of the images, in words.
-        seed: of the division by percentages.
+        class_names: class name of each label; the label's digits by default.
+        name: name of the dataset.
+        licence: licence of the images, in words.
+        seed: seed of the division by percentages.
 
     Returns:
         The manifest as written; the images of a class keep their order in ``x``.
 
     Raises:
-        DataError: shapes or types do not fit, a label has no name, a class is in no split; and as
+        DataError: shapes or types do not fit, a label has no name, a class is in no split; and the errors of
             :func:`~distmeta.data.writer.write_dataset`.
         SplitLeak: a class is in two splits.
 
@@ -64,7 +64,7 @@ def from_arrays(
         )
     if not len(y):
         raise DataError("x and y are empty; expected at least one image.")
-    # One stable sort finds the rows of every class and keeps their order; a mask per class would be n times classes.
+    # One stable sort finds the rows of every class in order; a mask per class would cost n times the classes.
     order = np.argsort(y, kind="stable")
     labels, starts = np.unique(y[order], return_index=True)
     rows = dict(zip(labels.tolist(), np.split(order, starts[1:]), strict=True))

@@ -1,8 +1,8 @@
-"""The embedded dataset: characters rendered from the fonts that matplotlib ships. No download, nothing committed.
+"""Glyphs, the built-in dataset: characters rendered from the fonts that matplotlib ships, without a download.
 
 A class is a character, an instance is one font face of it (of 8 to 16: sans, serif, mono and STIX, upright, italic,
-bold) under a random rotation, shear, stretch and shift. Splits follow Unicode blocks, so that meta-test asks for
-scripts that meta-training has never seen:
+bold) under a random rotation, shear, stretch and shift. Splits follow Unicode blocks, so that meta-test has scripts
+that are absent from meta-training:
 
 =================  ===================================================================================================
 split              blocks
@@ -13,7 +13,7 @@ meta_test          Cyrillic, Cyrillic Supplement, Cyrillic Extended-B, Georgian,
 =================  ===================================================================================================
 
 Characters that look alike (Latin A, Greek Alpha, Cyrillic A; but also O, o and 0, since glyphs are drawn at one size)
-are one class, kept where it comes first in the order of this table.
+are one class, in the split of its first character in the order of this table.
 """
 
 from __future__ import annotations
@@ -68,18 +68,19 @@ FACES = (
 code points are not Unicode; the Display cuts, which hold a handful of capitals."""
 
 REFERENCE_FACES = ("DejaVuSans", "DejaVuSerif")
-"""Look-alikes are judged in these; every class has at least the first."""
+"""Look-alikes are found by comparing these faces; every class has at least the first."""
 
 MIN_FACES = 8
-MIN_INK = 1 / 3  # of the em: a mark smaller than this (the Greek prosgegrammeni) is a blur when drawn at full size
+MIN_INK = 1 / 3  # as a fraction of the em; smaller marks (the Greek prosgegrammeni) blur when scaled to full size
 LETTERS_AND_DIGITS = {"Lu", "Ll", "Lt", "Lo", "Nd"}
 
-# Two characters are one class when the cosine between their blurred pixels is above this in all reference faces that
-# both have. At 0.925 the twins between scripts are gone (Latin U and Armenian Seh), and letters that differ in a clear
-# accent are still two classes.
+# Two characters are one class if the cosine between their blurred pixels is above this in all reference faces that
+# both have. At 0.925 twins between scripts are merged (Latin U and Armenian Seh), and letters that differ in a clear
+# accent remain two classes.
 LOOK_ALIKE = 0.925
 
-# Jitter. Strong enough that nearest neighbours in pixel space are right about half the time (5-way 1-shot).
+# Limits of the random affine map, so strong that nearest neighbours on pixels are right about half the time (5-way
+# 1-shot).
 ROTATION = math.radians(15)
 SHEAR = 0.2
 SCALE = (0.8, 1.1)
@@ -104,7 +105,7 @@ def build_glyphs(out: Path | str, *, size: int = 28, instances: int = 20, progre
         version of FreeType give the same fingerprint.
 
     Raises:
-        DataError: matplotlib's fonts are not where it says, a number is too small, or ``out`` cannot be used.
+        DataError: a font of matplotlib is absent, a number is too small, or ``out`` cannot be used.
     """
     if size < 8 or instances < 1:
         raise DataError(f"glyphs of {size} pixels, {instances} per class; expected at least 8 pixels and 1 per class.")
@@ -141,7 +142,7 @@ class _Candidate(NamedTuple):
 
 
 def _load_fonts() -> dict[str, _Face]:
-    # Only here: importing matplotlib takes longer than opening a dataset.
+    # Imported here, since importing matplotlib takes longer than opening a dataset.
     import matplotlib
     from matplotlib.ft2font import FT2Font
 
@@ -151,15 +152,15 @@ def _load_fonts() -> dict[str, _Face]:
         path = folder / f"{face}.ttf"
         if not path.is_file():
             raise DataError(f"matplotlib's font {path} is absent. Reinstall matplotlib: pip install -I matplotlib")
-        # Glyph 0 is .notdef, the empty box: a character that maps there is one that the face does not have.
+        # Glyph 0 is .notdef, the empty box of characters that the face does not have.
         have = frozenset(code for code, glyph in FT2Font(str(path)).get_charmap().items() if glyph)
-        # Basic layout, so that the pixels do not depend on whether libraqm is installed.
+        # Basic layout: pixels must not depend on whether libraqm is installed.
         fonts[face] = _Face(ImageFont.truetype(path, FONT_PIXELS, layout_engine=ImageFont.Layout.BASIC), have)
     return fonts
 
 
 def _candidates(fonts: dict[str, _Face]) -> list[_Candidate]:
-    """Letters and digits with enough faces, in the order of ``BLOCKS``."""
+    """List letters and digits with enough faces, in the order of ``BLOCKS``."""
     found = []
     for split, blocks in BLOCKS.items():
         for _, first, last in blocks:
@@ -180,8 +181,8 @@ def _distinct(candidates: list[_Candidate], fonts: dict[str, _Face]) -> list[_Ca
     alike = np.ones((len(candidates), len(candidates)), bool)
     for face in REFERENCE_FACES:
         have = np.array([face in c.faces for c in candidates])
-        looks = np.array([_look(fonts[face].font, c.character) for c in candidates if face in c.faces])
-        alike[np.ix_(have, have)] &= looks @ looks.T > LOOK_ALIKE
+        pixels = np.array([_blurred(fonts[face].font, c.character) for c in candidates if face in c.faces])
+        alike[np.ix_(have, have)] &= pixels @ pixels.T > LOOK_ALIKE
     kept: list[int] = []
     for i in range(len(candidates)):
         if not alike[i, kept].any():
@@ -189,15 +190,15 @@ def _distinct(candidates: list[_Candidate], fonts: dict[str, _Face]) -> list[_Ca
     return [candidates[i] for i in kept]
 
 
-def _look(font: ImageFont.FreeTypeFont, character: str) -> npt.NDArray[np.float32]:
-    """The unjittered glyph, a little blurred, as a unit vector ``[28 * 28]``."""
+def _blurred(font: ImageFont.FreeTypeFont, character: str) -> npt.NDArray[np.float32]:
+    """Render the glyph upright and slightly blurred, as a unit vector ``[28 * 28]``."""
     image = _draw(font, character, 28, np.eye(2), (0.0, 0.0)).filter(ImageFilter.GaussianBlur(0.7))
     pixels = np.asarray(image, np.float32).ravel()
     return pixels / np.float32(np.linalg.norm(pixels))
 
 
 def _render_class(candidate: _Candidate, fonts: dict[str, _Face], size: int, instances: int) -> npt.NDArray[np.uint8]:
-    """``[instances, 1, size, size]``: every face once, in random order, before any is used again."""
+    """Render ``[instances, 1, size, size]``; every face is used once, in random order, before any is used again."""
     name = _class_name(candidate.character)
     turns = -(-instances // len(candidate.faces))
     order = [face for turn in range(turns) for face in _shuffled(candidate.faces, name, turn)]
@@ -225,7 +226,7 @@ def _draw(
     linear: npt.NDArray[np.float64],
     shift: tuple[float, ...],
 ) -> Image.Image:
-    """The glyph, its longer side scaled to ``FILL`` of the image, centred, then mapped by ``linear`` and shifted."""
+    """Draw the glyph centred, its longer side scaled to ``FILL`` of the image, then map it by ``linear`` and shift."""
     ink = _ink(font, character)
     assert ink is not None, "candidates have ink"
     # One resampling from the large glyph to an oversampled canvas, then exact box averages: sharp and anti-aliased.
@@ -239,7 +240,7 @@ def _draw(
 
 
 def _ink(font: ImageFont.FreeTypeFont, character: str) -> Image.Image | None:
-    """The large glyph, cropped to its ink with a border of one pixel; None if it is blank."""
+    """Draw the large glyph, cropped to its ink with a border of one pixel; None if it is blank."""
     left, top, right, bottom = font.getbbox(character)
     width, height = math.ceil(right - left), math.ceil(bottom - top)
     if width <= 0 or height <= 0:
@@ -247,7 +248,7 @@ def _ink(font: ImageFont.FreeTypeFont, character: str) -> Image.Image | None:
     image = Image.new("L", (width, height))
     ImageDraw.Draw(image).text((-left, -top), character, fill=255, font=font)
     box = image.getbbox()
-    # Bilinear mapping fades at the border of its source; without the margin straight edges would be half as bright.
+    # Bilinear mapping fades at the border of its source; without a margin straight edges would be half as bright.
     return None if box is None else image.crop((box[0] - 1, box[1] - 1, box[2] + 1, box[3] + 1))
 
 

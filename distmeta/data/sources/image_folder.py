@@ -1,4 +1,4 @@
-"""A folder of images in, a dataset out."""
+"""Datasets from a folder of images."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SPLIT_FOLDERS: dict[str, Split] = {
     "validation": "meta_validation",
     "test": "meta_test",
 }
-"""Folder name to the split it holds."""
+"""Name of a split folder to its split."""
 
 SUFFIXES = {".png", ".jpg", ".jpeg"}
 MODES = {1: "L", 3: "RGB"}
@@ -46,25 +46,25 @@ def build_image_folder(
 
     ``ROOT/split/class/*.png|jpg|jpeg`` with split folders ``meta_train``, ``meta_validation``, ``meta_test`` (or
     ``train``, ``val``, ``validation``, ``test``), or ``ROOT/class/*`` together with ``split``. Hidden files are
-    skipped. Images are taken in the order of their names, turned upright as their EXIF says, and put on white where
-    they are transparent.
+    skipped. Images are read in the order of their names, rotated by their EXIF orientation, and put on white where they
+    are transparent.
 
     Args:
-        root: the folder.
+        root: the folder of images.
         out: folder for the dataset.
-        split: for ``ROOT/class/*``: ``"64/16/20"``, percentages of classes, divided at random but always the same way;
-            or a JSON file ``{"meta_train": [class, ...], ...}``.
+        split: for ``ROOT/class/*`` only: percentages of classes such as ``"64/16/20"``, divided at random with a fixed
+            seed, or a JSON file ``{"meta_train": [class, ...], ...}``.
         size: height and width in pixels; the shorter side is scaled to it (Lanczos) and the longer one cropped around
-            the centre. Without it all images must have one size.
-        channels: 1 (grey) or 3 (RGB); without it, as the first image, and all others must agree.
+            the centre. By default all images must have one size.
+        channels: 1 (grey) or 3 (RGB); by default that of the first image, and all others must agree.
         progress: called with (classes done, classes in total).
 
     Returns:
         The manifest. Images are ``[channels, H, W]`` uint8.
 
     Raises:
-        DataError: no classes, no split, an image that cannot be read or that differs in size or colour; and as
-            :func:`~distmeta.data.writer.write_dataset`.
+        DataError: no classes, no split, an image that cannot be read or that differs in size or colour; and the errors
+            of :func:`~distmeta.data.writer.write_dataset`.
         SplitLeak: a class is in two splits.
 
     Example:
@@ -109,7 +109,7 @@ def build_image_folder(
 
 
 class _Reader:
-    """Reads images as ``[C, H, W]`` and holds them to the size and the channels of the first one."""
+    """Read images as ``[C, H, W]`` and require the size and the channels of the first one."""
 
     def __init__(self, size: int | None, channels: int | None) -> None:
         self.size = size
@@ -126,7 +126,7 @@ class _Reader:
             raise DataError(f"{path} has mode {image.mode}, more than 8 bits per pixel. Convert it to 8-bit PNG first.")
         colours = 1 if image.mode in ("1", "L", "LA", "La") else 3
         if self.size is not None:
-            # Palettes and bits cannot be interpolated, so colours come before the resize.
+            # Palettes and bits cannot be interpolated: convert before the resize.
             image = ImageOps.fit(
                 _flatten(image, self.channels or colours), (self.size, self.size), Image.Resampling.LANCZOS
             )
@@ -151,7 +151,7 @@ class _Reader:
 
 
 def _flatten(image: Image.Image, channels: int) -> Image.Image:
-    """As grey or RGB, transparent parts white (dropping alpha would show whatever colour hides below)."""
+    """Convert to grey or RGB, with transparent parts white; dropping alpha would show the colour below."""
     if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
         over = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
@@ -159,7 +159,7 @@ def _flatten(image: Image.Image, channels: int) -> Image.Image:
 
 
 def _find_classes(root: Path, split: str | Path | None) -> dict[Split, list[Path]]:
-    """Split to class folders, sorted by name."""
+    """Map each split to its class folders, sorted by name."""
     if not os.path.isdir(root):
         raise DataError(f"{root} is not a folder. Give the folder of images with --from ROOT.")
     folders = _subfolders(root)

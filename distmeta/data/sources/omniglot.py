@@ -1,16 +1,16 @@
 """Omniglot (Lake, Salakhutdinov, Tenenbaum 2015): 1,623 characters of 50 alphabets, each drawn by 20 people.
 
-Images are stored as the papers use them, 28x28, but with the ink bright: ink 255, paper 0, so that an empty image is
-zero. The 105x105 originals are scaled down with the Lanczos filter. A class is ``Alphabet/characterNN``; image i of a
-class is by drawer i + 1. Rotated copies are not stored: a rotation by 90 degrees is made when a task is drawn.
+Images are stored as the papers use them, 28x28, but with bright ink: ink 255, paper 0, so that an empty image is zero.
+The 105x105 originals are scaled down with the Lanczos filter. A class is ``Alphabet/characterNN``; image i of a class
+is by drawer i + 1. Rotated copies are not stored; they are made when a task is drawn.
 
 Two divisions of the classes:
 
 - ``vinyals`` (Vinyals et al. 2016; Snell et al. 2017): by character id, 1,028 / 172 / 423 classes.
-- ``background-evaluation`` (the official one): 964 meta_train and 659 meta_test classes of other alphabets. There is no
-  meta_validation in it.
+- ``background-evaluation`` (the official one): 964 meta_train classes and 659 meta_test classes of other alphabets, no
+  meta_validation.
 
-Do not mix the two: meta_train of ``vinyals`` has characters of evaluation alphabets.
+Do not mix the two: meta_train of ``vinyals`` contains characters of evaluation alphabets.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ import urllib.error
 import urllib.request
 import zipfile
 import zlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +40,7 @@ from distmeta.types import Split
 
 SOURCE_URL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python"
 ARCHIVES = {"images_background.zip": 19_280, "images_evaluation.zip": 13_180}
-"""Archive to its number of PNGs."""
+"""Name of each archive to its number of drawings."""
 
 CLASSES = 1623
 BACKGROUND = 964
@@ -47,10 +48,10 @@ DRAWERS = 20
 
 VINYALS_TEST = range(1201, CLASSES + 1)
 VINYALS_VALIDATION = (range(27, 68), range(132, 178), range(251, 273), range(466, 488), range(729, 770))
-"""Character ids; five whole alphabets."""
+"""Character ids of meta_validation: five whole alphabets."""
 
 DRAWING = re.compile(r"(?:.*/)?([^/]+)/(character\d+)/(\d{4})_(\d{2})\.png")
-"""A member with its alphabet, character, id and drawer."""
+"""Name of an archive member: alphabet, character, id and drawer."""
 
 TIMEOUT = 30.0
 
@@ -69,9 +70,9 @@ def build_omniglot(
 
     Args:
         out: folder for the dataset.
-        source: folder with ``images_background.zip`` and ``images_evaluation.zip``; downloaded from the official
-            repository into the cache if not given. An interrupted download is continued by the next call.
-        split: division of the classes, see above.
+        source: folder with ``images_background.zip`` and ``images_evaluation.zip``; by default they are downloaded from
+            the official repository into the cache. The next call continues an interrupted download.
+        split: division of the classes, see the module's docstring.
         size: height and width of an image, in pixels.
         progress: called with (classes done, classes in total).
 
@@ -83,8 +84,7 @@ def build_omniglot(
     """
     if split not in ("vinyals", "background-evaluation"):
         raise DataError(f"Omniglot has no split {split!r}; expected vinyals or background-evaluation.")
-    if size < 1:
-        raise DataError(f"size {size} is not an image size; expected a number of pixels, for example --size 28.")
+    require_size(size)
     folder = download() if source is None else Path(source)
     with contextlib.ExitStack() as stack:
         characters: dict[int, Character] = {}
@@ -92,26 +92,59 @@ def build_omniglot(
             characters.update(index(stack.enter_context(open_archive(folder / archive))))
         if sorted(characters) != list(range(1, CLASSES + 1)):
             raise DataError(f"the archives in {folder} do not hold the characters 1 to {CLASSES}. Fetch them again.")
-        return write_dataset(
+        return write_drawings(
             out,
             (ClassImages(split_of(i, split), c.name, read(c, size)) for i, c in sorted(characters.items())),
             name="omniglot",
-            provenance={
-                "source": "https://github.com/brendenlake/omniglot",
-                "split": split,
-                "size": size,
-                "ink": "255 on 0, Lanczos from 105x105",
-                "citation": "Lake, Salakhutdinov, Tenenbaum: Human-level concept learning through probabilistic "
-                "program induction. Science 350 (2015)",
-            },
-            licence="MIT, (c) 2015 Brenden Lake",
+            provenance={"source": "https://github.com/brendenlake/omniglot", "split": split, "size": size},
             progress=progress,
             total=CLASSES,
         )
 
 
+def require_size(size: int) -> None:
+    """Refuse a size that is no number of pixels."""
+    if size < 1:
+        raise DataError(f"size {size} is not an image size; expected a number of pixels, for example --size 28.")
+
+
+def write_drawings(
+    out: Path | str,
+    classes: Iterable[ClassImages],
+    *,
+    name: str,
+    provenance: Mapping[str, Any],
+    progress: Progress | None,
+    total: int,
+) -> Manifest:
+    """Write classes of Omniglot's drawings as a dataset, with the preprocessing, citation and licence that they share.
+
+    Args:
+        out: folder for the dataset.
+        classes: the images, as :func:`read` and :func:`scaled_ink` make them.
+        name: name of the dataset.
+        provenance: origin, division and size of the images.
+        progress: called with (classes done, ``total``).
+        total: number of classes.
+    """
+    return write_dataset(
+        out,
+        classes,
+        name=name,
+        provenance={
+            **provenance,
+            "ink": "255 on 0, Lanczos from 105x105",
+            "citation": "Lake, Salakhutdinov, Tenenbaum: Human-level concept learning through probabilistic "
+            "program induction. Science 350 (2015)",
+        },
+        licence="MIT, (c) 2015 Brenden Lake",
+        progress=progress,
+        total=total,
+    )
+
+
 def split_of(character: int, split: OmniglotSplit) -> Split:
-    """The split of a character.
+    """Find the split of a character.
 
     Args:
         character: id, 1 to 1623.
@@ -129,16 +162,16 @@ def split_of(character: int, split: OmniglotSplit) -> Split:
 
 
 def download(url: str | None = None) -> Path:
-    """Fetch the archives into the cache, continuing where an earlier call stopped.
+    """Download the archives into the cache, continuing where an earlier call stopped.
 
     Args:
-        url: folder of the archives; the official one if not given.
+        url: address of the archives' folder; the official one by default.
 
     Returns:
-        The folder that holds both archives, checked.
+        The folder that holds both archives, verified.
 
     Raises:
-        DataError: the network fails (what has arrived is kept), or what arrived is not the archive.
+        DataError: the network fails (what has arrived is kept), or the download is not the archive.
     """
     url = SOURCE_URL if url is None else url
     folder = cache_dir() / "downloads" / "omniglot"
@@ -158,7 +191,7 @@ def download(url: str | None = None) -> Path:
         try:
             open_archive(part, archive).close()
         except DataError:
-            # Continuing a file that is not the archive would never end well; the next call starts afresh.
+            # A file that is not the archive cannot be continued; the next call starts from the beginning.
             part.unlink()
             raise
         part.replace(target)
@@ -166,7 +199,7 @@ def download(url: str | None = None) -> Path:
 
 
 class Character(NamedTuple):
-    """A character and where its drawings are."""
+    """A character: its name, and the archive and members of its drawings."""
 
     name: str
     archive: zipfile.ZipFile
@@ -174,14 +207,14 @@ class Character(NamedTuple):
 
 
 def _fetch(url: str, part: Path) -> None:
-    """Download ``url`` to ``part``, continuing it if it is there."""
+    """Download ``url`` to ``part``, continuing it if it exists."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         error.close()
-        # 416: nothing is left to send, so the file is complete, or too long; the check of the archive tells which.
+        # 416: no bytes are left to send, so the file is complete or too long; the check of the archive decides.
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and have:
             return
         raise
@@ -202,10 +235,13 @@ def open_archive(
     """Open and check an archive: every member's CRC, and the number of PNGs.
 
     Args:
-        path: of the archive.
-        archive: its official name, where the file is called otherwise.
-        pattern: of the members to count.
-        expected: how many; as :data:`ARCHIVES` says when left out.
+        path: path of the archive.
+        archive: official name of the archive, if the file has another one.
+        pattern: pattern of the members to count.
+        expected: number of these members; from :data:`ARCHIVES` by default.
+
+    Raises:
+        DataError: the archive is absent, damaged or another one.
     """
     name = archive or path.name
     fix = f"Fetch {name} again from {SOURCE_URL}."
@@ -223,18 +259,18 @@ def open_archive(
         if damaged is not None or pngs != expected:
             seen = f"member {damaged} fails its CRC" if damaged else f"it holds {pngs} drawings, expected {expected}"
             raise DataError(f"{path} is damaged or another archive: {seen}. {fix}")
-        # Sound: hand it over open, instead of closing it here.
+        # The archive is whole: return it open.
         stack.pop_all()
     return opened
 
 
 def drawings(archive: zipfile.ZipFile, pattern: re.Pattern[str] = DRAWING) -> list[re.Match[str]]:
-    """The members that are drawings, as matches of ``pattern``; whatever folder they are nested in."""
+    """List the members that are drawings, in any folder, as matches of ``pattern``."""
     return [match for match in map(pattern.fullmatch, archive.namelist()) if match]
 
 
 def index(archive: zipfile.ZipFile) -> dict[int, Character]:
-    """Character id to its name and its drawings in the order of the drawers."""
+    """Map each character id to its character, with the drawings in the order of the drawers."""
     characters: dict[int, Character] = {}
     for match in sorted(drawings(archive), key=lambda m: (int(m[3]), int(m[4]))):
         fresh = Character(f"{match[1]}/{match[2]}", archive, [])
@@ -243,7 +279,7 @@ def index(archive: zipfile.ZipFile) -> dict[int, Character]:
 
 
 def read(character: Character, size: int) -> npt.NDArray[np.uint8]:
-    """``[20, 1, size, size]``."""
+    """Read the 20 drawings of a character, ``[20, 1, size, size]`` uint8, ink 255 on 0."""
     if len(character.members) != DRAWERS:
         raise DataError(
             f"{character.archive.filename}: {character.name} has {len(character.members)} drawings, expected "
@@ -254,7 +290,7 @@ def read(character: Character, size: int) -> npt.NDArray[np.uint8]:
 
 
 def paper(archive: zipfile.ZipFile, member: str) -> npt.NDArray[np.uint8]:
-    """A drawing as it is in the archive, paper 255: ``[105, 105]``."""
+    """Read a drawing as stored in the archive, ink 0 on paper 255: ``[105, 105]`` uint8."""
     try:
         return np.asarray(Image.open(io.BytesIO(archive.read(member))).convert("L"))
     except (OSError, SyntaxError) as error:
@@ -262,5 +298,5 @@ def paper(archive: zipfile.ZipFile, member: str) -> npt.NDArray[np.uint8]:
 
 
 def scaled_ink(drawing: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
-    """``[size, size]``, ink 255 on 0."""
+    """Invert and scale a drawing: ``[size, size]`` uint8, ink 255 on 0."""
     return np.asarray(Image.fromarray(255 - drawing).resize((size, size), Image.Resampling.LANCZOS))

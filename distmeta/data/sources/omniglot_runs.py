@@ -1,15 +1,15 @@
-"""The one-shot runs of Lake, Salakhutdinov, Tenenbaum (2015), and what to train on for them.
+"""Lake's runs, the one-shot runs of Lake, Salakhutdinov, Tenenbaum (2015), with the data to train on for them.
 
-The official ``all_runs.zip`` has 20 runs of 20 trials: each run has 20 characters of one evaluation alphabet, one
-drawing of each by one person to learn from and one by another person to be recognised: 20-way one-shot within an
-alphabet, 400 trials. As a dataset:
+The official ``all_runs.zip`` has 20 runs of 20 trials. A run has 20 characters of one evaluation alphabet, one drawing
+of each by one person to learn from and one by another person to classify: 20-way one-shot within an alphabet, 400
+trials. As a dataset:
 
 - ``meta_train``: the 964 characters of the 30 background alphabets, 20 drawings each.
-- ``meta_validation``: the characters of the 10 evaluation alphabets that no run is of, 20 drawings each. That is the
-  division of Koch, Zemel, Salakhutdinov (2015). The runs do not name their alphabets; their drawings are found again in
-  ``images_evaluation.zip``, bit by bit.
-- ``meta_test``: 400 classes ``run01/class01`` to ``run20/class20`` in the order of the runs, row 0 the drawing to learn
-  from, row 1 the one to be recognised, paired by ``class_labels.txt``.
+- ``meta_validation``: the characters of the 10 evaluation alphabets without a run, 20 drawings each, the division of
+  Koch, Zemel, Salakhutdinov (2015). The runs do not name their alphabets; these are found by looking each drawing up in
+  ``images_evaluation.zip``, pixel by pixel.
+- ``meta_test``: 400 classes ``run01/class01`` to ``run20/class20`` in the order of the runs. Row 0 is the drawing to
+  learn from, row 1 the one to classify, paired by ``class_labels.txt``.
 
 Ink and size are as in :mod:`distmeta.data.sources.omniglot`; :class:`distmeta.LakeRuns` makes the tasks.
 """
@@ -25,8 +25,18 @@ from pathlib import Path
 import numpy as np
 
 from distmeta.data.manifest import Manifest
-from distmeta.data.sources.omniglot import Character, drawings, index, open_archive, paper, read, scaled_ink
-from distmeta.data.writer import ClassImages, Progress, write_dataset
+from distmeta.data.sources.omniglot import (
+    Character,
+    drawings,
+    index,
+    open_archive,
+    paper,
+    read,
+    require_size,
+    scaled_ink,
+    write_drawings,
+)
+from distmeta.data.writer import ClassImages, Progress
 from distmeta.errors import DataError
 
 ARCHIVE = "all_runs.zip"
@@ -38,7 +48,7 @@ MEMBER = re.compile(r"(?:.*/)?(run\d\d)/(training/class|test/item)\d\d\.png")
 def build_omniglot_runs(
     out: Path | str, *, source: Path | str, size: int = 28, progress: Progress | None = None
 ) -> Manifest:
-    """Write the 20 runs, with the background alphabets to train on, as a dataset.
+    """Write Lake's runs, with the background alphabets to train on, as a dataset.
 
     Args:
         out: folder for the dataset.
@@ -52,8 +62,7 @@ def build_omniglot_runs(
     Raises:
         DataError: an archive is absent or damaged, the labels do not pair up the drawings, or ``out`` cannot be used.
     """
-    if size < 1:
-        raise DataError(f"size {size} is not an image size; expected a number of pixels, for example --size 28.")
+    require_size(size)
     folder = Path(source)
     if not (folder / ARCHIVE).is_file():
         raise DataError(f"{folder / ARCHIVE} is absent. Fetch it from {URL} and put it beside images_background.zip.")
@@ -76,30 +85,22 @@ def build_omniglot_runs(
                 x = np.stack([scaled_ink(paper(runs, member), size) for member in pair])
                 yield ClassImages("meta_test", name, x[:, None])
 
-        return write_dataset(
+        return write_drawings(
             out,
             classes(),
             name="omniglot-runs",
-            provenance={
-                "source": URL,
-                "alphabets of the runs": sorted(taken),
-                "size": size,
-                "ink": "255 on 0, Lanczos from 105x105",
-                "citation": "Lake, Salakhutdinov, Tenenbaum: Human-level concept learning through probabilistic "
-                "program induction. Science 350 (2015)",
-            },
-            licence="MIT, (c) 2015 Brenden Lake",
+            provenance={"source": URL, "alphabets of the runs": sorted(taken), "size": size},
             progress=progress,
             total=len(background) + len(unseen) + len(pairs),
         )
 
 
 def _pairs(runs: zipfile.ZipFile) -> dict[str, tuple[str, str]]:
-    """``run01/class01`` and so on, in order, to the members to learn from and to recognise."""
+    """Map ``run01/class01`` and so on, in order, to the member to learn from and the member to classify."""
     there = {match[0] for match in drawings(runs, MEMBER)}
     pairs: dict[str, tuple[str, str]] = {}
     for labels in sorted(name for name in runs.namelist() if re.fullmatch(r"(?:.*/)?run\d\d/class_labels\.txt", name)):
-        # "run01/test/item01.png run01/training/class08.png": relative to the folder that the runs are in.
+        # "run01/test/item01.png run01/training/class08.png", relative to the folder of the runs.
         top = labels.removesuffix("class_labels.txt")[: -len("run01/")]
         lines = [line.split() for line in runs.read(labels).decode("utf-8", "replace").splitlines() if line.strip()]
         named = {top + name for line in lines for name in line}
@@ -121,7 +122,7 @@ def _pairs(runs: zipfile.ZipFile) -> dict[str, tuple[str, str]]:
 def _alphabets(
     runs: zipfile.ZipFile, pairs: dict[str, tuple[str, str]], evaluation: dict[int, Character]
 ) -> frozenset[str]:
-    """The alphabets of the runs, by looking their drawings up; both drawings of a pair must be of one character."""
+    """Find the alphabets of the runs by looking up their drawings; both of a pair must be of one character."""
     home = {paper(c.archive, member).tobytes(): c for c in evaluation.values() for member in c.members}
     found = []
     for name, pair in pairs.items():
