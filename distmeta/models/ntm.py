@@ -143,7 +143,7 @@ class Addressing(NamedTuple):
 
 
 class NTMNetwork(nn.Module):
-    """A Neural Turing Machine for sequences ``[B, L, inputs]``; see :func:`ntm` for the settings.
+    """A Neural Turing Machine for sequences ``[B, L, inputs]``; see :func:`ntm_network` for the settings.
 
     Parameters, for N units, H heads, I inputs and O outputs: the controller (inputs I + H W), a linear layer from it to
     the heads, one to the outputs (from the controller and the reads), the first reads, and the memory where learned.

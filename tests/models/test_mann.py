@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+import distmeta
 from distmeta import TaskSpec, mann
 from distmeta.models.lstm import LSTMCell, lstm_step
-from distmeta.models.mann import MANNNetwork, least_used, next_usage, write, write_weights
+from distmeta.models.mann import MANNNetwork, least_used, mann_network, next_usage, write, write_weights
 from distmeta.models.ntm import NTMNetwork
 
 SPEC = TaskSpec((7,), 3, "sequence", 0, 6)
@@ -156,3 +157,7 @@ def test_parameter_count_for_omniglot():
     spec = TaskSpec((405,), 5, "sequence", 0, 50)
     lstm, interface, output = 800 * (405 + 160 + 200 + 1), 201 * 4 * 81, 5 * (360 + 1)
     assert sum(p.numel() for p in mann()(spec).parameters()) == lstm + interface + output
+
+
+def test_the_short_name_is_the_same_factory():
+    assert distmeta.mann is mann_network

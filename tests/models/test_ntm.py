@@ -7,8 +7,18 @@ import pytest
 import torch
 from hypothesis import given
 
+import distmeta
 from distmeta import TaskSpec, ntm
-from distmeta.models.ntm import NTMNetwork, content_weights, cosine_similarity, interpolate, sharpen, shift, write
+from distmeta.models.ntm import (
+    NTMNetwork,
+    content_weights,
+    cosine_similarity,
+    interpolate,
+    ntm_network,
+    sharpen,
+    shift,
+    write,
+)
 
 MEMORY = torch.tensor([[[3.0, 4.0], [4.0, 3.0], [-3.0, -4.0], [0.0, 0.0]]], dtype=torch.float64)
 
@@ -206,3 +216,7 @@ def test_parameters_of_the_copy_task_by_parts(controller, ours, paper):
 def test_inputs_may_have_any_shape():
     shaped = TaskSpec((2, 3), 5, "sequence", support=0, queries=7)
     assert ntm(size=4, slots=3, width=2)(shaped)(torch.zeros(2, 7, 2, 3)).shape == (2, 7, 5)
+
+
+def test_the_short_name_is_the_same_factory():
+    assert distmeta.ntm is ntm_network
