@@ -130,6 +130,9 @@ def damage_in(folder: Path) -> list[str]:
 
     Every byte is read. Files that the manifest does not list are passed over.
 
+    Raises:
+        PermissionError: a file may not be read, which is no damage.
+
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as name:
@@ -147,6 +150,8 @@ def damage_in(folder: Path) -> list[str]:
         listed = [(name, int(entry["bytes"]), str(entry["sha256"])) for name, entry in files]
     except FileDamaged as error:
         return [error.message.removeprefix(f"{folder}{os.sep}").rstrip(". ")]
+    except PermissionError:
+        raise
     except OSError as error:
         return [f"{MANIFEST} cannot be read: {error.strerror}"]
     except (LookupError, TypeError, ValueError, AttributeError):
@@ -158,6 +163,8 @@ def damage_in(folder: Path) -> list[str]:
                 found.append(f"{name} has {now} bytes, expected {size}")
             elif (digest := sha256_of(folder / name)) != sha256:
                 found.append(f"{name} has {_shown(digest, sha256)}")
+        except PermissionError:
+            raise
         except OSError as error:
             found.append(f"{name} cannot be read: {error.strerror}")
     return found

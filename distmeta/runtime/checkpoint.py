@@ -1,4 +1,15 @@
-"""Checkpoints: safetensors and JSON in a folder that appears by one atomic rename, or not at all."""
+"""Checkpoints: safetensors and JSON in a folder that appears by one atomic rename, or not at all.
+
+::
+
+    step-00000100/params.safetensors       by name
+    step-00000100/optimizer.safetensors    by name
+    step-00000100/state.json               step, order of the parameters, the record
+    step-00000100/manifest.json            size and sha256 of each of them and of itself, written last
+
+Format 1, of earlier versions, had no manifest. It is still read; damage to it is found by shapes, numbers that are not
+finite and steps that do not fit, not by digests.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +27,12 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from distmeta.errors import CheckpointError, CheckpointNotFound
-from distmeta.files import sync
+from distmeta.errors import CheckpointDamaged, CheckpointError, CheckpointNotFound
+from distmeta.files import MANIFEST, damage_in, sync, write_digests
 from distmeta.learners.param_layout import ParamLayout
 from distmeta.types import FloatArray
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,43 @@ class Checkpoint:
         """Digest of the meta-parameters in canonical order."""
         return self.layout.sha256(self.vector)
 
+    @property
+    def best_step(self) -> int | None:
+        """The step that was best on meta-validation so far; ``None`` before the first one."""
+        best: int | None = (self.record.get("best") or {}).get("step")
+        return best
+
+
+@dataclass(frozen=True)
+class Newest:
+    """The newest whole checkpoint of a run.
+
+    Args:
+        checkpoint: the state to go on from.
+        damaged: the newer checkpoints that were passed over: what is damaged, by step, newest first.
+    """
+
+    checkpoint: Checkpoint
+    damaged: Mapping[int, str]
+
+    def notice(self, then: str = "going on from") -> str:
+        """One line for people about what was passed over; empty where nothing was.
+
+        Args:
+            then: what is done with the whole checkpoint.
+
+        Example:
+            >>> whole = Checkpoint(80, np.zeros(1, np.float32), ParamLayout(("a",), ((1,),), "float32"), {}, {})
+            >>> Newest(whole, {100: "params.safetensors has 7 bytes, expected 96"}).notice()
+            'Checkpoint step-00000100 (params.safetensors has 7 bytes, expected 96) is damaged; going on from step 80.'
+        """
+        if not self.damaged:
+            return ""
+        each = ", ".join(f"{_name(step)} ({damage})" for step, damage in self.damaged.items())
+        many = len(self.damaged) > 1
+        which = f"Checkpoints {each} are damaged" if many else f"Checkpoint {each} is damaged"
+        return f"{which}; {then} step {self.checkpoint.step}."
+
 
 class CheckpointStore:
     """The checkpoints of one run, ``DIR/step-00000100`` and so on.
@@ -58,59 +106,127 @@ class CheckpointStore:
 
     def __init__(self, directory: Path, keep: int = 2) -> None:
         self._directory, self._keep = directory, keep
+        # Best step by step of the checkpoints that this process found whole, and their files' sizes and times then.
+        self._whole: dict[int, tuple[list[tuple[str, int, int]], int | None]] = {}
 
     def save(self, checkpoint: Checkpoint) -> Path:
-        """Write, then show by rename, then forget old ones; a crash at any moment leaves the last one whole.
+        """Write, then show by rename, then remove old ones; a crash at any moment leaves the last one whole.
+
+        A whole checkpoint of the same step is kept as it is: the same step of the same experiment has the same bits. A
+        damaged one is replaced: it is renamed out of the way just before the new one takes its name.
+
+        Returns:
+            The checkpoint's folder.
 
         Raises:
             CheckpointError: the disk refuses.
         """
-        final = self.path(checkpoint.step)
-        if final.exists():
-            return final  # the same step of the same experiment has the same bits
-        partial = self._directory / ".partial"
+        final, partial, step = self.path(checkpoint.step), self._directory / ".partial", checkpoint.step
         try:
-            shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+            if os.path.lexists(final) and self._is_whole(step):
+                return final
+            for left in (partial, self._directory / ".discarded"):  # by a process that was killed
+                _remove(left)
             partial.mkdir(parents=True)
-            params = checkpoint.layout.unflatten(checkpoint.vector)
-            save_file({name: p.contiguous().numpy() for name, p in params.items()}, partial / "params.safetensors")
-            arrays = {name: np.asarray(value, order="C") for name, value in checkpoint.optimizer.items()}
-            save_file(arrays, partial / "optimizer.safetensors")
-            state = {
-                "format": FORMAT,
-                "step": checkpoint.step,
-                "names": list(checkpoint.layout.names),
-                **checkpoint.record,
-            }
-            (partial / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
-            for name in os.listdir(partial):
-                sync(partial / name)
-            sync(partial)
+            self._write(checkpoint, partial)
+            self._discard(step)
             partial.rename(final)
             sync(self._directory)
+            self._whole[step] = self._files(step), checkpoint.best_step
+            _remove(self._directory / ".discarded")
         except (OSError, SafetensorError) as error:
             shutil.rmtree(partial, ignore_errors=True)
             raise CheckpointError(
-                f"Could not write the checkpoint of step {checkpoint.step} to {final}: {error}. Free the disk or fix "
+                f"Could not write the checkpoint of step {step} to {final}: {error}. Free the disk or fix "
                 "its permissions, then `distmeta resume RUN_DIR`."
             ) from None
         self._prune()
         return final
 
     def steps(self) -> list[int]:
-        """Steps that have a checkpoint, ascending."""
-        if not os.path.isdir(self._directory):
-            return []
-        found = (re.fullmatch(r"step-(\d{8,})", path.name) for path in self._directory.iterdir())
-        return sorted(int(match[1]) for match in found if match)
+        """Steps that have a checkpoint, whole or damaged, ascending.
+
+        Raises:
+            CheckpointError: the folder cannot be read.
+        """
+        try:
+            names = os.listdir(self._directory)
+        except OSError as error:
+            if isinstance(error, FileNotFoundError | NotADirectoryError) and not os.path.lexists(self._directory):
+                return []
+            raise CheckpointError(
+                f"The checkpoints in {self._directory} cannot be listed: {error.strerror}; expected a folder that may "
+                "be read. Fix its permissions, or restore it from a copy."
+            ) from None
+        matches = [match for name in names if (match := re.fullmatch(r"step-(\d{8,})", name))]
+        return sorted(int(match[1]) for match in matches if _name(int(match[1])) == match[0])
 
     def load(self, step: int | None = None) -> Checkpoint:
-        """The checkpoint of ``step``, or the last one.
+        """The checkpoint of ``step``, or the last one, after every byte of it was checked.
 
         Raises:
             CheckpointNotFound: there is none.
-            CheckpointError: it is damaged.
+            CheckpointDamaged: a file of it is not as it was written.
+            CheckpointError: it is of another format, or may not be read.
         """
+        steps = self._require(step)
+        at = steps[-1] if step is None else step
+        try:
+            return self._read(at)
+        except _Damage as damage:
+            raise CheckpointDamaged(
+                f"The checkpoint {self.path(at)} is damaged: {damage}. Restore it from a copy, or delete it and all "
+                "later ones: `distmeta resume` then does their steps again, with the same bits."
+            ) from None
+
+    def newest(self) -> Newest:
+        """The newest whole checkpoint, and what is wrong with the newer ones.
+
+        Raises:
+            CheckpointNotFound: there is none.
+            CheckpointDamaged: all are damaged; each is named.
+            CheckpointError: one is of another format, or may not be read.
+        """
+        damaged: dict[int, str] = {}
+        for step in reversed(self._require()):
+            try:
+                return Newest(self._read(step), damaged)
+            except _Damage as damage:
+                damaged[step] = str(damage)
+        each = "; ".join(f"{_name(step)}: {damage}" for step, damage in damaged.items())
+        raise CheckpointDamaged(
+            f"Every checkpoint in {self._directory} is damaged: {each}. Restore one from a copy, or delete them all: "
+            "`distmeta resume` then starts again from step 0, with the same bits."
+        )
+
+    def best(self, last: Checkpoint) -> Checkpoint:
+        """The best checkpoint by meta-validation, as ``last`` has it; ``last`` itself where none was validated.
+
+        Raises:
+            CheckpointNotFound, CheckpointDamaged: the best one is absent or damaged.
+        """
+        return last if last.best_step in (None, last.step) else self.load(last.best_step)
+
+    def damage(self) -> dict[int, str]:
+        """What is damaged, by step, of all checkpoints; empty where all are whole. Every byte is read.
+
+        Raises:
+            CheckpointError: one is of another format, or may not be read.
+        """
+        found = {}
+        for step in self.steps():
+            try:
+                self._read(step)
+            except _Damage as damage:
+                found[step] = str(damage)
+        return found
+
+    def path(self, step: int) -> Path:
+        """Folder of the checkpoint of ``step``."""
+        return self._directory / _name(step)
+
+    def _require(self, step: int | None = None) -> list[int]:
+        """All steps, at least one of them, and ``step`` among them."""
         steps = self.steps()
         if not steps or (step is not None and step not in steps):
             have = f"it has the steps {steps}" if steps else "it has none"
@@ -118,37 +234,125 @@ class CheckpointStore:
                 f"{self._directory} has no checkpoint{'' if step is None else f' of step {step}'}; {have}. "
                 "Start the run again with `distmeta train`."
             )
-        path = self.path(steps[-1] if step is None else step)
+        return steps
+
+    def _write(self, checkpoint: Checkpoint, folder: Path) -> None:
+        params = checkpoint.layout.unflatten(checkpoint.vector)
+        save_file({name: p.contiguous().numpy() for name, p in params.items()}, folder / "params.safetensors")
+        arrays = {name: np.asarray(value, order="C") for name, value in checkpoint.optimizer.items()}
+        save_file(arrays, folder / "optimizer.safetensors")
+        state = {"format": FORMAT, "step": checkpoint.step, "names": list(checkpoint.layout.names), **checkpoint.record}
+        (folder / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+        names = sorted(os.listdir(folder))
+        for name in names:
+            sync(folder / name)
+        write_digests(folder, names)
+
+    def _read(self, step: int) -> Checkpoint:
+        """The checkpoint of ``step``.
+
+        Raises:
+            _Damage: it is not whole.
+            CheckpointError: it is of another format, or may not be read.
+        """
+        folder = self.path(step)
         try:
-            state = dict(json.loads((path / "state.json").read_text(encoding="utf-8")))
-            if state.pop("format", None) != FORMAT:
+            digests = (folder / MANIFEST).exists()
+            if digests and (found := damage_in(folder)):
+                raise _Damage("; ".join(found))
+            state = dict(json.loads((folder / "state.json").read_text(encoding="utf-8")))
+            written = state.pop("format", None)
+            if digests and written != FORMAT:
                 raise CheckpointError(
-                    f"The checkpoint {path} is of another format; expected {FORMAT}. Use the distmeta that wrote it."
+                    f"The checkpoint {folder} is of format {written!r}; expected {FORMAT}. Use the distmeta that wrote "
+                    "it."
                 )
-            params, optimizer = load_file(path / "params.safetensors"), load_file(path / "optimizer.safetensors")
+            if not digests and written != 1:
+                raise _Damage(f"{MANIFEST} is absent")
+            params, optimizer = load_file(folder / "params.safetensors"), load_file(folder / "optimizer.safetensors")
             names, at = tuple(state.pop("names")), int(state.pop("step"))
             arrays = [params[name] for name in names]
             layout = ParamLayout(names, tuple(a.shape for a in arrays), arrays[0].dtype.name)
-            vector = np.concatenate([a.reshape(-1) for a in arrays])
-        except (OSError, ValueError, TypeError, LookupError, SafetensorError) as error:
+            checkpoint = Checkpoint(at, np.concatenate([a.reshape(-1) for a in arrays]), layout, optimizer, state)
+            if not digests:
+                _require_plausible(checkpoint, step, params)
+        except PermissionError as error:
             raise CheckpointError(
-                f"The checkpoint {path} is damaged: {type(error).__name__}: {error}. Delete this folder; the run then "
-                "goes on from the one before."
+                f"The checkpoint {folder} cannot be read: {error}; expected files that may be read. Fix their "
+                "permissions."
             ) from None
-        return Checkpoint(at, vector, layout, optimizer, state)
+        except (OSError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError, SafetensorError) as error:
+            raise _Damage(f"{type(error).__name__}: {error}") from None
+        return checkpoint
 
-    def path(self, step: int) -> Path:
-        """Folder of the checkpoint of ``step``."""
-        return self._directory / f"step-{step:08d}"
+    def _is_whole(self, step: int) -> bool:
+        """Whether the checkpoint is whole. Its bytes are read again only where the sizes or times of files changed."""
+        try:
+            now = self._files(step)
+            if step not in self._whole or self._whole[step][0] != now:
+                self._whole[step] = now, self._read(step).best_step
+        except (OSError, CheckpointError, _Damage):
+            return False
+        return True
+
+    def _files(self, step: int) -> list[tuple[str, int, int]]:
+        """Name, size and time of change of the files of a checkpoint."""
+        files = sorted(os.scandir(self.path(step)), key=lambda file: file.name)
+        return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
     def _prune(self) -> None:
-        """Keep the last ones, and the best as each of them knows it: a run may go on from any of them."""
+        """Keep the last whole ones, and the best as each of them has it: a run may go on from any of them.
+
+        A damaged one counts for nothing; it is removed once a newer one is whole, unless it is a best: its name is then
+        what an error is about.
+        """
         steps = self.steps()
-        kept: set[int | None] = set(steps[-self._keep :])
-        for step in steps[-self._keep :]:
-            with suppress(OSError, ValueError):
-                state = json.loads((self.path(step) / "state.json").read_text(encoding="utf-8"))
-                kept.add((state.get("best") or {}).get("step"))
+        whole = [step for step in steps if self._is_whole(step)]
+        last = whole[-self._keep :]
+        kept = {*last, *(self._whole[step][1] for step in last)}
         for step in steps:
-            if step not in kept:
-                shutil.rmtree(self.path(step), ignore_errors=True)
+            if step not in kept and step < max(last, default=0):
+                with suppress(OSError):
+                    self._discard(step)
+                    _remove(self._directory / ".discarded")
+
+    def _discard(self, step: int) -> None:
+        """Rename what has the name of a checkpoint, if anything does, so that no reader finds half of it."""
+        if os.path.lexists(self.path(step)):
+            self.path(step).rename(self._directory / ".discarded")
+
+
+class _Damage(Exception):
+    """What of a checkpoint is damaged, in clauses that begin with the file."""
+
+
+def _require_plausible(checkpoint: Checkpoint, step: int, params: Mapping[str, FloatArray]) -> None:
+    """What can be checked of a checkpoint without digests.
+
+    Raises:
+        _Damage: the step, a shape, a type or a number cannot be what was written.
+    """
+    if checkpoint.step != step:
+        raise _Damage(f"state.json has step {checkpoint.step}, expected {step}")
+    if not isinstance(checkpoint.record["identity"], dict) or not isinstance(checkpoint.record["best"], dict | None):
+        raise _Damage("state.json has no identity or best of the expected type")
+    if set(params) != set(checkpoint.layout.names):
+        raise _Damage("params.safetensors has other names than state.json")
+    for file, arrays in (("params", params), ("optimizer", checkpoint.optimizer)):
+        for name, array in arrays.items():
+            if file == "optimizer" and array.shape not in ((), checkpoint.vector.shape):
+                raise _Damage(f"{file}.safetensors: {name} has shape {list(array.shape)}")
+            if not np.isfinite(array).all():
+                raise _Damage(f"{file}.safetensors: {name} has numbers that are not finite")
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder or a file, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -265,13 +265,20 @@ class Driver:
     # -- state -----------------------------------------------------------------------------------------------------
 
     def _load(self) -> Checkpoint:
-        """The last checkpoint, if this experiment may go on from it."""
-        checkpoint = self._store.load()
+        """The newest whole checkpoint, if this experiment may go on from it."""
+        checkpoint = self._newest()
         require_same_run(self._experiment, checkpoint, self._record["identity"]["frozen"], self.layout)
+        self._store.best(checkpoint)  # the end of the run needs it; better refused now than after the last step
         # The engine was probed when the run began, perhaps with another version of torch: keep it, for equal bits.
         self.learner = self.learner.with_config(vectorise=checkpoint.record["engine"])
         self._record |= {"engine": checkpoint.record["engine"], "best": checkpoint.record["best"]}
         return checkpoint
+
+    def _newest(self) -> Checkpoint:
+        found = self._store.newest()
+        if found.damaged:
+            self._say(found.checkpoint.step, found.notice())
+        return found.checkpoint
 
     def _warn_of_kernel(self, checkpoint: Checkpoint) -> None:
         kernel = checkpoint.record["kernel"]
@@ -291,12 +298,12 @@ class Driver:
         self._consistent = True
 
     def _recover(self, step: int, error: ServerLost) -> int:
-        """A new server from the last checkpoint; the steps since then are done again, with the same bits."""
+        """A new server from the newest whole checkpoint; the steps since then are done again, with the same bits."""
         self._server_losses += 1
         if self._server_losses > self._experiment.runtime.max_losses:
             raise FailureBudgetExceeded(f"The parameter server was lost {self._server_losses} times: {error.message}")
         self._backend.kill(self._server)  # it may only be out of reach
-        checkpoint = self._store.load()
+        checkpoint = self._newest()
         self._record["best"] = checkpoint.record["best"]
         self._say(step, f"{error.message} Doing steps {checkpoint.step} to {step} again.")
         self._log.truncate(checkpoint.step)

@@ -20,7 +20,7 @@ import pytest
 import distmeta
 from distmeta import cli
 from distmeta.data import from_arrays
-from distmeta.files import read_record
+from distmeta.files import read_record, write_digests
 from distmeta.run.place import Place
 
 JOB = """
@@ -82,6 +82,7 @@ def validated(folder: Path) -> None:
     for state in (folder / "run" / "checkpoints").glob("*/state.json"):
         best = {"step": 2, "score": 0.5, "metric": "accuracy", "since": 0, "tasks": 8, "seed": 0}
         state.write_text(json.dumps(json.loads(state.read_text()) | {"best": best}))
+        write_digests(state.parent, ["params.safetensors", "optimizer.safetensors", "state.json"])
 
 
 def model(code: str) -> Callable[[Path], None]:
@@ -142,9 +143,9 @@ def no_test_split(folder: Path) -> None:
     distmeta.meta_train(distmeta.load_job(folder / "job.py"), run_dir=folder / "run2")
 
 
-def damage_checkpoint(folder: Path) -> None:
-    last = sorted((folder / "run" / "checkpoints").iterdir())[-1]
-    os.truncate(last / "params.safetensors", 100)
+def damage_checkpoints(folder: Path) -> None:
+    for checkpoint in (folder / "run" / "checkpoints").iterdir():
+        os.truncate(checkpoint / "params.safetensors", 100)
 
 
 ROWS = [
@@ -344,7 +345,12 @@ MODEL = Net()
     ),
     Row("resume without data", "resume run --data nowhere", ("no dataset 'nowhere'",)),
     Row("resume of a run from Python", "resume run", ("started from Python", "meta_train"), from_python),
-    Row("a damaged checkpoint", "resume run --backend local", ("is damaged", "Delete this folder"), damage_checkpoint),
+    Row(
+        "only damaged checkpoints",
+        "resume run --backend local",
+        ("Every checkpoint .* is damaged", "step-00000000: params.safetensors has 100 bytes", "delete them all"),
+        damage_checkpoints,
+    ),
     # evaluation
     Row("unknown split", "evaluate run --split test", ("--split test", "meta_train, meta_validation, meta_test")),
     Row(

@@ -1,16 +1,19 @@
-"""A checkpoint is whole or it is not there."""
+"""A checkpoint is whole, or its damage is found and the one before is used."""
 
 import errno
 import json
 import os
+import re
 import resource
 import shutil
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from distmeta import Outer
-from distmeta.errors import CheckpointError, CheckpointNotFound
+from distmeta.errors import CheckpointDamaged, CheckpointError, CheckpointNotFound
+from distmeta.files import write_digests
 from distmeta.learners.param_layout import ParamLayout
 from distmeta.runtime import checkpoint as module
 from distmeta.runtime.checkpoint import Checkpoint, CheckpointStore
@@ -18,6 +21,9 @@ from distmeta.runtime.parameter_server import ParameterServer
 
 LAYOUT = ParamLayout(("features.weight", "features.bias", "scale"), ((2, 3), (2,), ()), "float32")
 RECORD = {"identity": {"seed": 3}, "fingerprint": "ab", "engine": "vmap", "kernel": "AVX2", "best": None}
+
+
+FILES = ["params.safetensors", "optimizer.safetensors", "state.json", "manifest.json"]
 
 
 def make(step=100, seed=0, *, best=None, layout=LAYOUT):
@@ -51,7 +57,7 @@ def test_round_trip_is_bitwise(store, dtype):
     saved = make(layout=ParamLayout(LAYOUT.names, LAYOUT.shapes, dtype))
     path = store.save(saved)
     assert path == store.path(100)
-    assert sorted(p.name for p in path.iterdir()) == ["optimizer.safetensors", "params.safetensors", "state.json"]
+    assert sorted(p.name for p in path.iterdir()) == sorted(FILES)
     assert_same(store.load(), saved)
     assert_same(store.load(100), saved)
 
@@ -121,33 +127,59 @@ class Killed(BaseException):
     """kill -9, as far as the files can tell: nothing is cleaned up."""
 
 
-@pytest.mark.parametrize("at", range(7))
-def test_a_crash_at_any_moment_leaves_the_last_one_whole(store, monkeypatch, at):
-    """The process dies at the ``at``-th touch of the disk; a new one, with the same process id, goes on."""
-    store.save(make(100))
-    touches = iter(range(100))
+def dies_at(monkeypatch, at):
+    """Every change on the disk raises from the ``at``-th on; returns the count of changes that were tried."""
+    tried = []
 
     def dying(function):
         def call(*args, **kwargs):
-            if next(touches) == at:
+            tried.append(function)
+            if len(tried) > at:
                 raise Killed
             return function(*args, **kwargs)
 
         return call
 
-    with monkeypatch.context() as patch:
-        for name in ("save_file", "sync"):
-            patch.setattr(module, name, dying(getattr(module, name)))
-        with pytest.raises(Killed):
-            store.save(make(200))
-    again = CheckpointStore(store._directory)
-    shown = at == 6  # the last touch comes after the rename
-    assert again.steps() == ([100, 200] if shown else [100])
-    assert_same(again.load(), make(200 if shown else 100))
-    assert_same(again.load(100), make(100))
-    again.save(make(200))
-    assert_same(again.load(), make(200))
-    assert sorted(p.name for p in store._directory.iterdir()) == ["step-00000100", "step-00000200"]
+    monkeypatch.setattr(module, "save_file", dying(module.save_file))
+    monkeypatch.setattr(module.os, "fsync", dying(os.fsync))
+    monkeypatch.setattr(module.shutil, "rmtree", dying(shutil.rmtree))
+    for name in ("rename", "replace", "mkdir", "write_text"):
+        monkeypatch.setattr(module.Path, name, dying(getattr(module.Path, name)))
+    return tried
+
+
+@pytest.mark.parametrize("before", [None, "whole", "damaged"])
+def test_a_crash_at_any_moment_leaves_a_whole_one(tmp_path, monkeypatch, before):
+    """The process dies at every change of the disk in turn; a new one, with the same process id, goes on.
+
+    ``before`` is what was there of the step that is saved.
+    """
+    for at in range(100):
+        store = CheckpointStore(tmp_path / str(at))
+        for step in (80, 90, 100):
+            store.save(make(step))
+        if before is not None:
+            store.save(make(110))
+        if before == "damaged":
+            truncate(store.path(110) / "params.safetensors")
+        with monkeypatch.context() as patch:
+            tried = dies_at(patch, at)
+            try:
+                CheckpointStore(store._directory).save(make(110))
+            except Killed:
+                pass
+            else:
+                break
+        again = CheckpointStore(store._directory)
+        newest = again.newest()
+        assert newest.checkpoint.step in (100, 110)
+        assert_same(newest.checkpoint, make(newest.checkpoint.step))
+        again.save(make(110))
+        again.save(make(120))
+        assert_same(again.newest().checkpoint, make(120))
+        assert sorted(p.name for p in store._directory.iterdir()) == ["step-00000110", "step-00000120"]
+    assert len(tried) == at
+    assert at > (12 if before != "whole" else -1)
 
 
 def test_a_full_disk_is_told_and_leaves_nothing_behind(store, monkeypatch):
@@ -193,44 +225,270 @@ def truncate(path):
 def rewrite(**changes):
     def damage(path):
         state = json.loads(path.read_text())
-        path.write_text(json.dumps({key: value for key, value in {**state, **changes}.items() if value is not None}))
+        path.write_text(json.dumps({key: value for key, value in {**state, **changes}.items() if value is not ...}))
+
+    return damage
+
+
+def append(path):
+    with path.open("ab") as file:
+        file.write(b"x")
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", [truncate, append, os.remove, rewrite(step=7), lambda path: path.write_bytes(b"")])
+def test_a_damaged_checkpoint_is_named(store, name, damage):
+    path = store.save(make(100))
+    if damage.__name__ == "damage" and name.endswith("safetensors"):
+        pytest.skip("no JSON")
+    damage(path / name)
+    with pytest.raises(CheckpointDamaged, match=rf"step-00000100 is damaged: {name} .*\. Restore it from a copy, or"):
+        store.load()
+    assert store.damage()[100].startswith(name)
+
+
+def flips(content, seed, places=200):
+    """The content with one bit changed, at random places."""
+    random = np.random.default_rng(seed)
+    for at, bit in zip(random.integers(0, len(content), places), random.integers(0, 8, places), strict=True):
+        yield content[:at] + bytes([content[at] ^ 1 << int(bit)]) + content[at + 1 :]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_flipped_bit_anywhere_is_found(store, name):
+    store.save(make(80))
+    path = store.save(make(100)) / name
+    content = path.read_bytes()
+    for changed in flips(content, seed=0):
+        path.write_bytes(changed)
+        newest = store.newest()
+        assert_same(newest.checkpoint, make(80))
+        assert list(newest.damaged) == [100]
+        assert newest.damaged[100].startswith(name)
+    path.write_bytes(content)
+    assert_same(store.newest().checkpoint, make(100))
+    assert store.newest().notice() == ""
+
+
+def test_the_newest_whole_one_is_found_and_what_was_passed_over_is_named(tmp_path):
+    store = CheckpointStore(tmp_path, keep=4)
+    for step in (70, 80, 90, 100):
+        store.save(make(step))
+    truncate(store.path(100) / "params.safetensors")
+    size = (store.path(100) / "params.safetensors").stat().st_size
+    newest = store.newest()
+    assert_same(newest.checkpoint, make(90))
+    damage = f"params.safetensors has {size} bytes, expected {size + 5}"
+    assert newest.notice() == f"Checkpoint step-00000100 ({damage}) is damaged; going on from step 90."
+    (store.path(90) / "state.json").unlink()
+    newest = store.newest()
+    assert_same(newest.checkpoint, make(80))
+    assert newest.notice("evaluating") == (
+        f"Checkpoints step-00000100 ({damage}), step-00000090 (state.json cannot be read: No such file or directory) "
+        "are damaged; evaluating step 80."
+    )
+    assert sorted(store.damage()) == [90, 100]
+    for step in (80, 70):
+        truncate(store.path(step) / "manifest.json")
+    with pytest.raises(
+        CheckpointDamaged, match=r"Every checkpoint .*100: params.*90: state.*80: manifest.*70: manifest"
+    ):
+        store.newest()
+
+
+def test_a_damaged_one_is_replaced_by_the_same_step_a_whole_one_is_not(store):
+    store.save(make(80))
+    path = store.save(make(100)) / "params.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(next(flips(content, seed=3)))
+    CheckpointStore(store._directory).save(make(100))
+    assert path.read_bytes() == content
+    assert store.damage() == {}
+    assert store.steps() == [80, 100]
+
+
+@pytest.mark.parametrize("stray", ["file", "empty folder", "link"])
+def test_what_only_has_the_name_of_a_checkpoint_is_damage_and_is_replaced(store, stray):
+    store.save(make(80))
+    path = store.path(100)
+    if stray == "file":
+        path.write_text("")
+    elif stray == "link":
+        path.symlink_to("nowhere")
+    else:
+        path.mkdir()
+    newest = store.newest()
+    assert (newest.checkpoint.step, list(newest.damaged)) == (80, [100])
+    store.save(make(100))
+    assert_same(store.newest().checkpoint, make(100))
+    assert sorted(p.name for p in store._directory.iterdir()) == ["step-00000080", "step-00000100"]
+
+
+def test_whole_ones_are_never_removed_in_favour_of_damaged_ones(store):
+    for step in (80, 90, 100):
+        store.save(make(step, best=80))
+    assert store.steps() == [80, 90, 100]
+    truncate(store.path(100) / "params.safetensors")
+    truncate(store.path(90) / "params.safetensors")
+    store.save(make(95, best=80))
+    assert store.steps() == [80, 95, 100]  # the damaged 90 is removed: a newer one is whole
+    assert store.newest().checkpoint.step == 95
+    store.save(make(100, best=80))
+    store.save(make(110, best=80))
+    assert store.steps() == [80, 100, 110]
+    assert store.damage() == {}
+
+
+def test_the_best_one_is_loaded_or_its_damage_is_named_with_what_to_do(store):
+    assert store.best(make(100)).step == 100
+    for step in (80, 90, 100):
+        store.save(make(step, best=80))
+    last = store.newest().checkpoint
+    assert_same(store.best(last), make(80, best=80))
+    truncate(store.path(80) / "params.safetensors")
+    with pytest.raises(CheckpointDamaged, match=r"step-00000080 is damaged: params.*all later ones: `distmeta resume`"):
+        store.best(last)
+    store.save(make(110, best=80))
+    assert 80 in store.steps()  # the error stays one about damage
+    shutil.rmtree(store.path(80))
+    with pytest.raises(CheckpointNotFound, match="of step 80"):
+        store.best(last)
+
+
+def test_bytes_are_read_again_for_pruning_only_where_files_changed(store, monkeypatch):
+    read = []
+    real = module.damage_in
+    monkeypatch.setattr(module, "damage_in", lambda folder: read.append(folder.name) or real(folder))
+    for step in (80, 90, 100):
+        store.save(make(step))
+    assert read == []
+    CheckpointStore(store._directory).save(make(110))
+    assert read == ["step-00000090", "step-00000100"]
+
+
+def test_a_file_that_may_not_be_read_is_no_damage(store, monkeypatch):
+    store.save(make(80))
+    store.save(make(100))
+
+    def refuse(folder):
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder / "params.safetensors"))
+
+    monkeypatch.setattr(module, "damage_in", refuse)
+    with pytest.raises(
+        CheckpointError, match=r"step-00000100 cannot be read: .*Permission denied.*Fix their perm"
+    ) as e:
+        store.newest()
+    assert not isinstance(e.value, CheckpointDamaged)
+
+
+def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(tmp_path):
+    (tmp_path / "checkpoints").write_text("")
+    with pytest.raises(CheckpointError, match=r"checkpoints cannot be listed: Not a directory.*Fix its permissions"):
+        CheckpointStore(tmp_path / "checkpoints").steps()
+
+
+def sign(path):
+    """Make the digests fit again."""
+    write_digests(path, [name for name in FILES if name != "manifest.json"])
+
+
+def test_another_format_is_not_read_nor_passed_over(store):
+    store.save(make(80))
+    path = store.save(make(100))
+    rewrite(format=3)(path / "state.json")
+    sign(path)
+    for read in (store.load, store.newest, store.damage):
+        with pytest.raises(
+            CheckpointError, match=r"is of format 3; expected 2\. Use the distmeta that wrote it"
+        ) as error:
+            read()
+        assert not isinstance(error.value, CheckpointDamaged)
+
+
+# -- format 1, without digests -----------------------------------------------------------------------------------------
+
+
+def old(store, checkpoint):
+    """Save as earlier versions did."""
+    path = store.save(checkpoint)
+    (path / "manifest.json").unlink()
+    rewrite(format=1)(path / "state.json")
+    return path
+
+
+def test_format_1_is_read_and_kept(store):
+    old(store, make(80))
+    assert_same(store.load(), make(80))
+    path = old(store, make(100))
+    assert store.save(make(100)) == path
+    assert sorted(p.name for p in path.iterdir()) == sorted(set(FILES) - {"manifest.json"})
+    store.save(make(110))
+    assert store.steps() == [100, 110]
+    assert store.damage() == {}
+
+
+def rewrite_arrays(change):
+    def damage(path):
+        arrays = load_file(path)
+        save_file({name: change(array) for name, array in arrays.items()}, path)
 
     return damage
 
 
 @pytest.mark.parametrize(
-    ("name", "damage"),
+    ("name", "damage", "what"),
     [
-        ("params.safetensors", truncate),
-        ("params.safetensors", lambda path: path.write_bytes(b"")),
-        ("params.safetensors", lambda path: path.unlink()),
-        ("optimizer.safetensors", truncate),
-        ("state.json", truncate),
-        ("state.json", lambda path: path.write_text("[1]")),
-        ("state.json", lambda path: path.unlink()),
-        ("state.json", rewrite(names=["features.weight", "other"])),
-        ("state.json", rewrite(names=[])),
-        ("state.json", rewrite(names=None)),
-        ("state.json", rewrite(step=None)),
+        ("params.safetensors", truncate, "SafetensorError"),
+        ("params.safetensors", lambda path: path.write_bytes(b""), "SafetensorError"),
+        ("params.safetensors", os.remove, "FileNotFoundError"),
+        ("params.safetensors", rewrite_arrays(lambda a: np.full_like(a, np.nan)), "numbers that are not finite"),
+        ("optimizer.safetensors", truncate, "SafetensorError"),
+        ("optimizer.safetensors", rewrite_arrays(lambda a: np.full_like(a, np.inf)), "numbers that are not finite"),
+        ("optimizer.safetensors", rewrite_arrays(lambda a: a.reshape(-1)[:1]), r"has shape \[1\]"),
+        ("state.json", truncate, "JSONDecodeError"),
+        ("state.json", lambda path: path.write_text("[1]"), "TypeError"),
+        ("state.json", lambda path: path.write_text("[" * 100_000), "RecursionError"),
+        ("state.json", os.remove, "FileNotFoundError"),
+        ("state.json", rewrite(names=["features.weight", "other"]), "KeyError: 'other'"),
+        ("state.json", rewrite(names=["features.weight"]), "other names"),
+        ("state.json", rewrite(names=[]), "IndexError"),
+        ("state.json", rewrite(names=...), "KeyError: 'names'"),
+        ("state.json", rewrite(step=...), "KeyError: 'step'"),
+        ("state.json", rewrite(step=1e999), "OverflowError"),
+        ("state.json", rewrite(step=99), "has step 99, expected 100"),
+        ("state.json", rewrite(best=7), "no identity or best"),
+        ("state.json", rewrite(identity=7), "no identity or best"),
+        ("state.json", rewrite(format=2), "manifest.json is absent"),
+        ("state.json", rewrite(format=...), "manifest.json is absent"),
     ],
 )
-def test_a_damaged_checkpoint_is_named(store, name, damage):
-    path = store.save(make(100))
-    damage(path / name)
-    with pytest.raises(CheckpointError, match=r"step-00000100 is damaged: .* Delete this folder"):
-        store.load()
+def test_damage_of_format_1_is_found_as_far_as_it_can_be(store, name, damage, what):
+    old(store, make(80))
+    damage(old(store, make(100)) / name)
+    newest = store.newest()
+    assert_same(newest.checkpoint, make(80))
+    assert re.search(what, newest.damaged[100])
 
 
-@pytest.mark.parametrize("damage", [rewrite(format=2), rewrite(format=None)])
-def test_another_format_is_not_read(store, damage):
-    damage(store.save(make(100)) / "state.json")
-    with pytest.raises(CheckpointError, match="of another format; expected 1"):
-        store.load()
+@pytest.mark.parametrize("name", FILES[:3])
+def test_a_flipped_bit_in_format_1_gives_a_named_error_or_a_checkpoint(store, name):
+    """Never another exception; without digests, a changed number that is finite is not seen."""
+    path = old(store, make(100)) / name
+    content, found = path.read_bytes(), 0
+    for changed in flips(content, seed=1):
+        path.write_bytes(changed)
+        try:
+            store.load()
+        except CheckpointDamaged:
+            found += 1
+    assert found > 20
 
 
 def test_other_things_in_the_folder_are_passed_over(store):
     path = store.save(make(100))
     shutil.copytree(path, path.with_name("step-00000200.bak"))
     (path.parent / "step-notes.txt").write_text("")
+    (path.parent / "step-000000000100").mkdir()  # the name that is made for a step has eight digits
+    (path.parent / "step-\u0661\u0661\u0661\u0661\u0661\u0661\u0661\u0661").mkdir()
     assert store.steps() == [100]
     assert_same(store.load(), make(100))
