@@ -99,7 +99,7 @@ def read_record(path: Path, *, undigested: bool = False, fix: str = "Restore it 
     if seal is not None and seal[1].decode() != (found := _seal_of(content)):
         raise FileDamaged(f"{path} has {_shown(found, seal[1].decode())}: it was damaged or edited. {fix}")
     try:
-        values = json.loads(content)
+        values = json.loads(content.decode())
     except (ValueError, RecursionError) as error:
         raise FileDamaged(f"{path} is not JSON ({error}): it was cut short, damaged or edited. {fix}") from None
     if not isinstance(values, dict):

@@ -7,7 +7,9 @@
     DIR/meta_validation/...
     DIR/meta_test/...
 
-An interrupted build leaves no manifest, so it leaves no dataset; building again into the same folder starts afresh.
+An interrupted build leaves no manifest, so it leaves no dataset; building again into the same folder starts afresh. No
+image is read from a shard before every byte of that shard was compared with the sha256 in the manifest, once in a
+process.
 """
 
 from __future__ import annotations
@@ -29,14 +31,17 @@ from distmeta.data.manifest import (
 from distmeta.data.shard_file import Images, Shard, ShardHeader, open_shard
 from distmeta.data.writer import IntArray
 from distmeta.errors import DataError, ShardCorrupt, SplitLeak
+from distmeta.files import sha256_of
 from distmeta.types import Split
+
+FIX = "Copy the file again from its source, or build the dataset again."
 
 
 class ShardDataset:
     """A dataset on disk, opened for reading. Make one with :meth:`open`.
 
-    Opening reads the manifest and the file sizes only; a split is mapped when it is first asked for. It pickles as its
-    path: the other process opens it again and checks that it is the same dataset.
+    Opening reads the manifest and the file sizes only; a split is checked byte by byte and mapped on first use.
+    It pickles as its path: the other process opens it again and checks that it is the same dataset.
 
     Attributes:
         directory: absolute path.
@@ -95,7 +100,7 @@ class ShardDataset:
         return np.dtype(self.manifest.dtype)
 
     def split(self, split: Split) -> ClassSplit:
-        """The classes of one split, mapped on first use.
+        """The classes of one split, checked and mapped on first use (about 1 s per GB, once in a process).
 
         Raises:
             DataError: there is no such split, or it has no classes.
@@ -135,7 +140,7 @@ class ClassSplit:
         self.split = split
         self.names = tuple(c.name for c in entry.classes)
         self.counts = np.array([c.rows for c in entry.classes], np.int64)
-        self._views = [_open_checked(dataset, split, shard).x for shard in entry.shards]
+        self._views = [open_whole(dataset, split, shard).x for shard in entry.shards]
         self._shard = np.repeat(np.arange(len(entry.shards)), [len(shard.classes) for shard in entry.shards])
         self._start = np.concatenate([_offsets(shard)[:-1] for shard in entry.shards])
 
@@ -201,15 +206,57 @@ class ClassSplit:
         return f"ClassSplit({self.split!r}, classes={self.classes}, images={self.counts.sum()})"
 
 
+FileState = tuple[str, int, int, int]
+"""Path, size, and the times of the last change of content and of the file's entry, in ns."""
+
+
+def state_of(path: Path) -> FileState:
+    """What tells without reading a file whether it was changed."""
+    status = path.stat()
+    return str(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def open_whole(dataset: ShardDataset, split: Split, shard: ShardEntry, *, again: bool = False) -> Shard:
+    """Map a shard after its bytes were compared with the manifest's sha256.
+
+    Args:
+        dataset: the dataset.
+        split: the split that lists the shard.
+        shard: its entry in the manifest.
+        again: read the bytes also where this process has read them and the file was not changed since.
+
+    Raises:
+        ShardCorrupt: the file cannot be read, or is not what the manifest has.
+        SplitLeak: it is a shard of another split.
+    """
+    path = dataset.directory / shard.path
+    try:
+        state = state_of(path)
+        if again or _WHOLE.get(state) != shard.sha256:
+            found = sha256_of(path)
+            if found != shard.sha256:
+                # Its own metadata may still be readable and tell more than a hash does: a shard of another split.
+                _open_checked(dataset, split, shard)
+                seen, expected = f"{found[:12]}...", f"{shard.sha256[:12]}..."
+                raise ShardCorrupt(f"{path} was altered: its sha256 is {seen}, the manifest says {expected}. {FIX}")
+            _WHOLE[state] = found
+    except OSError as error:
+        raise ShardCorrupt(f"{path} cannot be read: {error.strerror}. Fix its permissions. {FIX}") from None
+    return _open_checked(dataset, split, shard)
+
+
+_WHOLE: dict[FileState, str] = {}
+"""sha256 of the shards that this process has read and found whole."""
+
+
 def _check_size(path: Path, shard: ShardEntry) -> None:
-    fix = "Copy the file again from its source, or build the dataset again."
     try:
         size = path.stat().st_size
     except OSError as error:
-        raise ShardCorrupt(f"{path} is in the manifest but cannot be found: {error.strerror}. {fix}") from None
+        raise ShardCorrupt(f"{path} is in the manifest but cannot be found: {error.strerror}. {FIX}") from None
     if size != shard.bytes:
         kind = "truncated" if size < shard.bytes else "altered"
-        raise ShardCorrupt(f"{path} is {kind}: it has {size} bytes, the manifest says {shard.bytes}. {fix}")
+        raise ShardCorrupt(f"{path} is {kind}: it has {size} bytes, the manifest says {shard.bytes}. {FIX}")
 
 
 def _offsets(shard: ShardEntry) -> npt.NDArray[np.int64]:
@@ -233,7 +280,7 @@ def _open_checked(dataset: ShardDataset, split: Split, shard: ShardEntry) -> Sha
         raise ShardCorrupt(
             f"{path} holds {len(header.names)} classes from {header.names[:1]}, the manifest says "
             f"{len(expected.names)} from {expected.names[:1]}, or their ids or rows differ: the file belongs to "
-            f"another build. Copy the file again from its source, or build the dataset again."
+            f"another build. {FIX}"
         )
     return opened
 

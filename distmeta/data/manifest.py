@@ -1,8 +1,11 @@
-"""``manifest.json``: what a dataset holds, written last, so that a dataset exists if and only if its manifest does."""
+"""``manifest.json``: what a dataset holds, written last, so that a dataset exists if and only if its manifest does.
+
+It has the sha256 of every shard and, as its last value, that of itself (:func:`distmeta.files.write_record`); manifests
+of earlier versions have none and are read too.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -10,13 +13,14 @@ from typing import Any, Literal, NoReturn
 import pydantic
 
 from distmeta.config import digest
-from distmeta.errors import DataError, ManifestError, SplitLeak
-from distmeta.files import write_json
+from distmeta.errors import DataError, FileDamaged, ManifestError, SplitLeak
+from distmeta.files import read_record, write_record
 from distmeta.types import SPLITS, Split
 
 FORMAT = "distmeta-shards"
 VERSION = 1
 FILE_NAME = "manifest.json"
+REBUILD = "Restore the file from a copy, or build the dataset again."
 
 
 class _Record(pydantic.BaseModel):
@@ -126,20 +130,22 @@ def read_manifest(directory: Path) -> Manifest:
     """Read and check ``directory/manifest.json``; the shards are not touched.
 
     Raises:
-        ManifestError: absent, unreadable, of another version, or not matching its own fingerprint.
+        ManifestError: absent, unreadable, damaged, of another version, or not matching its own fingerprint.
         SplitLeak: a class name is in two splits.
     """
     path = directory / FILE_NAME
     try:
-        text = path.read_text(encoding="utf-8")
+        values = read_record(path, undigested=True, fix=REBUILD)
     except (FileNotFoundError, NotADirectoryError):
         raise ManifestError(
             f"{directory} holds no finished dataset: there is no {FILE_NAME}. "
             f"Build one with: distmeta data build glyphs|omniglot|image-folder --out {directory}"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise ManifestError(f"{path} cannot be read: {error}. Restore the file or build the dataset again.") from None
-    manifest = _parse(path, text)
+    except FileDamaged as error:
+        raise ManifestError(error.message) from None
+    manifest = _parse(path, values)
     check_disjoint({split: [c.name for c in entry.classes] for split, entry in manifest.splits.items()}, path)
     expected = fingerprint_of(manifest.dtype, manifest.input_shape, manifest.splits)
     if manifest.fingerprint != expected:
@@ -152,7 +158,7 @@ def read_manifest(directory: Path) -> Manifest:
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Commit the dataset: write, fsync, rename. Before the rename there is no dataset, after it a whole one."""
-    write_json(directory / FILE_NAME, manifest.model_dump(mode="json"))
+    write_record(directory / FILE_NAME, manifest.model_dump(mode="json"))
 
 
 def check_disjoint(names: Mapping[Split, list[str]], source: object) -> None:
@@ -206,13 +212,8 @@ def check_split(split: str) -> Split:
     raise DataError(f"there is no split {split!r}; expected one of {', '.join(SPLITS)}.")
 
 
-def _parse(path: Path, text: str) -> Manifest:
-    rebuild = "Build the dataset again."
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ManifestError(f"{path} is not JSON ({error}); it was cut short or edited. {rebuild}") from None
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
+def _parse(path: Path, values: dict[str, Any]) -> Manifest:
+    if values.get("format") != FORMAT:
         raise ManifestError(f"{path} is not a dataset manifest: expected format {FORMAT!r}. Give the dataset's folder.")
     if values.get("version") != VERSION:
         raise ManifestError(
@@ -224,4 +225,4 @@ def _parse(path: Path, text: str) -> Manifest:
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ManifestError(f"{path}: {where}: {first['msg']}, found {first['input']!r:.80}. {rebuild}") from None
+        raise ManifestError(f"{path}: {where}: {first['msg']}, found {first['input']!r:.80}. {REBUILD}") from None

@@ -6,7 +6,6 @@ which split the file belongs to and where each class starts, so a shard is whole
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -143,12 +142,6 @@ def open_shard(path: Path, dtype: str, input_shape: tuple[int, ...]) -> Shard:
             f"Copy the file again from its source, or build the dataset again."
         ) from None
     return Shard(header, x, batch)
-
-
-def sha256_of(path: Path) -> str:
-    """sha256 of a file, 64 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def pixel_bytes(x: Images) -> memoryview:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from distmeta.data.dataset import ShardDataset, _open_checked
-from distmeta.data.manifest import (
-    FILE_NAME,
-    ShardEntry,
-    fingerprint_of,
-)
-from distmeta.data.shard_file import Images, pixel_bytes, sha256_of
+from distmeta.data.dataset import FIX, FileState, ShardDataset, open_whole, state_of
+from distmeta.data.manifest import FILE_NAME, ShardEntry, fingerprint_of
+from distmeta.data.shard_file import Images, pixel_bytes
 from distmeta.errors import DataError, ManifestError, ShardCorrupt
 from distmeta.types import SPLITS, Split
 
@@ -51,7 +48,34 @@ def verify(directory: Path | str) -> VerifyReport:
         SplitLeak: a shard or a class is in the wrong split.
         DataError: an image is not finite.
     """
+    return _verify(ShardDataset.open(directory), again=True)
+
+
+def verify_once(directory: Path | str) -> VerifyReport:
+    """:func:`verify`, without reading again what this process has verified and nobody has changed since.
+
+    For runs and evaluations, which are checked each time they begin: a sweep over five settings reads the data once.
+    Sizes and times of the manifest and of every shard tell whether something was changed.
+
+    Raises:
+        DataError: as :func:`verify`.
+    """
     dataset = ShardDataset.open(directory)
+    names = [shard.path for entry in dataset.manifest.splits.values() for shard in entry.shards]
+    try:
+        states = tuple(state_of(dataset.directory / name) for name in (FILE_NAME, *names))
+    except OSError as error:
+        raise DataError(f"{dataset.directory} was changed while it was read: {error}. {FIX}") from None
+    return _verify_unchanged(str(dataset.directory), states)
+
+
+@lru_cache(maxsize=64)
+def _verify_unchanged(directory: str, states: tuple[FileState, ...]) -> VerifyReport:
+    return _verify(ShardDataset.open(directory), again=False)
+
+
+def _verify(dataset: ShardDataset, *, again: bool) -> VerifyReport:
+    """All checks; ``again``: see :func:`distmeta.data.dataset.open_whole`."""
     splits = dataset.manifest.splits
     ids = [c.id for entry in splits.values() for c in entry.classes]
     if len(set(ids)) != len(ids):
@@ -59,7 +83,7 @@ def verify(directory: Path | str) -> VerifyReport:
     for split, entry in splits.items():
         content = hashlib.sha256()
         for shard in entry.shards:
-            content.update(pixel_bytes(_verify_shard(dataset, split, shard)))
+            content.update(pixel_bytes(_verify_shard(dataset, split, shard, again)))
         if content.hexdigest() != entry.content_sha256:
             raise ManifestError(
                 f"{dataset.directory / FILE_NAME}: the pixels of {split} do not give the content_sha256 it states: "
@@ -110,27 +134,16 @@ def inspect(directory: Path | str) -> dict[str, Any]:
     }
 
 
-def _verify_shard(dataset: ShardDataset, split: Split, shard: ShardEntry) -> Images:
+def _verify_shard(dataset: ShardDataset, split: Split, shard: ShardEntry, again: bool) -> Images:
     """All checks of one shard; returns its images."""
     path = dataset.directory / shard.path
-    fix = "Copy the file again from its source, or build the dataset again."
-    try:
-        found = sha256_of(path)
-    except OSError as error:
-        raise ShardCorrupt(f"{path} cannot be read: {error.strerror}. Fix its permissions. {fix}") from None
-    if found != shard.sha256:
-        # Its own metadata may still be readable and tell more than a hash does: a shard of another split.
-        _open_checked(dataset, split, shard)
-        raise ShardCorrupt(
-            f"{path} was altered: its sha256 is {found[:12]}..., the manifest says {shard.sha256[:12]}.... {fix}"
-        )
-    opened = _open_checked(dataset, split, shard)
+    opened = open_whole(dataset, split, shard, again=again)
     try:
         opened.batch.validate(full=True)
     except ValueError as error:
-        raise ShardCorrupt(f"{path} is not valid Arrow data: {error}. {fix}") from None
+        raise ShardCorrupt(f"{path} is not valid Arrow data: {error}. {FIX}") from None
     if not np.array_equal(opened.y, np.repeat(opened.header.ids, np.diff(opened.header.offsets))):
-        raise ShardCorrupt(f"{path}: the labels in column y do not follow its class offsets. {fix}")
+        raise ShardCorrupt(f"{path}: the labels in column y do not follow its class offsets. {FIX}")
     if opened.x.dtype == np.float32 and not np.isfinite(opened.x).all():
         raise DataError(f"{path} holds NaN or infinite numbers; expected finite ones. Build the dataset again.")
     return opened.x

@@ -23,9 +23,9 @@ from distmeta.data.manifest import (
     refuse_twice,
     write_manifest,
 )
-from distmeta.data.shard_file import Images, ShardHeader, pixel_bytes, sha256_of, write_shard
+from distmeta.data.shard_file import Images, ShardHeader, pixel_bytes, write_shard
 from distmeta.errors import DataError
-from distmeta.files import sync
+from distmeta.files import sha256_of, sync
 from distmeta.types import SPLITS, Split
 
 SHARD_BYTES = 256 * 2**20

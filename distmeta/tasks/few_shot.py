@@ -14,7 +14,7 @@ from distmeta import config
 from distmeta.data.catalog import DATASETS, resolve
 from distmeta.data.dataset import ClassSplit, ShardDataset
 from distmeta.data.shard_file import Images
-from distmeta.data.verify import verify
+from distmeta.data.verify import verify_once
 from distmeta.errors import DataError, TaskContractError
 from distmeta.tasks.augment import Augmentation, augment
 from distmeta.tasks.base import TaskDistribution
@@ -159,7 +159,7 @@ class FewShot(TaskDistribution):
                 f"augment='{c.augment}' needs images [C, H, W]; the dataset has inputs of shape "
                 f"{list(self.dataset.input_shape)}. Set tasks.augment=none."
             )
-        verify(self.dataset.directory)
+        verify_once(self.dataset.directory)
         for split in splits:
             super().check_split(split)
 

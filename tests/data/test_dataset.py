@@ -15,25 +15,27 @@ import pytest
 from hypothesis import given, settings
 
 from distmeta.data import ClassImages, ShardDataset, inspect, verify
+from distmeta.data import dataset as module
 from distmeta.data.manifest import fingerprint_of, read_manifest
+from distmeta.data.verify import verify_once
 from distmeta.errors import DataError, ManifestError, ShardCorrupt, SplitLeak
+from distmeta.files import read_record, sha256_of, write_json, write_record
 from distmeta.types import SPLITS
 
 from .conftest import SHAPE, build, classes
 
 
 def edit_manifest(directory, change, *, sign=True):
-    """Change the manifest as JSON; ``sign`` makes its fingerprint fit again, as a careful forger would."""
+    """Change the manifest and its digest; ``sign`` makes its fingerprint fit too, as a careful forger would."""
     path = directory / "manifest.json"
-    values = json.loads(path.read_text())
+    values = read_record(path)
     change(values)
-    path.write_text(json.dumps(values))
     if sign:
         from distmeta.data.manifest import Manifest
 
         manifest = Manifest.model_validate(values)
         values["fingerprint"] = fingerprint_of(manifest.dtype, manifest.input_shape, manifest.splits)
-        path.write_text(json.dumps(values))
+    write_record(path, values)
 
 
 # -- reading back ------------------------------------------------------------------------------------------------------
@@ -324,7 +326,7 @@ def test_no_manifest(tmp_path, directory):
     [
         ("", "not JSON"),
         ("{", "cut short"),
-        ("[]", "not a dataset manifest"),
+        ("[]", "holds a list; expected a JSON object"),
         ('{"format": "other"}', "not a dataset manifest"),
         ('{"format": "distmeta-shards", "version": 2}', "version 2; this distmeta reads version 1"),
         ('{"format": "distmeta-shards", "version": 1}', "Field required"),
@@ -339,7 +341,7 @@ def test_damaged_manifest(dataset_dir, text, message):
 
 def test_manifest_that_is_not_text(dataset_dir):
     (dataset_dir / "manifest.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ManifestError, match="cannot be read"):
+    with pytest.raises(ManifestError, match=r"manifest\.json is not JSON .*cut short, damaged or edited"):
         ShardDataset.open(dataset_dir)
 
 
@@ -531,3 +533,109 @@ def test_manifest_is_frozen(dataset_dir):
     manifest = read_manifest(Path(dataset_dir))
     with pytest.raises(ValueError, match="frozen"):
         manifest.name = "other"
+
+
+# -- damage anywhere ---------------------------------------------------------------------------------------------------
+
+
+def damaged(content, seed, places=200):
+    """The content with one flipped bit, cut, and with a byte more, at random places."""
+    random = np.random.default_rng(seed)
+    for _ in range(places):
+        at, bit, cut = (int(n) for n in random.integers(0, [len(content), 8, len(content)]))
+        yield content[:at] + bytes([content[at] ^ 1 << bit]) + content[at + 1 :]
+        yield content[:cut]
+        yield content + content[at : at + 1]
+
+
+def read_all(directory):
+    """What a run reads, in a dataset object of its own."""
+    dataset = ShardDataset.open(directory)
+    for name in dataset.manifest.splits:
+        split = dataset.split(name)
+        for i, count in enumerate(split.counts):
+            split.gather(np.full(count, i), np.arange(count))
+
+
+@pytest.mark.parametrize("read", [read_all, verify, verify_once])
+def test_damage_anywhere_in_a_shard_is_named_before_an_image_is_read(dataset_dir, read):
+    path = dataset_dir / "meta_validation" / "00000.arrow"
+    content = path.read_bytes()
+    read(dataset_dir)
+    for changed in damaged(content, seed=0):
+        path.write_bytes(changed)
+        with pytest.raises((ShardCorrupt, SplitLeak), match=r"meta_validation/00000\.arrow"):
+            read(dataset_dir)
+    path.write_bytes(content)
+    read(dataset_dir)
+
+
+@pytest.mark.parametrize("read", [read_all, verify, verify_once, inspect])
+def test_damage_anywhere_in_the_manifest_is_named(dataset_dir, read):
+    path = dataset_dir / "manifest.json"
+    content = path.read_bytes()
+    for changed in damaged(content, seed=1):
+        path.write_bytes(changed)
+        with pytest.raises(ManifestError, match=r"manifest\.json .*[Bb]uild the dataset again"):
+            read(dataset_dir)
+    path.write_bytes(content)
+    read(dataset_dir)
+
+
+def without_digest(directory):
+    """Leave the manifest as earlier versions wrote it."""
+    write_json(directory / "manifest.json", read_record(directory / "manifest.json"))
+
+
+def test_a_manifest_of_an_earlier_version_is_read(dataset_dir):
+    before = ShardDataset.open(dataset_dir)
+    without_digest(dataset_dir)
+    assert "digest" not in json.loads((dataset_dir / "manifest.json").read_text())
+    assert ShardDataset.open(dataset_dir).manifest == before.manifest
+    verify(dataset_dir)
+
+
+def test_damage_to_a_manifest_of_an_earlier_version_changes_no_image(dataset_dir):
+    """A named error, or a dataset that differs in its name, licence or provenance only."""
+    without_digest(dataset_dir)
+    path = dataset_dir / "manifest.json"
+    content, fingerprint, passed = path.read_bytes(), ShardDataset.open(dataset_dir).fingerprint, 0
+    for changed in damaged(content, seed=2):
+        path.write_bytes(changed)
+        try:
+            assert verify(dataset_dir).fingerprint == fingerprint
+        except DataError:
+            continue
+        passed += 1
+    assert passed < 200
+
+
+def test_once_reads_again_only_what_was_changed(dataset_dir, monkeypatch):
+    read = []
+    monkeypatch.setattr(module, "sha256_of", lambda path: read.append(path.parent.name) or sha256_of(path))
+    assert verify_once(dataset_dir) == verify_once(dataset_dir)
+    ShardDataset.open(dataset_dir).split("meta_test")
+    assert sorted(read) == sorted(SPLITS)
+    verify(dataset_dir)
+    assert len(read) == 6
+    path = dataset_dir / "meta_test" / "00000.arrow"
+    times = path.stat()
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # as a copy with its old time has
+    with pytest.raises(ShardCorrupt, match=r"meta_test/00000\.arrow was altered"):
+        verify_once(dataset_dir)
+    with pytest.raises(ShardCorrupt):
+        ShardDataset.open(dataset_dir).split("meta_test")
+    assert read[6:] == ["meta_test"] * 2
+
+
+def test_another_process_checks_its_own_copy(dataset_dir):
+    data = pickle.dumps(ShardDataset.open(dataset_dir).split("meta_test"))
+    path = dataset_dir / "meta_test" / "00000.arrow"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ShardCorrupt, match=r"meta_test/00000\.arrow was altered"):
+        pickle.loads(data)
