@@ -49,7 +49,7 @@ class ShardDataset:
 
     Example:
         >>> import tempfile
-        >>> from distmeta.data import from_arrays
+        >>> from distmeta.data import from_arrays, verify
         >>> with tempfile.TemporaryDirectory() as out:
         ...     x, y = np.zeros((50, 1, 8, 8), np.uint8), np.repeat(np.arange(5), 10)
         ...     manifest = from_arrays(x, y, out, splits="60/20/20")

@@ -86,6 +86,7 @@ def write_dataset(
 
     Example:
         >>> import tempfile
+        >>> from distmeta.data import ShardDataset
         >>> images = np.arange(2 * 20 * 4, dtype=np.uint8).reshape(2, 20, 1, 2, 2)
         >>> with tempfile.TemporaryDirectory() as out:
         ...     manifest = write_dataset(

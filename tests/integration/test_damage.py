@@ -12,7 +12,7 @@ import pytest
 
 import distmeta
 from distmeta.errors import CheckpointDamaged, DataError, ManifestError, ShardCorrupt, SplitLeak
-from distmeta.run.training import Place
+from distmeta.run.place import Place
 from distmeta.runtime.checkpoint import CheckpointStore
 from distmeta.runtime.events import Event
 
@@ -225,7 +225,7 @@ def go_on() -> None:
 
 
 def evaluate() -> None:
-    distmeta.evaluate("run", tasks=2)
+    distmeta.evaluate("run", distmeta.EvaluationRequest(tasks=2))
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "meta_train/00000.arrow", "meta_test/00000.arrow"])
