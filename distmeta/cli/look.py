@@ -32,6 +32,8 @@ def inspect(run_dir: RunDir, as_json: Json = False) -> None:
         facts["best"] = f"step {best['step']}: meta-validation {best['metric']} {abs(best['score']):.4f}"
     for name in [name for name in test or {} if not name.endswith("_ci95")]:
         facts[f"test {name}"] = f"{test[name]:.4f} ± {test[name + '_ci95']:.4f}"
+    damaged = facts.pop("damaged")
+    facts |= {f"damaged {step}": damage for step, damage in damaged.items()}
     for key, value in facts.items():
         if value is not None:
             out.print(f"{key:<{max(map(len, facts))}}  {value}")

@@ -48,17 +48,20 @@ class FinishedRun:
 
         Args:
             run_dir: its folder.
-            request: whether a changed job file is accepted.
+            request: whether a changed job file is accepted, and who receives a message about damage.
 
         Raises:
             ConfigError: the folder holds no such run.
             CheckpointNotFound: it has no checkpoint yet.
+            CheckpointDamaged: all of them are damaged, or the best one is.
         """
         directory = RunDirectory.open(run_dir)
         job = directory.job(accept_changed=request is not None and request.accept_changed)
         store = directory.checkpoints()
-        last = store.load()
-        return cls(directory, job, last, store.load((last.record["best"] or {}).get("step")))
+        found = store.newest()
+        if found.damaged and request is not None:
+            request.place.say(found.notice("evaluating by"))
+        return cls(directory, job, found.checkpoint, store.best(found.checkpoint))
 
     def selection(self, request: EvaluationRequest) -> TaskSelection:
         """Number and seed of the tasks: those of this run where none were given."""

@@ -11,13 +11,17 @@ from distmeta.run.directory import RunDirectory
 def inspect_run(run_dir: Path | str) -> dict[str, Any]:
     """The facts of a run, JSON-ready: status, step, ``params_sha256``, settings, dataset fingerprint.
 
+    A damaged checkpoint is listed under ``damaged``; step and digest are those of the newest whole one.
+
     Raises:
         ConfigError: the folder holds no run.
+        FileDamaged, CheckpointDamaged: its record or every checkpoint is damaged.
     """
     directory = RunDirectory.open(run_dir)
     record, status, settings = directory.record, directory.status(), directory.settings
     store = directory.checkpoints()
-    last = store.load() if store.steps() else None
+    found = store.newest() if store.steps() else None
+    last = found.checkpoint if found else None
     return {
         "run_dir": str(directory.path),
         "status": status,
@@ -30,6 +34,7 @@ def inspect_run(run_dir: Path | str) -> dict[str, Any]:
         "kernel": last.record["kernel"] if last else None,
         "batch_norm": settings["learner"].get("batch_norm"),
         "test": record.test,
+        "damaged": {f"step {step}": damage for step, damage in found.damaged.items()} if found else {},
         "error": record.error if status == "failed" else None,
         "mlflow_run_id": directory.mlflow_run_id,
         "experiment": settings,

@@ -163,7 +163,7 @@ class Driver:
                 with suppress(DistmetaError):  # an interrupt stays an interrupt
                     self._checkpoint()
             raise
-        best = self._store.load((self._record["best"] or {}).get("step"))
+        best = self._store.best(self._store.load())
         settings = self._experiment.evaluation
         return Trained(step, stopped, best, self.evaluate(best, "meta_test", settings.test_tasks, settings.seed))
 
