@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import torch
 
-from distmeta.errors import DistmetaError, RuntimeFailure, ServerLost, WorkerLost
+from distmeta.errors import DistmetaError, RuntimeFailure, ServerLost, WorkerLost, first_sentence, line_of
 
 SERVER = "parameter-server"
 """Name of the one actor that is not a worker."""
@@ -96,9 +96,36 @@ class Backend(ABC):
         """Release what this backend started."""
 
 
-def lost(name: str, how: str) -> RuntimeFailure:
-    """The error for an actor that is gone: the server and a worker are mended in different ways."""
-    return (ServerLost if name == SERVER else WorkerLost)(f"{name} {how}.")
+def lost(name: str, how: str, raw: str = "") -> RuntimeFailure:
+    """The error for an actor that is gone; the server and a worker are replaced in different ways.
+
+    Args:
+        name: of the actor.
+        how: what happened, without a full stop.
+        raw: the whole text of the cluster about it.
+    """
+    return (ServerLost if name == SERVER else WorkerLost)(f"{name} {how}.", raw=raw)
+
+
+def raised(kind: str, text: str, trace: str) -> RuntimeFailure:
+    """The error for code of the user, or of a library, that raised in an actor.
+
+    Args:
+        kind: class of what it raised.
+        text: its message.
+        trace: its traceback, kept whole.
+
+    Example:
+        >>> print(raised("KeyError", "'x'", 'File "/home/me/job.py", line 7, in model'))
+        A worker raised KeyError: 'x' (/home/me/job.py, line 7). Fix that line, then `distmeta resume RUN_DIR`.
+    """
+    fix = "Fix that line, then `distmeta resume RUN_DIR`."
+    if "OutOfMemory" in kind or kind == "MemoryError":
+        fix = (
+            "Use fewer --workers, for the same bits, with `distmeta resume RUN_DIR`; or start anew with smaller chunks."
+        )
+    what = f"{kind}: {first_sentence(text)}" if text.strip() else kind
+    return RuntimeFailure(f"A worker raised {what} ({line_of(trace)}). {fix}", raw=trace)
 
 
 @dataclass
@@ -193,11 +220,9 @@ class LocalBackend(Backend):
         """See :meth:`Backend.fetch`."""
         if isinstance(ref.error, DistmetaError):
             raise ref.error
-        if ref.error is not None:  # somebody's own code; as on a cluster
+        if ref.error is not None:  # code of the user; as on a cluster
             text = "".join(traceback.format_exception(ref.error))
-            raise RuntimeFailure(
-                f"A worker raised {type(ref.error).__name__}: {ref.error}. Its traceback:\n{text}"
-            ) from ref.error
+            raise raised(type(ref.error).__name__, str(ref.error), text) from ref.error
         if not ref.ready:
             raise RuntimeFailure("This call hangs, and it is waited for.")
         return ref.value

@@ -301,7 +301,8 @@ class Driver:
         """A new server from the newest whole checkpoint; the steps since then are done again, with the same bits."""
         self._server_losses += 1
         if self._server_losses > self._experiment.runtime.max_losses:
-            raise FailureBudgetExceeded(f"The parameter server was lost {self._server_losses} times: {error.message}")
+            text = f"The parameter server was lost {self._server_losses} times: {error.message}"
+            raise FailureBudgetExceeded(text, raw=error.raw)
         self._backend.kill(self._server)  # it may only be out of reach
         checkpoint = self._newest()
         self._record["best"] = checkpoint.record["best"]

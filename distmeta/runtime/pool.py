@@ -183,7 +183,8 @@ class WorkerPool:
             raise FailureBudgetExceeded(
                 f"{self.counters.losses} workers were lost, the last with: {error.message} Expected at most "
                 f"{self._runtime.max_losses} in {self._runtime.loss_window:g} s. Nothing is lost: `distmeta resume "
-                f"RUN_DIR` goes on from the last checkpoint. {OUT_OF_MEMORY}"
+                f"RUN_DIR` goes on from the last checkpoint. {OUT_OF_MEMORY}",
+                raw=error.raw,
             )
         self._backend.kill(member.actor)
         self._members[self._members.index(member)] = self._start()
@@ -327,6 +328,7 @@ class _Batch:
                     f"{self._deaths[oldest.chunk.id]} workers in turn were lost with {oldest.chunk}: {error.message} "
                     f"Expected at most one. If the chunk takes long, raise runtime.chunk_timeout. {OUT_OF_MEMORY}",
                     task_ref=oldest.chunk.refs[0],
+                    raw=error.raw,
                 )
         again = {lease.chunk.id: lease.chunk for lease in lost if lease.batch is self}
         self._pending.extendleft(

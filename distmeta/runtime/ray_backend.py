@@ -5,15 +5,17 @@ The only file of the runtime that imports ray.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import math
 import os
+import secrets
 import signal
-import socket
 import threading
 import time
 import types
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 # Set before ray is imported: it reads them once. Reporting and reminders are off unless the user asks for them.
@@ -24,22 +26,20 @@ import ray
 from ray import cloudpickle, exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from distmeta.errors import ClusterTooSmall, DistmetaError, RuntimeFailure, WorkerLost
-from distmeta.runtime.backend import SERVER, Backend, Resources, lost
+from distmeta.errors import ClusterTooSmall, DistmetaError, RuntimeFailure
+from distmeta.runtime.backend import SERVER, Backend, Resources, raised
+from distmeta.runtime.cluster_health import (
+    SHARED_MEMORY,
+    ClusterHealth,
+    Service,
+    parse_address,
+    patience_with_head,
+    require_grpc,
+    shared_memory_free,
+)
+from distmeta.runtime.ray_errors import cannot_reach, did_not_start, translate
 
-
-def _reach(address: str | None) -> None:
-    """Raise at once where nothing listens: ray.init would try for a minute.
-
-    Raises:
-        OSError, ValueError: no, or not an address.
-    """
-    if address in (None, "auto", "local"):
-        return
-    host, _, port = str(address).rpartition(":")
-    if not host or not port.isdecimal() or "/" in host:
-        raise ValueError("expected auto or HOST:PORT, such as 10.0.0.5:6379")
-    socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+_SHUTDOWN_S = 20.0
 
 
 @contextlib.contextmanager
@@ -78,28 +78,18 @@ class RayBackend(Backend):
     ) -> None:
         self._search_path = tuple(search_path)
         self._names: dict[str, str] = {}
+        self._gone: DistmetaError | None = None
         self._owner = not ray.is_initialized()
+        free = shared_memory_free()
+        session: str | None = None
+        self._messages: collections.deque[str] = collections.deque(maxlen=20)
         if self._owner:
-            options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-            if address is None:
-                slots = max(cpus or 0, os.cpu_count() or 1)
-                options |= {"num_cpus": slots, "include_dashboard": False}
-            try:
-                _reach(address)
-                with _own_sigterm():
-                    ray.init(address=address or "local", **options)
-            except Exception as error:  # noqa: BLE001  a bare Exception is what Ray raises when it starts too slowly
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(". ")
-                ray.shutdown()  # what it had started by then
-                if address is None:
-                    raise RuntimeFailure(
-                        f"Ray did not start on this machine: {reason}. Run the command again (a busy machine can be "
-                        "too slow for it), or with --backend local."
-                    ) from None
-                raise RuntimeFailure(
-                    f"Could not reach the Ray cluster at {address!r}: {reason}. Start one with `ray start --head`, "
-                    "give its address, or run with --backend local."
-                ) from None
+            _keep_messages(self._messages)
+            session = _start(address, cpus)
+        self._health = _health(Path(session) / "logs" if session else None, own=self._owner and address is None)
+        store = int(ray.cluster_resources().get("object_store_memory", 0))
+        # Ray puts the object store elsewhere when there is no room for all of it here.
+        self._store_in_shared_memory = self._owner and address is None and free is not None and free >= store
         for module in by_value:
             cloudpickle.register_pickle_by_value(module)
 
@@ -146,13 +136,15 @@ class RayBackend(Backend):
             known = os.environ.get("PYTHONPATH", "").split(os.pathsep)
             path = os.pathsep.join(p for p in (*self._search_path, *known) if p)
             options["runtime_env"] = {"env_vars": {"PYTHONPATH": path}}
-        actor = ray.remote(**options)(kind).remote(*args, **kwargs)
+        with self._translated(name):
+            actor = ray.remote(**options)(kind).remote(*args, **kwargs)
         self._names[actor._actor_id.hex()] = name
         return actor
 
     def call(self, actor: Any, method: str, *args: Any, parts: int = 1) -> Any:
         """See :meth:`Backend.call`."""
-        refs = getattr(actor, method).options(num_returns=parts).remote(*args)
+        with self._translated(self._name(actor)):
+            refs = getattr(actor, method).options(num_returns=parts).remote(*args)
         return tuple(refs) if parts > 1 else refs
 
     def wait(self, refs: Sequence[Any], timeout: float) -> list[Any]:
@@ -161,42 +153,173 @@ class RayBackend(Backend):
             time.sleep(min(timeout, 0.01))
             return []
         unique = list(dict.fromkeys(refs))
-        ready, _ = ray.wait(unique, num_returns=1, timeout=timeout, fetch_local=False)
+        deadline = time.monotonic() + timeout
+        while True:
+            self._require_cluster()
+            left = max(0.0, deadline - time.monotonic())
+            ready, _ = ray.wait(unique, num_returns=1, timeout=min(left, 1.0), fetch_local=False)
+            if ready or left <= 1.0:
+                break
         if ready and len(unique) > 1:
             ready, _ = ray.wait(unique, num_returns=len(unique), timeout=0, fetch_local=False)
         return list(ready)
 
     def fetch(self, ref: Any) -> Any:
         """See :meth:`Backend.fetch`."""
-        try:
-            return ray.get(ref)
-        except exceptions.RayTaskError as error:
-            raise self._translate(error.cause, str(error)) from None
-        except exceptions.RayError as error:
-            raise self._translate(error, str(error)) from None
+        patience = 2.0
+        while True:
+            self._require_cluster(period=0.05)  # Ray ends a process that reads from the store of a dead raylet
+            try:
+                with self._translated("an actor"):
+                    return ray.get(ref, timeout=patience)
+            except _NotYet:
+                # A transfer that was cut short begins anew, so each try is given more time than the last.
+                patience *= 2
 
-    def _translate(self, cause: BaseException, text: str) -> DistmetaError:
-        if isinstance(cause, DistmetaError):
-            return cause
+    @contextlib.contextmanager
+    def _translated(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except exceptions.RayTaskError as error:
+            if isinstance(error.cause, DistmetaError):
+                raise error.cause from None
+            if not isinstance(error.cause, exceptions.RayError):
+                raise raised(type(error.cause).__name__, str(error.cause), str(error)) from None
+            raise self._failure(error.cause, str(error), name) from None
+        except exceptions.GetTimeoutError:
+            raise _NotYet from None
+        except exceptions.RayError as error:
+            raise self._failure(error, str(error), name) from None
+
+    def _failure(self, cause: exceptions.RayError, text: str, name: str) -> DistmetaError:
+        """The error for one of Ray's; that of the whole cluster where it is gone."""
+        try:
+            self._require_cluster(at_once=True)
+        except DistmetaError as error:
+            return error
         if isinstance(cause, exceptions.RayActorError):
-            name = self._names.get(str(cause.actor_id), "an actor")
-            if cause.__context__ is None and getattr(cause, "_actor_init_failed", False):
-                return RuntimeFailure(f"{name} could not start: {text}")
-            return lost(name, "died: " + str(cause).strip().splitlines()[0])
-        if isinstance(cause, exceptions.RayError):  # an object or a node is gone, and what was computed with it
-            return WorkerLost(f"A result was lost on its way: {str(cause).strip().splitlines()[0]}")
-        return RuntimeFailure(f"A worker raised {type(cause).__name__}: {cause}. Its traceback:\n{text}")
+            name = self._names.get(str(cause.actor_id), name)
+        return translate(cause, text, name)
+
+    def _name(self, actor: Any) -> str:
+        return self._names.get(actor._actor_id.hex(), "an actor")
+
+    def _require_cluster(self, *, at_once: bool = False, period: float = 1.0) -> None:
+        """Raise if the cluster is gone.
+
+        Raises:
+            RuntimeFailure: with the end of the log of the process that is gone.
+        """
+        if self._gone is None and (service := self._health.gone(at_once=at_once, period=period)):
+            host, port = service.address
+            free = shared_memory_free() if self._store_in_shared_memory else None
+            why = "It was killed, or ran out of memory: free some, or use fewer --workers."
+            if free is not None and free < 2**20:
+                why = f"{SHARED_MEMORY} is full: delete files there, or enlarge it (docker run --shm-size=4g)."
+            text = "\n".join([*self._messages, self._health.log_of(service)])
+            self._gone = RuntimeFailure(
+                f"Ray stopped: {service.name} no longer answers at {host}:{port}. {why} Then `distmeta resume RUN_DIR` "
+                "goes on from the last checkpoint.",
+                raw=text,
+            )
+        if self._gone is not None:
+            raise self._gone
 
     def put(self, value: Any) -> Any:
         """See :meth:`Backend.put`."""
-        return ray.put(value)
+        self._require_cluster(at_once=True)
+        size, free = getattr(value, "nbytes", 0), shared_memory_free()
+        if self._store_in_shared_memory and free is not None and free < size:
+            raise RuntimeFailure(  # Ray's raylet would crash writing it, and end this process
+                f"{SHARED_MEMORY} has {free / 1e6:.1f} MB left; expected {size / 1e6:.1f} MB for the meta-parameters. "
+                "Delete files there, or enlarge it (docker run --shm-size=4g); then `distmeta resume RUN_DIR`."
+            )
+        with self._translated("the object store"):
+            return ray.put(value)
 
     def kill(self, actor: Any) -> None:
         """See :meth:`Backend.kill`."""
-        with contextlib.suppress(exceptions.RayError, ValueError):
-            ray.kill(actor)
+        if self._gone is None:  # a cluster that is gone has no actors, and would be waited for
+            with contextlib.suppress(exceptions.RayError, ValueError):
+                ray.kill(actor)
 
     def close(self) -> None:
-        """Disconnects; a cluster that was started here ends."""
-        if self._owner:
+        """Disconnect; a cluster that was started here ends."""
+        if not self._owner:
+            return
+        if self._gone is None:
             ray.shutdown()
+            return
+        # Ray says good-bye to processes that are gone, for as long as it takes.
+        farewell = threading.Thread(target=ray.shutdown, daemon=True)
+        farewell.start()
+        farewell.join(_SHUTDOWN_S)
+
+
+class _NotYet(Exception):
+    """A value did not arrive in the time given."""
+
+
+def _start(address: str | None, cpus: int | None) -> str:
+    """Start or reach a cluster; returns the folder of its session on this machine.
+
+    Raises:
+        RuntimeFailure: there is none.
+    """
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address is None:
+        options |= {"num_cpus": max(cpus or 0, os.cpu_count() or 1), "include_dashboard": False}
+        _provide_token()
+    try:
+        if address not in (None, "auto", "local"):
+            require_grpc(parse_address(str(address)))
+        with _own_sigterm():
+            return str(ray.init(address=address or "local", **options).address_info["session_dir"])
+    except Exception as error:  # noqa: BLE001  a bare Exception is what Ray raises when it starts too slowly
+        ray.shutdown()  # what it had started by then
+        raise (did_not_start(error) if address is None else cannot_reach(address, error)) from None
+
+
+def _provide_token() -> None:
+    """Give Ray its token through the environment where the home folder cannot keep it.
+
+    A cluster that is started here has one by default; nobody but its own processes needs it.
+    """
+    mode = os.environ.get("RAY_AUTH_MODE", "token").lower()
+    if mode != "token" or os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return
+    folder = Path("~/.ray").expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK) or (folder / "auth_token").exists()
+    except OSError:
+        writable = False
+    if not writable:
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def _health(logs: Path | None, *, own: bool) -> ClusterHealth:
+    context = ray.get_runtime_context()
+    node = next(node for node in ray.nodes() if node["NodeID"] == context.get_node_id())
+    raylet = (node["NodeManagerAddress"], int(node["NodeManagerPort"]))
+    return ClusterHealth(
+        [
+            # Nobody restarts a raylet, nor the head of a cluster that was started here.
+            Service("this node's raylet", "raylet", raylet, 1.0),
+            Service(
+                "its head (GCS)",
+                "gcs_server",
+                parse_address(context.gcs_address),
+                1.0 if own else patience_with_head(),
+                may_return=not own,
+            ),
+        ],
+        logs,
+    )
+
+
+def _keep_messages(messages: collections.deque[str]) -> None:
+    """Keep what Ray would print about its own processes, a log of 40 lines when one ends, instead of printing it."""
+    worker = ray._private.worker  # not part of Ray's public interface, so another version may print
+    if hasattr(worker, "print_to_stdstream"):
+        worker.print_to_stdstream = lambda data, **_: messages.append("\n".join(map(str, data.get("lines", ()))))

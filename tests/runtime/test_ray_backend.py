@@ -1,34 +1,188 @@
-"""A cluster that does not come up is said in one message; what it does once it is up is in test_invariants.py."""
+"""What Ray raises comes out as one short message with the fix; what it does once it is up is in test_invariants.py."""
+
+import os
+import socket
+import threading
+import time
 
 import pytest
 import ray
+from ray import exceptions
 
-from distmeta.errors import RuntimeFailure
+from distmeta.errors import RuntimeFailure, ServerLost, WorkerLost
+from distmeta.runtime import ray_backend
+from distmeta.runtime.backend import SERVER
 from distmeta.runtime.ray_backend import RayBackend
+from distmeta.runtime.ray_errors import translate
+
+LOG = "[2026-01-31 12:00:00,123 E 12 34] (raylet) main.cc:12: Check failed.\n" * 40
+
+
+@pytest.fixture
+def starting(monkeypatch):
+    """Returns a function that sets what ``ray.init`` raises; the calls of ``ray.shutdown`` are counted."""
+    ended = []
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: ended.append(True))
+
+    def raising(error):
+        def init(**options):
+            raise error
+
+        monkeypatch.setattr(ray, "init", init)
+        return ended
+
+    return raising
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("error", "seen", "fix"),
     [
         # What Ray 2.60 raises when its processes are too slow, and when they answer too late.
-        Exception("The current node timed out during startup. This could happen because some of the Ray processes ..."),
-        ray.exceptions.RaySystemError("Failed to connect to GCS."),
-        TimeoutError(),
+        (Exception("The current node timed out during startup. This could happen ..."), "timed out", "Run the command"),
+        (exceptions.RaySystemError("Failed to connect to GCS."), "Failed to connect to GCS", "Run the command again"),
+        (TimeoutError(), "TimeoutError", "Run the command again"),
+        (Exception(LOG + "It failed."), ": It failed. ", "Run the command again"),
+        (
+            ValueError("The configured object store size (9.0 GB) exceeds /dev/shm size (0.1 GB). This will harm"),
+            "exceeds /dev/shm size",
+            "Enlarge /dev/shm",
+        ),
+        (
+            ValueError("Attempting to cap object store memory usage at 9 bytes, but the minimum allowed is 78643200."),
+            "minimum allowed",
+            "75 MiB or more",
+        ),
+        (FileNotFoundError(2, "No such file", "/nowhere"), "/nowhere", "set HOME and RAY_TMPDIR"),
+        (OSError(30, "Read-only file system", "/root/.ray"), "/root/.ray", "set HOME and RAY_TMPDIR"),
+        (OSError(28, "No space left on device"), "No space left", "Free that disk"),
+        (OSError("AF_UNIX path length cannot exceed 107 bytes: /long"), "AF_UNIX", "Set RAY_TMPDIR to a shorter path"),
+        (OSError(98, "Address already in use"), "already in use", "Another program has that port"),
     ],
 )
-def test_ray_that_does_not_start_is_one_message(monkeypatch, error):
-    ended = []
-
-    def init(**options):
-        raise error
-
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "init", init)
-    monkeypatch.setattr(ray, "shutdown", lambda: ended.append(True))
+def test_ray_that_does_not_start_is_one_message(starting, error, seen, fix):
+    ended = starting(error)
     with pytest.raises(RuntimeFailure) as caught:
         RayBackend()
     message = str(caught.value)
     assert message.startswith("Ray did not start on this machine: ")
-    assert (str(error) or "TimeoutError").split(".")[0] in message
-    assert message.endswith("or with --backend local.")
+    assert seen in message
+    assert fix in message
+    assert message.endswith("--backend local.")
+    assert len(message) <= 400
+    assert "\n" not in message
+    assert str(error) in caught.value.raw
     assert ended == [True]
+
+
+def other_program(answer):
+    """A server that is not Ray, on a port of its own."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve():
+        kept = []
+        while True:
+            try:
+                kept.append(server.accept()[0])
+                if answer:
+                    kept[-1].sendall(answer)
+            except OSError:
+                return
+
+    threading.Thread(target=serve, daemon=True).start()
+    return server
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"-ERR unknown command\r\n", b""])
+def test_another_program_on_the_port_is_found_at_once(starting, answer, monkeypatch):
+    starting(AssertionError("ray.init is not reached"))
+    monkeypatch.setattr(ray_backend.require_grpc, "__defaults__", (0.5,))
+    with other_program(answer) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        before = time.monotonic()
+        with pytest.raises(RuntimeFailure) as caught:
+            RayBackend(address)
+    assert time.monotonic() - before < 5
+    assert str(caught.value) == (
+        f"Could not reach the Ray cluster at {address!r}: another program than Ray listens there. Start one with `ray "
+        "start --head`, give its address, or run with --backend local."
+    )
+
+
+def test_a_grpc_server_is_let_through(starting):
+    ended = starting(ConnectionError("reached"))
+    with other_program(bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])) as server, pytest.raises(RuntimeFailure, match="reached"):
+        RayBackend(f"127.0.0.1:{server.getsockname()[1]}")
+    assert ended == [True]
+
+
+@pytest.mark.parametrize(
+    ("home", "mode", "given"),
+    [("/proc/nonexistent", None, True), ("/proc/nonexistent", "disabled", False), (None, None, False)],
+)
+def test_a_home_that_cannot_be_written_keeps_no_token(monkeypatch, tmp_path, home, mode, given):
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", home or str(tmp_path))
+    if mode:
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    monkeypatch.setattr(os, "environ", dict(os.environ))  # what is set stays here
+    ray_backend._provide_token()
+    assert (len(os.environ.get("RAY_AUTH_TOKEN", "")) == 64) is given
+
+
+def died(text, *, init=False):
+    return exceptions.RayActorError("ab", text, actor_init_failed=init)
+
+
+DEATH = (
+    "The actor died unexpectedly before finishing this task.\n\tclass_name: Worker\n\tactor_id: ab\n\tpid: 7\n"
+    "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: Worker "
+    f"unexpectedly exits with a connection error code 2. End of file. Some common causes include: ...\n{LOG}"
+)
+
+
+@pytest.mark.parametrize(
+    ("cause", "name", "kind", "message"),
+    [
+        (
+            died(DEATH),
+            "worker-3",
+            WorkerLost,
+            "worker-3 died: Worker unexpectedly exits with a connection error code 2.",
+        ),
+        (died(DEATH), SERVER, ServerLost, f"{SERVER} died: Worker unexpectedly exits with a connection error code 2."),
+        (died(LOG), "worker-3", WorkerLost, None),
+        (
+            died('Traceback\n  File "/me/job.py", line 7, in f\nKeyError: 3', init=True),
+            "worker-3",
+            RuntimeFailure,
+            "worker-3 could not start: it raised KeyError: 3 (/me/job.py, line 7). Fix that line, then run the command "
+            "again.",
+        ),
+        (
+            exceptions.OutOfDiskError("Local disk is full"),
+            "worker-3",
+            RuntimeFailure,
+            "Ray has no room for results: Local disk is full. Free disk in Ray's folder (/tmp, or RAY_TMPDIR "
+            "elsewhere), or use fewer --workers. Then `distmeta resume RUN_DIR` goes on from the last checkpoint.",
+        ),
+        (exceptions.ObjectStoreFullError("Failed to put object"), "a", RuntimeFailure, None),
+        (exceptions.RuntimeEnvSetupError("pip failed"), "a", RuntimeFailure, None),
+        (
+            exceptions.NodeDiedError("The node died.\n" + LOG),
+            "a",
+            WorkerLost,
+            "A result was lost on its way: The node died.",
+        ),
+        (exceptions.RaySystemError(LOG), "a", WorkerLost, None),
+        (exceptions.ObjectLostError("ab", None, ""), "a", WorkerLost, None),
+    ],
+)
+def test_what_ray_raises_is_short_and_kept_whole(cause, name, kind, message):
+    error = translate(cause, str(cause), name)
+    assert type(error) is kind
+    assert message in (None, error.message)
+    assert len(error.message) <= 400
+    assert "\n" not in error.message
+    assert str(cause).strip() in error.raw

@@ -1,0 +1,149 @@
+"""Whether the processes that a Ray driver cannot do without still answer.
+
+A driver whose own node lost its raylet waits for workers that never start, or is ended by Ray's C++ code without a word
+as soon as it touches the object store; one whose head (GCS) is gone is ended the same way a minute later. Both are
+seen here first, from outside Ray: a process that was killed no longer answers on its port.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SHARED_MEMORY = "/dev/shm"
+# "PRI * HTTP/2.0": every gRPC server answers it, and nothing else, with a SETTINGS frame.
+_HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+_SETTINGS = 4
+
+
+@dataclass
+class Service:
+    """A process of the cluster, by its port.
+
+    Args:
+        name: for people.
+        log: name of its log files in the session's folder, without ``.out`` and ``.err``.
+        address: host and port.
+        patience: seconds without an answer after which it counts as gone.
+        may_return: somebody may start it again.
+    """
+
+    name: str
+    log: str
+    address: tuple[str, int]
+    patience: float
+    may_return: bool = False
+    silent_since: float | None = None
+
+    def is_gone(self, now: float, patience: float) -> bool:
+        """Knock once; whether there was no answer for ``patience`` seconds."""
+        try:
+            socket.create_connection(self.address, timeout=5).close()
+        except OSError:
+            self.silent_since = self.silent_since if self.silent_since is not None else now
+            return now - self.silent_since >= patience
+        self.silent_since = None
+        return False
+
+
+@dataclass
+class ClusterHealth:
+    """Knocks at services, at most once a second unless told otherwise.
+
+    Args:
+        services: what must answer.
+        logs: folder of Ray's log files on this machine, if known.
+
+    Example:
+        >>> with socket.create_server(("127.0.0.1", 0)) as server:
+        ...     raylet = Service("the raylet", "raylet", server.getsockname(), patience=0.0)
+        ...     health = ClusterHealth([raylet])
+        ...     health.gone(at_once=True)
+        >>> health.gone(at_once=True).name
+        'the raylet'
+    """
+
+    services: Sequence[Service]
+    logs: Path | None = None
+    _asked: float = field(default=0.0, init=False)
+
+    def gone(self, *, at_once: bool = False, period: float = 1.0) -> Service | None:
+        """Find the first service that is gone.
+
+        Args:
+            at_once: knock now, and take silence for the end unless the service is one that may come back: something
+                failed that its end would explain.
+            period: seconds in which the last answers count as new.
+        """
+        now = time.monotonic()
+        if not at_once and now - self._asked < period:
+            return None
+        self._asked = now
+        for service in self.services:
+            if service.is_gone(now, service.patience if service.may_return or not at_once else 0.0):
+                return service
+        return None
+
+    def log_of(self, service: Service, lines: int = 60) -> str:
+        """The last lines of a service's log files; empty where there are none."""
+        text = ""
+        for ending in (".out", ".err"):
+            with contextlib.suppress(OSError):
+                if self.logs is not None:
+                    path = self.logs / f"{service.log}{ending}"
+                    tail = path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
+                    text += f"--- {path}\n" + "".join(f"{line}\n" for line in tail)
+        return text
+
+
+def patience_with_head() -> float:
+    """Seconds that the head of a cluster that others run may be away: they may restart it; Ray ends us at 60."""
+    return 0.75 * float(os.environ.get("RAY_gcs_rpc_server_reconnect_timeout_s", "60"))  # noqa: SIM112 (Ray's spelling)
+
+
+def shared_memory_free() -> int | None:
+    """Bytes that are free in shared memory; None where the system has no such folder."""
+    try:
+        return shutil.disk_usage(SHARED_MEMORY).free
+    except OSError:
+        return None
+
+
+def parse_address(address: str) -> tuple[str, int]:
+    """``HOST:PORT`` in two.
+
+    Raises:
+        ValueError: not an address.
+
+    Example:
+        >>> parse_address("[::1]:6379")
+        ('::1', 6379)
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or "/" in host:
+        raise ValueError("expected auto or HOST:PORT, such as 10.0.0.5:6379")
+    return host.strip("[]"), int(port)
+
+
+def require_grpc(address: tuple[str, int], timeout: float = 10.0) -> None:
+    """Raise at once where nothing, or something else than a Ray head, listens: ray.init would try for minutes.
+
+    Raises:
+        OSError: no answer, or not that of a gRPC server.
+    """
+    with socket.create_connection(address, timeout=timeout) as connection:
+        if os.environ.get("RAY_USE_TLS", "0") not in ("0", ""):
+            return  # encrypted: Ray's own handshake tells
+        connection.sendall(_HTTP2_PREFACE)
+        answer = b""
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            while len(answer) < 9 and (more := connection.recv(9 - len(answer))):
+                answer += more
+    if len(answer) < 9 or answer[3] != _SETTINGS or answer[5:9] != bytes(4):
+        raise ConnectionError("another program than Ray listens there")
