@@ -33,7 +33,7 @@ FLOORS = {
     "cli": 9,
     "__main__": 10,
 }
-ONLY_IN = {"ray": {"runtime.ray_backend", "run.submitting"}, "mlflow": {"tracking.mlflow_link"}}
+ONLY_IN = {"ray": {"runtime.ray_backend", "runtime.ray_errors", "run.submitting"}, "mlflow": {"tracking.mlflow_link"}}
 
 
 def modules():

@@ -39,7 +39,7 @@ from distmeta.files import read_record, sha256_of, write_record
 from distmeta.run.record import DatasetFacts, KeptJob, RunRecord, Status
 from distmeta.runtime.checkpoint import CheckpointStore
 from distmeta.tracking.metrics_file import read_metrics
-from distmeta.tracking.tracking_record import RunRecord as TrackingRecord
+from distmeta.tracking.tracking_record import TrackingRecord
 
 _RUN, _EXPERIMENT, _JOB, _LOCK = "run.json", "experiment.json", "job.py", ".lock"
 _CHECKPOINTS, _EVALUATIONS, _ERRORS = "checkpoints", "evaluations", "errors"

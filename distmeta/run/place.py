@@ -14,6 +14,7 @@ from distmeta.experiment.job import Job
 from distmeta.experiment.settings import Runtime
 from distmeta.runtime.backend import Backend, LocalBackend
 from distmeta.runtime.events import Event
+from distmeta.tracking.tracking_uri import require_store
 
 Watch = Callable[[Event], None]
 """Receives every event of a run."""
@@ -32,7 +33,7 @@ class Place:
         watch: called with every event of the run.
 
     Raises:
-        ConfigError: there is no such backend, or it takes no address.
+        ConfigError: there is no such backend, it takes no address, or MLflow has no such kind of store.
 
     Example:
         >>> with Place().open() as backend:
@@ -54,6 +55,8 @@ class Place:
             raise ConfigError(
                 f"The local backend has no cluster at {self.address!r}. Use --backend ray, or leave the address out."
             )
+        if self.tracking:
+            require_store(self.tracking_uri)
 
     def say(self, text: str, step: int = 0) -> None:
         """Send a message to the watcher."""

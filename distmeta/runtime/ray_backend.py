@@ -1,6 +1,6 @@
 """The same worker and server classes as Ray actors, on a cluster of this machine or on a given one.
 
-The only file of the runtime that imports ray.
+The only file of the runtime that imports ray, with ray_errors.py.
 """
 
 from __future__ import annotations

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import getpass
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 
@@ -37,6 +40,15 @@ def git_tags(folder: Path | None = None) -> dict[str, str]:
         tags["mlflow.source.git.branch"] = branch
     if dirty:
         tags["distmeta.git_dirty"] = "true" if dirty.lower() in {"1", "true", "yes"} else "false"
+    return tags
+
+
+def source_tags() -> dict[str, str]:
+    """The tags that MLflow's fluent interface would set: who ran what."""
+    tags = {"mlflow.source.name": sys.argv[0] or "python", "mlflow.source.type": "LOCAL"}
+    # A container's user often has no name.
+    with contextlib.suppress(KeyError, OSError, ImportError):
+        tags["mlflow.user"] = getpass.getuser()
     return tags
 
 

@@ -24,7 +24,9 @@ from urllib.parse import urlsplit
 
 from distmeta.errors import RuntimeFailure
 from distmeta.tracking.metrics_file import METRICS_FILE, parse_row
-from distmeta.tracking.tracking_record import RunRecord
+from distmeta.tracking.mlflow_errors import explain
+from distmeta.tracking.tracking_record import TrackingRecord
+from distmeta.tracking.tracking_uri import artifact_location, require_unlocked
 
 _METRICS_PER_BATCH = 1000
 # MLflow takes 100 pairs and 1 MB a request; 40 values of 5,000 characters stay below both, at 4 bytes a character.
@@ -48,13 +50,15 @@ class _Point(NamedTuple):
 
 
 class MlflowLink:
-    """Carries a run directory's contents to MLflow. Used by one thread at a time; ``lock`` guards the shared record.
+    """Carry a run directory's contents to MLflow. Used by one thread at a time; ``lock`` guards the shared record.
 
     Args:
         live: the run goes on: its status in MLflow becomes RUNNING.
     """
 
-    def __init__(self, run_dir: Path, record: RunRecord, uri: str, warn: Callable[[str], None], *, live: bool) -> None:
+    def __init__(
+        self, run_dir: Path, record: TrackingRecord, uri: str, warn: Callable[[str], None], *, live: bool
+    ) -> None:
         self.lock = threading.RLock()
         self._run_dir = run_dir
         self._record = record
@@ -70,7 +74,7 @@ class MlflowLink:
         self._refused: set[tuple[str, int]] = set()
 
     def rewind(self, sent_rows: int) -> None:
-        """Goes on after ``sent_rows``: the file was rewritten, or is to be compared with the server from its start."""
+        """Continue after ``sent_rows``: the file was rewritten, or is to be compared with the server from its start."""
         with self.lock:
             self._record.sent_rows = sent_rows
             self._record.save(self._run_dir)
@@ -78,7 +82,7 @@ class MlflowLink:
             self._rewinds += 1
 
     def pump(self, abandoned: threading.Event, *, final: bool = False) -> tuple[int, int]:
-        """Sends what is pending, and with ``final`` the status too; returns the rows and artifacts sent."""
+        """Send what is pending, and with ``final`` the status too; returns the rows and artifacts sent."""
         try:
             client = self.connect()
             self._describe(client)
@@ -93,8 +97,13 @@ class MlflowLink:
         return rows, artifacts
 
     def connect(self) -> Any:
-        """A client whose run exists."""
+        """A client whose run exists.
+
+        Raises:
+            Exception: MLflow's own, those of its database and of its HTTP client.
+        """
         if self._client is None:
+            require_unlocked(self._uri)
             client = _prepared_mlflow().MlflowClient(tracking_uri=self._uri)
             run = self._find_run(client) or self._create_run(client)
             if run.info.lifecycle_stage != "active":
@@ -155,7 +164,7 @@ class MlflowLink:
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
             try:
-                return str(client.create_experiment(name, artifact_location=_artifact_location(self._uri, name)))
+                return str(client.create_experiment(name, artifact_location=artifact_location(self._uri, name)))
             except mlflow.MlflowException:
                 # Another run of the same experiment may have been quicker.
                 experiment = client.get_experiment_by_name(name)
@@ -248,7 +257,7 @@ class MlflowLink:
                 client.log_artifact(self._record.run_id, str(path), artifact.folder)
             except Exception as error:  # noqa: BLE001  one artifact must not hold up the others
                 self._refused.add((artifact.path, noted))
-                problem = RuntimeFailure(f"artifact {artifact.path}: {reason(error)}")
+                problem = RuntimeFailure(f"artifact {artifact.path}: {explain(error).seen}")
                 continue
             sent += 1
             with self.lock:
@@ -266,7 +275,7 @@ class MlflowLink:
 
 
 def _prepared_mlflow() -> Any:
-    """The mlflow module, told to be brief and quiet; what the user set stays as it is."""
+    """The mlflow module, set to be brief and quiet; what the user set stays as it is."""
     for name, value in {
         # With MLflow's own 7 retries of 120 s a dead server holds a call for minutes.
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -301,7 +310,7 @@ _this_thread = threading.local()
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Drops what MLflow and urllib3 log from this thread only: schema migrations, retries."""
+    """Drop what MLflow and urllib3 log from this thread only: schema migrations, retries."""
     _this_thread.quiet = True
     try:
         yield
@@ -319,7 +328,7 @@ class _NotThere(Exception):
 
 @contextlib.contextmanager
 def _not_there() -> Iterator[None]:
-    """Turns MLflow's "no such run" into :class:`_NotThere`; a server that is down stays what it is."""
+    """Turn MLflow's "no such run" into :class:`_NotThere`; a server that is down stays what it is."""
     import mlflow
 
     try:
@@ -376,26 +385,6 @@ def _safe_key(key: str) -> str:
     """A name that MLflow takes; one bad name would make it refuse the whole batch, again and again."""
     parts = [part for part in re.sub(r"[^\w.\- /:]", "_", key).split("/") if part not in {"", ".", ".."}]
     return "/".join(parts)[:_KEY_MAX] or "_"
-
-
-def _artifact_location(uri: str, experiment: str) -> str | None:
-    """Beside a SQLite store, where MLflow would take the current directory; any other store knows its own place."""
-    if not uri.startswith("sqlite:///") or uri.endswith("memory:"):
-        return None
-    folder = re.sub(r"[^\w.-]+", "-", experiment).strip(".-") or "experiment"
-    return (Path(uri.removeprefix("sqlite:///")).parent / "mlruns" / folder).as_uri()
-
-
-def reason(error: BaseException) -> str:
-    """The cause in a few words; MLflow's messages repeat the request and may show its credentials."""
-    if isinstance(error, OSError) and error.filename:
-        return f"{(error.strerror or type(error).__name__).lower()}: {error.filename}"
-    text = re.sub(r"//[^/@\s]+@", "//", str(error)).strip() or type(error).__name__
-    known = re.search(r"\[Errno -?\d+\] ([^'\")\]]+)|(timed out)|(unable to open database file)", text)
-    if known:
-        return next(group for group in known.groups() if group).strip().lower()
-    first = text.splitlines()[0]
-    return (first if len(first) <= 200 else first[:197] + "...").rstrip(".")
 
 
 def _batches(items: list[_T], size: int) -> Iterable[list[_T]]:

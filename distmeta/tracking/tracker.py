@@ -12,25 +12,24 @@ neither block training, nor fill the memory, nor lose a row; :func:`sync` later 
 from __future__ import annotations
 
 import contextlib
-import getpass
 import json
 import logging
-import os
 import shlex
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
-from urllib.parse import urlsplit, urlunsplit
 
 from distmeta.errors import RuntimeFailure
 from distmeta.files import write_whole
+from distmeta.tracking.git_state import source_tags
 from distmeta.tracking.metrics_file import METRICS_FILE, open_for_append, parse_row, to_json, whole_lines
-from distmeta.tracking.mlflow_link import MlflowLink, quiet, reason
-from distmeta.tracking.tracking_record import RECORD_FILE, Artifact, RunRecord, now_ms
+from distmeta.tracking.mlflow_errors import explain
+from distmeta.tracking.mlflow_link import MlflowLink, quiet
+from distmeta.tracking.tracking_record import RECORD_FILE, Artifact, TrackingRecord, now_ms
+from distmeta.tracking.tracking_uri import continued_uri, resolve_uri, without_password
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -81,10 +80,10 @@ class SyncReport:
 
 
 class Tracker:
-    """Records one run: parameters, metrics, artifacts, status.
+    """Record one run: parameters, metrics, artifacts, status.
 
     Nothing but ``required=True`` lets MLflow stop a run: all calls to it are made by one background thread, which backs
-    off while the server does not answer and says so once.
+    off while the server does not answer and warns once.
 
     Constructed on the directory of an earlier run, it continues that run in MLflow, unless ``uri`` names a store that
     does not hold it.
@@ -128,13 +127,13 @@ class Tracker:
     ) -> None:
         run_dir = Path(run_dir).resolve()
         run_dir.mkdir(parents=True, exist_ok=True)
-        record = RunRecord.load(run_dir)
+        record = TrackingRecord.load(run_dir)
         if record is None:
-            resolved = _resolve_uri(uri)
-            record = RunRecord(experiment=experiment, run_name=run_name, uri=_without_password(resolved))
+            resolved = resolve_uri(uri)
+            record = TrackingRecord(experiment=experiment, run_name=run_name, uri=without_password(resolved))
         else:
-            resolved = _continued_uri(uri, record)
-            record.uri = _without_password(resolved)
+            resolved = continued_uri(uri, record)
+            record.uri = without_password(resolved)
         self._run_dir = run_dir
         self._record = record
         self._enabled = enabled
@@ -154,7 +153,7 @@ class Tracker:
         return self._record.run_id
 
     def start(self, params: Mapping[str, Any], tags: Mapping[str, str], dataset: DatasetInput | None) -> None:
-        """Describes the run and starts the sender.
+        """Describe the run and start the sender.
 
         MLflow does not let a parameter change. When a run is continued with other values, the new ones become tags
         named ``distmeta.changed.<parameter>``.
@@ -172,7 +171,7 @@ class Tracker:
         with writing(self._run_dir), self._link.lock:
             record = self._record
             record.params = {key: str(value) for key, value in params.items()}
-            record.tags = {**_source_tags(), **tags}
+            record.tags = {**source_tags(), **tags}
             record.dataset = asdict(dataset) if dataset else None
             record.described = False
             record.status, record.ended = "RUNNING", None
@@ -184,15 +183,17 @@ class Tracker:
                 with quiet():
                     self._link.connect()
             except Exception as error:  # noqa: BLE001  whatever it is, it is the failure asked for
+                why = explain(error)
                 raise RuntimeFailure(
-                    f"MLflow at {record.uri} does not take the run ({reason(error)}), and tracking is required. "
-                    f"Start the server, give another --tracking-uri, or leave out --tracking-required."
+                    f"MLflow at {record.uri} does not take the run ({why.seen}), and tracking is required. {why.fix} "
+                    "Or leave out --tracking-required.",
+                    raw=why.raw,
                 ) from None
         self._sender = threading.Thread(target=self._send, name="distmeta-tracking", daemon=True)
         self._sender.start()
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Appends one row to ``metrics.jsonl`` and hands it to the operating system: a killed process loses no row.
+        """Append one row to ``metrics.jsonl`` and hand it to the operating system: a killed process loses no row.
 
         Args:
             step: the outer step; it must not decrease for any one metric.
@@ -211,7 +212,7 @@ class Tracker:
             self._file.flush()
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
-        """Notes a file or folder for upload; it is read when it is sent. Noted again, it is sent again.
+        """Queue a file or folder for upload (read when sent). Queuing it again uploads it again.
 
         Args:
             path: the file or folder.
@@ -233,7 +234,7 @@ class Tracker:
             self._record.save(self._run_dir)
 
     def truncate(self, step: int) -> None:
-        """Drops the rows above ``step``: what a crashed run logged after the checkpoint it is resumed from.
+        """Drop the rows above ``step``: what a crashed run logged after the checkpoint it is resumed from.
 
         Rows that MLflow already has stay there, and their repetition is not sent.
 
@@ -256,7 +257,7 @@ class Tracker:
             self._link.rewind(kept_sent)
 
     def close(self, status: RunStatus, deadline: float = 60.0) -> None:
-        """Sends what is left, ends the run in MLflow, and warns with one line when that did not work. Never raises.
+        """Send what is left, end the run in MLflow, and warn with one line when that did not work. Never raises.
 
         Args:
             status: how the run ended.
@@ -283,7 +284,7 @@ class Tracker:
             )
 
     def how_to_open(self) -> str:
-        """Where to look at the run: the run's URL for a server, else the command that opens the UI on its store.
+        """How to open the run: the run's URL for a server, else the command that opens the UI on its store.
 
         Example:
             >>> import tempfile
@@ -304,7 +305,7 @@ class Tracker:
 
     def _close_file(self) -> None:
         if self._file is not None:
-            with contextlib.suppress(OSError):  # what a full disk did not take, metrics() has told
+            with contextlib.suppress(OSError):  # a full disk was reported by metrics()
                 self._file.close()
             self._file = None
 
@@ -319,9 +320,11 @@ class Tracker:
                 except Exception as error:  # noqa: BLE001  a tracking outage must never reach training
                     failures += 1
                     if failures == 1:
+                        why = explain(error)
                         self._warn(
-                            f"MLflow at {self._record.uri} does not take this run's data ({reason(error)}). Training "
-                            f"goes on; metrics are kept in {self._run_dir / METRICS_FILE} and sent when it does."
+                            f"MLflow at {self._record.uri} does not take this run's data ({why.seen}). {why.fix} "
+                            f"Training goes on; metrics are kept in {self._run_dir / METRICS_FILE} and sent when it "
+                            f"does.{why.keep(self._run_dir)}"
                         )
                 self._closing.wait(_PERIOD_S if not failures else min(_PERIOD_S * 2**failures, _BACKOFF_MAX_S))
             # A second try, since a connection that was idle for long often fails once.
@@ -332,13 +335,13 @@ class Tracker:
                         self._unsent = None
                     return
                 except Exception as error:  # noqa: BLE001  as above
-                    self._unsent = reason(error)
+                    self._unsent = explain(error).seen
                     self._abandoned.wait(1.0)
 
 
 @contextlib.contextmanager
 def writing(run_dir: Path) -> Iterator[None]:
-    """Say what to do where the disk refuses a file of the run.
+    """Turn a disk that refuses a file of the run into an error with the fix.
 
     Raises:
         RuntimeFailure: it does.
@@ -353,7 +356,7 @@ def writing(run_dir: Path) -> Iterator[None]:
 
 
 def sync(run_dir: Path, uri: str | None = None) -> SyncReport:
-    """Sends what MLflow lacks of a run that has ended: rows, artifacts, status; creates the run where it never was.
+    """Send what MLflow lacks of a run that has ended: rows, artifacts, status; create the run where it never was.
 
     Calling it again sends nothing again.
 
@@ -366,13 +369,13 @@ def sync(run_dir: Path, uri: str | None = None) -> SyncReport:
         RuntimeFailure: the directory holds no run, or MLflow does not take its data.
     """
     run_dir = Path(run_dir).resolve()
-    record = RunRecord.load(run_dir)
+    record = TrackingRecord.load(run_dir)
     if record is None:
         raise RuntimeFailure(
             f"{run_dir} has no {RECORD_FILE}; expected the directory of a run, as `distmeta train` left it."
         )
-    resolved = _continued_uri(uri, record)
-    record.uri = _without_password(resolved)
+    resolved = continued_uri(uri, record)
+    record.uri = without_password(resolved)
     link = MlflowLink(run_dir, record, resolved, _logger.warning, live=False)
     # From the first row: what the server holds decides, also after it was restored from an old backup.
     link.rewind(0)
@@ -380,44 +383,11 @@ def sync(run_dir: Path, uri: str | None = None) -> SyncReport:
         with quiet():
             rows, artifacts = link.pump(threading.Event(), final=True)
     except Exception as error:  # noqa: BLE001  MLflow raises its own, those of requests and of the database
+        why = explain(error)
         raise RuntimeFailure(
-            f"MLflow at {record.uri} did not take everything of {run_dir} ({reason(error)}). "
-            f"Nothing is lost; run `distmeta track sync` again when it does, or give another --tracking-uri."
+            f"MLflow at {record.uri} did not take everything of {run_dir} ({why.seen}). {why.fix} Nothing is lost; run "
+            f"`distmeta track sync` again then.{why.keep(run_dir)}",
+            raw=why.raw,
         ) from None
     assert record.run_id is not None
     return SyncReport(rows, artifacts, record.run_id)
-
-
-def _resolve_uri(uri: str | None) -> str:
-    """The store meant by ``uri``, independent of the current directory, so that sync finds it from elsewhere."""
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
-    if uri.startswith("sqlite:///"):
-        database = uri.removeprefix("sqlite:///")
-        return uri if database in {"", ":memory:"} else f"sqlite:///{Path(database).absolute()}"
-    if ":" not in uri and not uri.startswith("databricks"):
-        return Path(uri).absolute().as_uri()
-    return uri
-
-
-def _continued_uri(uri: str | None, record: RunRecord) -> str:
-    """``uri`` if given, else the recorded one, with the credentials of the environment if it names the same store."""
-    if uri is not None:
-        return _resolve_uri(uri)
-    from_environment = os.environ.get("MLFLOW_TRACKING_URI", "")
-    return from_environment if _without_password(from_environment) == record.uri else record.uri
-
-
-def _without_password(uri: str) -> str:
-    parts = urlsplit(uri)
-    if "@" not in parts.netloc:
-        return uri
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-
-
-def _source_tags() -> dict[str, str]:
-    """The tags that MLflow's fluent interface would set: who ran what."""
-    tags = {"mlflow.source.name": sys.argv[0] or "python", "mlflow.source.type": "LOCAL"}
-    # A container's user often has no name.
-    with contextlib.suppress(KeyError, OSError, ImportError):
-        tags["mlflow.user"] = getpass.getuser()
-    return tags

@@ -1,4 +1,4 @@
-"""``tracking.json``: what a run has told MLflow, and what it still has to."""
+"""``tracking.json``: what of a run MLflow has, and what is still to be sent."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Artifact:
 
 
 @dataclass
-class RunRecord:
+class TrackingRecord:
     """What must survive the process: enough to continue the run, and to create it when it never was."""
 
     experiment: str
@@ -55,7 +55,7 @@ class RunRecord:
     artifacts: list[Artifact] = field(default_factory=list)
 
     @classmethod
-    def load(cls, run_dir: Path) -> RunRecord | None:
+    def load(cls, run_dir: Path) -> TrackingRecord | None:
         """The record of ``run_dir``; None where there is none.
 
         Raises:
@@ -76,4 +76,5 @@ class RunRecord:
             ) from None
 
     def save(self, run_dir: Path) -> None:
+        """Write it, atomically."""
         write_json(run_dir / RECORD_FILE, asdict(self))
