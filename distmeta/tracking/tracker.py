@@ -12,7 +12,6 @@ neither block training, nor fill the memory, nor lose a row; :func:`sync` later 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import shlex
 import threading
@@ -25,7 +24,7 @@ from typing import Any, BinaryIO, Literal
 from distmeta.errors import RuntimeFailure
 from distmeta.files import write_whole
 from distmeta.tracking.git_state import source_tags
-from distmeta.tracking.metrics_file import METRICS_FILE, open_for_append, parse_row, to_json, whole_lines
+from distmeta.tracking.metrics_file import METRICS_FILE, format_row, open_for_append, parse_row, whole_lines
 from distmeta.tracking.mlflow_errors import explain
 from distmeta.tracking.mlflow_link import MlflowLink, quiet
 from distmeta.tracking.tracking_record import RECORD_FILE, Artifact, TrackingRecord, now_ms
@@ -202,13 +201,12 @@ class Tracker:
         Raises:
             RuntimeFailure: the run directory cannot be written, so its checkpoints cannot either.
         """
-        assert not {"step", "time"} & values.keys(), f"'step' and 'time' are taken: {sorted(values)}"
-        row = {"step": int(step), "time": round(time.time(), 3)}
-        line = json.dumps({**row, **{key: to_json(float(value)) for key, value in values.items()}})
+        assert not {"step", "time", "crc32"} & values.keys(), f"'step', 'time' and 'crc32' are taken: {sorted(values)}"
+        line = format_row(int(step), round(time.time(), 3), {key: float(value) for key, value in values.items()})
         with writing(self._run_dir):
             if self._file is None:
                 self._file = open_for_append(self._run_dir / METRICS_FILE)
-            self._file.write(line.encode() + b"\n")
+            self._file.write(line)
             self._file.flush()
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
@@ -247,14 +245,18 @@ class Tracker:
         path = self._run_dir / METRICS_FILE
         self._close_file()
         with writing(self._run_dir), self._link.lock:
-            kept, kept_sent = [], 0
+            kept, kept_sent, damaged = [], 0, []
             for number, line in enumerate(whole_lines(path)):
                 row = parse_row(line)
-                if row is not None and row["step"] <= step:
+                if row is None:
+                    damaged.append(str(number + 1))
+                elif row["step"] <= step:
                     kept.append(line)
                     kept_sent += number < self._record.sent_rows
             write_whole(path, b"".join(kept))
             self._link.rewind(kept_sent)
+        if damaged:
+            self._warn(f"{path}: line {', '.join(damaged)} is damaged and was dropped; the other numbers are whole.")
 
     def close(self, status: RunStatus, deadline: float = 60.0) -> None:
         """Send what is left, end the run in MLflow, and warn with one line when that did not work. Never raises.

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import time
 import uuid
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from distmeta.errors import RuntimeFailure
-from distmeta.files import write_json
+from distmeta.errors import FileDamaged, RuntimeFailure
+from distmeta.files import read_record, write_record
 from distmeta.tracking.metrics_file import METRICS_FILE
 
 RECORD_FILE = "tracking.json"
@@ -63,18 +62,19 @@ class TrackingRecord:
         """
         path = run_dir / RECORD_FILE
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = read_record(path, undigested=True)
             known = {f.name for f in fields(cls)}
             values = {key: value for key, value in values.items() if key in known}
             values["artifacts"] = [Artifact(**artifact) for artifact in values.get("artifacts", [])]
             return cls(**values)
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError, AttributeError):
+        except (FileDamaged, TypeError, AttributeError):
             raise RuntimeFailure(
-                f"{path} is not a tracking record. Move it away, and the run is tracked anew from {METRICS_FILE}."
+                f"{path} is damaged or is not a tracking record. Move it away, and the run is tracked anew from "
+                f"{METRICS_FILE}."
             ) from None
 
     def save(self, run_dir: Path) -> None:
         """Write it, atomically."""
-        write_json(run_dir / RECORD_FILE, asdict(self))
+        write_record(run_dir / RECORD_FILE, asdict(self))

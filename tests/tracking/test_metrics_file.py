@@ -1,16 +1,45 @@
-"""A file of metrics that cannot be read is named, and the line in it; what a Tracker writes is in test_tracking.py."""
+"""A file of metrics that cannot be read is named, and the line in it; what a Tracker writes is in test_tracker.py."""
 
+import math
+
+import numpy as np
 import pytest
 
 from distmeta.errors import RuntimeFailure
-from distmeta.tracking.metrics_file import read_metrics
+from distmeta.tracking.metrics_file import METRICS_FILE, format_row, parse_row, read_metrics, whole_lines
 
 
 def test_a_damaged_line_is_named(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 0, "time": 1.0}\nrubbish\n{"step": 1, "time": 2.0}\n')
-    with pytest.raises(RuntimeFailure, match="line 2, is not a row of metrics"):
+    with pytest.raises(RuntimeFailure, match="line 2, is damaged"):
         read_metrics(tmp_path)
 
 
 def test_a_run_without_metrics_has_no_rows(tmp_path):
     assert read_metrics(tmp_path) == []
+
+
+def test_damage_in_200_places_is_found_row_by_row(tmp_path):
+    lines = [format_row(step, 1e9 + step, {"train/loss": 1 / (step + 1), "x": math.nan}) for step in range(8)]
+    rows = [parse_row(line) for line in lines]
+    assert [row["step"] for row in rows] == list(range(8))
+    content, random = b"".join(lines), np.random.default_rng(0)
+    starts = np.cumsum([0, *map(len, lines)])
+    for place, bit in zip(random.integers(len(content), size=200), random.integers(8, size=200), strict=True):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << int(bit)
+        (tmp_path / METRICS_FILE).write_bytes(flipped)
+        hit = int(np.searchsorted(starts, place, "right")) - 1
+        found = [parse_row(line) for line in whole_lines(tmp_path / METRICS_FILE)]
+        if place == len(content) - 1:  # the last line then looks torn, as a killed process leaves it
+            assert [str(row) for row in found] == [str(row) for row in rows[:-1]]
+            continue
+        assert None in found
+        assert all(str(row) in map(str, rows) for row in found if row is not None), hit
+        with pytest.raises(RuntimeFailure, match=rf"line {hit + 1}, is damaged"):
+            read_metrics(tmp_path)
+
+
+def test_a_row_of_an_earlier_version_is_read():
+    old = b'{"step": 1, "time": 2.0, "train/loss": "inf"}\n'
+    assert parse_row(old) == {"step": 1, "time": 2.0, "train/loss": math.inf}

@@ -26,6 +26,7 @@ from pathlib import Path
 import pytest
 
 from distmeta.errors import RuntimeFailure
+from distmeta.files import read_record, write_record
 from distmeta.tracking.metrics_file import read_metrics
 from distmeta.tracking.tracker import DatasetInput, SyncReport, Tracker, sync
 
@@ -164,7 +165,7 @@ def _log(tracker: Tracker, steps: range) -> None:
 
 
 def _record(run_dir: Path) -> dict[str, object]:
-    return json.loads((run_dir / "tracking.json").read_text())
+    return read_record(run_dir / "tracking.json")
 
 
 def _run(uri: str, run_id: str | None) -> object:
@@ -411,7 +412,7 @@ def test_rows_sent_just_before_a_kill_are_not_sent_twice(tmp_path: Path, store: 
     first.close("KILLED")
     # As if the process had died between MLflow's answer and the note of it.
     record = _record(tmp_path / "run")
-    (tmp_path / "run" / "tracking.json").write_text(json.dumps({**record, "sent_rows": 4, "status": "RUNNING"}))
+    write_record(tmp_path / "run" / "tracking.json", {**record, "sent_rows": 4, "status": "RUNNING"})
 
     second = _tracker(tmp_path / "run", store, said)
     second.truncate(6)
@@ -628,7 +629,7 @@ def test_sync_asks_the_server_not_its_own_notes(tmp_path: Path, store: str, said
     with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
         file.writelines(json.dumps(row) + "\n" for row in later)
     record = _record(tmp_path / "run")
-    (tmp_path / "run" / "tracking.json").write_text(json.dumps({**record, "sent_rows": 6}))
+    write_record(tmp_path / "run" / "tracking.json", {**record, "sent_rows": 6})
     assert sync(tmp_path / "run").rows_sent == 2
     assert _steps(store, tracker.run_id) == list(range(6))
 
