@@ -152,7 +152,7 @@ class CheckpointStore:
         try:
             names = os.listdir(self._directory)
         except OSError as error:
-            if isinstance(error, FileNotFoundError | NotADirectoryError) and not os.path.lexists(self._directory):
+            if not os.path.lexists(self._directory):
                 return []
             raise CheckpointError(
                 f"The checkpoints in {self._directory} cannot be listed: {error.strerror}; expected a folder that may "
