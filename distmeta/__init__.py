@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from distmeta.experiment.job import load_job
     from distmeta.experiment.settings import Evaluation, Outer, Runtime
     from distmeta.intervals import EvaluationReport
-    from distmeta.learners.base import FastModel, MetaLearner, MetaModule
+    from distmeta.learners.base import MetaLearner
+    from distmeta.learners.fast_model import FastModel
     from distmeta.learners.maml import MAML
     from distmeta.learners.maml_plus import MAMLPlusPlus
     from distmeta.learners.mann import MANN
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from distmeta.learners.protonet import ProtoNet
     from distmeta.learners.reptile import Reptile
     from distmeta.learners.siamese import Siamese
+    from distmeta.learners.user_face import MetaModule
     from distmeta.models.backbones import conv4, koch_cnn, mlp
     from distmeta.models.lstm import lstm
     from distmeta.models.mann import mann
@@ -63,7 +65,8 @@ _HOMES = {
     "experiment.job": ("load_job",),
     "experiment.settings": ("Evaluation", "Outer", "Runtime"),
     "intervals": ("EvaluationReport",),
-    "learners.base": ("FastModel", "MetaLearner", "MetaModule"),
+    "learners.base": ("MetaLearner",),
+    "learners.fast_model": ("FastModel",),
     "learners.maml": ("MAML",),
     "learners.maml_plus": ("MAMLPlusPlus",),
     "learners.mann": ("MANN",),
@@ -74,6 +77,7 @@ _HOMES = {
     "learners.protonet": ("ProtoNet",),
     "learners.reptile": ("Reptile",),
     "learners.siamese": ("Siamese",),
+    "learners.user_face": ("MetaModule",),
     "models.backbones": ("conv4", "koch_cnn", "mlp"),
     "models.lstm": ("lstm",),
     "models.mann": ("mann",),

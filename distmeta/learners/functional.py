@@ -74,6 +74,17 @@ def has_fused_rnn(model: nn.Module) -> bool:
     return any(isinstance(layer, nn.RNNBase) for layer in model.modules())
 
 
+def has_batch_statistics(model: nn.Module) -> bool:
+    """Whether a norm layer of the model takes the statistics of the batch at hand in evaluation.
+
+    Example:
+        >>> has_batch_statistics(nn.BatchNorm1d(3, track_running_stats=False)), has_batch_statistics(nn.LayerNorm(3))
+        (True, False)
+    """
+    norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+    return any(isinstance(layer, norms) and layer.running_mean is None for layer in model.modules())
+
+
 def differentiable_twice(model: nn.Module) -> contextlib.AbstractContextManager[None]:
     """What a forward pass of ``model`` needs for second derivatives, and for first ones in evaluation.
 

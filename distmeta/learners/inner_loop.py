@@ -1,24 +1,109 @@
-"""Inner-loop adaptation: gradient steps on one task's support set, written for one task."""
+"""The gradient family: learners that adapt by gradient steps on one task's support set, and their parts."""
 
 from __future__ import annotations
 
 import fnmatch
+from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Literal
+from typing import Literal, Self, final
 
 import numpy.typing as npt
 import torch
+from pydantic import NonNegativeInt
 
 from distmeta.config import did_you_mean
 from distmeta.errors import ConfigError
 from distmeta.learners.base import MetaLearner
+from distmeta.learners.engine import Predict, map_tasks
 from distmeta.learners.functional import task_gradient
 from distmeta.learners.losses import prediction_loss, prediction_metrics
-from distmeta.learners.pictures import Curves
+from distmeta.learners.pictures import Curves, Picture
 from distmeta.types import Episode, Metrics, Params
 
 _RATE = "rate/"  # no name of a module's parameter has a slash unless someone goes out of their way
+
+
+class GradientLearner(MetaLearner):
+    """An algorithm that adapts parameters to the support set and then uses them: ``f(query_x; phi)``.
+
+    A subclass writes :meth:`fast_params`; predictions, evaluation and the adaptation picture follow from it.
+
+    Example:
+        Steps along the sign of the gradient:
+
+        >>> class SignSteps(GradientLearner):
+        ...     def fast_params(self, params, episode):
+        ...         loss = self.support_loss(episode)
+        ...         for _ in range(self.config.inner_steps):
+        ...             gradient, _ = task_gradient(loss, params)
+        ...             params = {name: p - 0.01 * gradient[name].sign() for name, p in params.items()}
+        ...         return params
+        >>> fast = SignSteps(torch.nn.Linear(2, 3), test_inner_steps=5).adapt(torch.eye(3, 2), torch.arange(3))
+        >>> fast.logits(torch.zeros(4, 2)).shape
+        torch.Size([4, 3])
+    """
+
+    model_kind = "classifier"
+
+    class Config(MetaLearner.Config):
+        """The settings of every gradient learner; in evaluation a setting ``test_NAME`` replaces ``NAME``.
+
+        Args:
+            inner_steps: gradient steps on the support set in meta-training.
+            test_inner_steps: gradient steps in evaluation; as in training when left out.
+        """
+
+        inner_steps: NonNegativeInt = 1
+        test_inner_steps: NonNegativeInt | None = None
+
+    config: Config
+
+    @abstractmethod
+    def fast_params(self, params: Params, episode: Episode) -> Params:
+        """phi: the parameters after ``inner_steps`` steps on the support set of ONE task.
+
+        Args:
+            params: the meta-parameters theta, by name.
+            episode: one task, not stacked; its queries are not for adaptation.
+
+        Returns:
+            The model's parameters, by name.
+        """
+
+    def support_loss(self, episode: Episode) -> Callable[[Params], torch.Tensor]:
+        """The loss on the support set of one task as a function of the model's parameters."""
+
+        def loss(point: Params) -> torch.Tensor:
+            return prediction_loss(self.forward(point, episode.support_x), episode.support_y)
+
+        return loss
+
+    @final
+    def query_logits(self, params: Params, episode: Episode) -> torch.Tensor:
+        """f(query_x; phi)."""
+        return self.forward(self.fast_params(params, episode), episode.query_x)
+
+    @final
+    def adapted(self, params: Params, episode: Episode) -> Predict:
+        """f(.; phi), after one inner loop."""
+        return partial(self.forward, self.fast_params(params, episode))
+
+    @final
+    def for_evaluation(self) -> Self:
+        """With the value of every setting ``test_NAME`` that is given in place of ``NAME``."""
+        test = {key.removeprefix("test_"): value for key, value in self.config if key.startswith("test_")}
+        changes = {key: value for key, value in test.items() if value is not None}
+        return self.with_config(**changes) if changes else self
+
+    @final
+    def pictures(self, params: Params, episodes: Episode) -> dict[str, Picture]:
+        """``adaptation``: loss and accuracy on the queries after every inner step."""
+
+        def after(steps: int) -> GradientLearner:
+            return self.with_config(inner_steps=steps, test_inner_steps=None)
+
+        return {"adaptation": adaptation_curve(after, self.config.inner_steps, params, episodes)}
 
 
 def gradient_descent(
@@ -165,43 +250,27 @@ def split_rates(params: Params) -> tuple[Params, Params]:
     return theta, {name.removeprefix(_RATE): p for name, p in params.items() if name.startswith(_RATE)}
 
 
-def logits_alone(learner: MetaLearner, fast: Params, episode: Episode) -> torch.Tensor:
-    """f(query; phi) of each query in a batch with the support set and no other query, see ``query_logits_alone``.
-
-    Args:
-        learner: whose model and engine.
-        fast: phi, from one inner loop for all queries.
-        episode: one task.
-    """
-    return learner.map_queries(
-        lambda query: learner.forward(fast, torch.cat([episode.support_x, query[None]]))[-1],
-        episode.query_x,
-        support=len(episode.support_x),
-    )
-
-
 def adaptation_curve(
     after: Callable[[int], MetaLearner], steps: int, params: Params, episodes: Episode, *, at_once: int = 10
 ) -> Curves:
     """The loss and accuracy on the queries after 0 to ``steps`` inner steps.
 
     Args:
-        after: the learner that takes so many inner steps.
-        steps: the most.
+        after: returns the learner that takes a given number of inner steps.
+        steps: the largest number.
         params: theta, by name.
         episodes: T stacked tasks.
         at_once: tasks in memory together.
     """
-
     marks = [k for k in (*range(11), 15, 20, 30, 50, 75, 100, 150, 200, 300, 500, 1000) if k < steps] + [steps]
-    if len(marks) > 12:  # a long curve bends early
+    if len(marks) > 12:  # most of a long curve's change is early
         marks = [k for k in marks if k in (0, 1, 2, 3, 5, 7, 10) or k > 10]
     values: dict[str, list[npt.ArrayLike]] = {}
     for k in marks:
         learner = after(k)
         learner.model.eval()
 
-        def judged(theta: Params, episode: Episode, learner: MetaLearner = learner) -> Metrics:
+        def evaluated(theta: Params, episode: Episode, learner: MetaLearner = learner) -> Metrics:
             prediction = learner.query_logits(theta, episode)
             loss = {"loss": prediction_loss(prediction, episode.query_y)}
             return loss | prediction_metrics(prediction, episode.query_y)
@@ -210,7 +279,7 @@ def adaptation_curve(
         for start in range(0, len(episodes.query_x), at_once):
             chunk = episodes.map(lambda part, start=start: part[start : start + at_once])  # type: ignore[misc]
             with torch.no_grad():
-                parts.append(learner.map_tasks(judged, params, chunk))
+                parts.append(map_tasks(evaluated, params, chunk, loop=learner.loops))
         for name in parts[0]:
             values.setdefault(name, []).append(torch.cat([part[name] for part in parts]).cpu().numpy())
     return Curves(

@@ -11,19 +11,13 @@ depend on theta. ``adapt="head"`` is ANIL (Raghu et al. 2020): only the last lay
 
 from __future__ import annotations
 
-from typing import Self
+from pydantic import PositiveFloat
 
-import torch
-from pydantic import NonNegativeInt, PositiveFloat
-
-from distmeta.learners.base import MetaLearner
-from distmeta.learners.inner_loop import adaptation_curve, gradient_descent, logits_alone, select
-from distmeta.learners.losses import prediction_loss
-from distmeta.learners.pictures import Picture
+from distmeta.learners.inner_loop import GradientLearner, gradient_descent, select
 from distmeta.types import Episode, Params
 
 
-class MAML(MetaLearner):
+class MAML(GradientLearner):
     """Learn an initialisation from which a few gradient steps solve a new task.
 
     Args:
@@ -35,6 +29,7 @@ class MAML(MetaLearner):
         adapt: which parameters move in the inner loop: ``"all"``, ``"head"`` (ANIL) or patterns of parameter names.
 
     Example:
+        >>> import torch
         >>> from torch import nn
         >>> learner = MAML(nn.Linear(4, 5), inner_lr=0.4, test_inner_steps=3)
         >>> theta = {name: p.detach() for name, p in learner.model.named_parameters()}
@@ -44,53 +39,25 @@ class MAML(MetaLearner):
         (2, torch.Size([5, 4]))
     """
 
-    network = "classifier"
-
-    class Config(MetaLearner.Config):
+    class Config(GradientLearner.Config):
         """The settings of :class:`MAML`."""
 
         inner_lr: PositiveFloat = 0.4
-        inner_steps: NonNegativeInt = 1
-        test_inner_steps: NonNegativeInt | None = None
         first_order: bool = False
         adapt: str = "all"
 
     config: Config
 
-    def fast_params(self, params: Params, support_x: torch.Tensor, support_y: torch.Tensor) -> Params:
+    def fast_params(self, params: Params, episode: Episode) -> Params:
         """phi: ``params`` after the inner loop on the support set of one task."""
-
-        def support_loss(point: Params) -> torch.Tensor:
-            return prediction_loss(self.forward(point, support_x), support_y)
-
         return gradient_descent(
-            support_loss,
+            self.support_loss(episode),
             params,
             lr=self.config.inner_lr,
             steps=self.config.inner_steps,
             adapted=select(self.config.adapt, params),
             first_order=self.config.first_order,
         )
-
-    def query_logits(self, params: Params, episode: Episode) -> torch.Tensor:
-        """f(query_x; phi)."""
-        fast = self.fast_params(params, episode.support_x, episode.support_y)
-        return self.forward(fast, episode.query_x)
-
-    def query_logits_alone(self, params: Params, episode: Episode) -> torch.Tensor:
-        """As the parent's, with the inner loop run once for all queries."""
-        return logits_alone(self, self.fast_params(params, episode.support_x, episode.support_y), episode)
-
-    def for_evaluation(self) -> Self:
-        """With ``test_inner_steps``; evaluation needs no second derivatives."""
-        steps = self.config.test_inner_steps
-        return self.with_config(first_order=True, inner_steps=self.config.inner_steps if steps is None else steps)
-
-    def pictures(self, params: Params, episodes: Episode) -> dict[str, Picture]:
-        """``adaptation``: loss and accuracy on the queries after every inner step."""
-        steps = self.config.inner_steps
-        curve = adaptation_curve(lambda k: self.with_config(inner_steps=k), steps, params, episodes)
-        return {"adaptation": curve}
 
     @property
     def exact_gradient(self) -> bool:

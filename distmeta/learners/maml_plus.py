@@ -25,13 +25,12 @@ import numpy as np
 import torch
 from pydantic import NonNegativeInt, PositiveFloat, model_validator
 
-from distmeta.learners.base import MetaLearner
-from distmeta.learners.inner_loop import gradient_descent, logits_alone, select, split_rates, with_rates
+from distmeta.learners.inner_loop import GradientLearner, gradient_descent, select, split_rates, with_rates
 from distmeta.learners.losses import prediction_loss, prediction_metrics
 from distmeta.types import Episode, Metrics, Params
 
 
-class MAMLPlusPlus(MetaLearner):
+class MAMLPlusPlus(GradientLearner):
     """MAML with learned rates per layer and step, a loss after every step, and first-order gradients to begin with.
 
     With ``learned_rates=False`` and nothing else set it is :class:`distmeta.MAML`.
@@ -51,21 +50,18 @@ class MAMLPlusPlus(MetaLearner):
     Example:
         >>> from torch import nn
         >>> learner = MAMLPlusPlus(nn.Linear(4, 5), inner_steps=3, multi_step_until=10)
-        >>> learner.at(0).step_weights, learner.at(5).step_weights, learner.at(10).step_weights
+        >>> learner.at_step(0).step_weights, learner.at_step(5).step_weights, learner.at_step(10).step_weights
         ([0.333..., 0.333..., 0.333...], [0.166..., 0.166..., 0.666...], [0.0, 0.0, 1.0])
         >>> params = learner.init_meta_params(np.random.default_rng(0))
         >>> params["rate/weight"].tolist()
         [0.1..., 0.1..., 0.1...]
     """
 
-    network = "classifier"
-
-    class Config(MetaLearner.Config):
+    class Config(GradientLearner.Config):
         """The settings of :class:`MAMLPlusPlus`."""
 
         inner_lr: PositiveFloat = 0.1
         inner_steps: NonNegativeInt = 5
-        test_inner_steps: NonNegativeInt | None = None
         adapt: str = "all"
         learned_rates: bool = True
         multi_step_until: NonNegativeInt = 0
@@ -83,7 +79,7 @@ class MAMLPlusPlus(MetaLearner):
     config: Config
     _step: float = math.inf  # of the outer loop; outside of training everything is annealed
 
-    def at(self, step: int) -> Self:
+    def at_step(self, step: int) -> Self:
         """With the loss and the order of derivatives of outer step ``step``."""
         clone = copy.copy(self)
         clone._step = step
@@ -108,47 +104,29 @@ class MAMLPlusPlus(MetaLearner):
         start = torch.full((c.inner_steps,), c.inner_lr, dtype=torch.float64)
         return with_rates(theta, dict.fromkeys(moving, start))
 
-    def trajectory(self, params: Params, support_x: torch.Tensor, support_y: torch.Tensor) -> Iterator[Params]:
+    def trajectory(self, params: Params, episode: Episode) -> Iterator[Params]:
         """phi_1 to phi_K: theta after each step of the inner loop on the support set of one task; theta if K is 0."""
         fast, rates = split_rates(params)
         moving = select(self.config.adapt, fast)
+        loss = self.support_loss(episode)
         if not self.config.inner_steps:
             yield fast
-
-        def support_loss(point: Params) -> torch.Tensor:
-            return prediction_loss(self.forward(point, support_x), support_y)
-
         for k in range(self.config.inner_steps):
             lr = {name: rate[k] for name, rate in rates.items()} or self.config.inner_lr
             first_order = not self.exact_gradient
-            fast = gradient_descent(support_loss, fast, lr=lr, steps=1, adapted=moving, first_order=first_order)
+            fast = gradient_descent(loss, fast, lr=lr, steps=1, adapted=moving, first_order=first_order)
             yield fast
 
-    def fast_params(self, params: Params, support_x: torch.Tensor, support_y: torch.Tensor) -> Params:
+    def fast_params(self, params: Params, episode: Episode) -> Params:
         """phi_K."""
-        *_, last = self.trajectory(params, support_x, support_y)
+        *_, last = self.trajectory(params, episode)
         return last
 
     def meta_loss(self, params: Params, episode: Episode) -> tuple[torch.Tensor, Metrics]:
         """``sum_k w_k L(phi_k, D')``, and the accuracy of phi_K."""
         loss = episode.query_x.new_zeros(())
-        points = self.trajectory(params, episode.support_x, episode.support_y)
-        for weight, fast in zip(self.step_weights, points, strict=True):
+        for weight, fast in zip(self.step_weights, self.trajectory(params, episode), strict=True):
             if weight:  # the last one always
                 prediction = self.forward(fast, episode.query_x)
                 loss = loss + weight * prediction_loss(prediction, episode.query_y)
         return loss, prediction_metrics(prediction, episode.query_y)
-
-    def query_logits(self, params: Params, episode: Episode) -> torch.Tensor:
-        """f(query_x; phi_K)."""
-        fast = self.fast_params(params, episode.support_x, episode.support_y)
-        return self.forward(fast, episode.query_x)
-
-    def for_evaluation(self) -> Self:
-        """With ``test_inner_steps``."""
-        steps = self.config.test_inner_steps
-        return self if steps is None else self.with_config(inner_steps=steps)
-
-    def query_logits_alone(self, params: Params, episode: Episode) -> torch.Tensor:
-        """As the parent's, with the inner loop run once for all queries."""
-        return logits_alone(self, self.fast_params(params, episode.support_x, episode.support_y), episode)

@@ -1,7 +1,7 @@
 """Meta-learning with memory-augmented neural networks (Santoro, Bartunov, Botvinick, Wierstra, Lillicrap 2016).
 
-A sequence is a task. At step t the network sees an image and the label of the image before, ``(x_t, y_{t-1})``, and
-says what label ``x_t`` has (equation 1)::
+A sequence is a task. At step t the network reads an image and the label of the image before, ``(x_t, y_{t-1})``, and
+predicts the label of ``x_t`` (equation 1)::
 
     theta* = argmin_theta E_D[ sum_t -log p(y_t | x_t, D_{1:t-1}; theta) ]
 
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from distmeta.errors import LearnerContractError
-from distmeta.learners.base import unstack
+from distmeta.learners.engine import unstack
 from distmeta.learners.pictures import Heatmaps, Picture
 from distmeta.learners.sequence import SequenceLearner
 from distmeta.occurrences import accuracies
@@ -39,7 +39,7 @@ class MANN(SequenceLearner):
         ['accuracy', 'accuracy_instance_1', 'accuracy_instance_2', 'loss']
     """
 
-    def judge(self, prediction: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, Metrics]:
+    def sequence_loss(self, prediction: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, Metrics]:
         """Cross-entropy in nats, summed over the S symbols of a label and averaged over the steps; and accuracies.
 
         A label of S symbols counts as right when all of them are.
@@ -64,13 +64,13 @@ class MANN(SequenceLearner):
         return (losses.view_as(scored) * scored).sum((1, 2)) / steps, accuracies(right, targets)
 
     def pictures(self, params: Params, episodes: Episode) -> dict[str, Picture]:
-        """``memory``: the first task: the right labels, what the network believed, and where its heads were."""
+        """``memory``: the first task's labels, the predicted probabilities, and the read and write weights."""
         self.model.eval()
         episode = unstack(episodes)[0]
-        output, looked = self.traced(params, episode)
+        output, weights = self.traced(params, episode)
         symbols = episode.query_y[:, None] if episode.query_y.dim() == 1 else episode.query_y
-        belief = output.reshape(*symbols.shape, -1).softmax(-1)
-        right = F.one_hot(symbols.clamp_min(0), belief.shape[-1]) * (symbols >= 0)[..., None]
-        panels = {"label": right.flatten(1), "belief": belief.flatten(1), **looked}
+        predicted = output.reshape(*symbols.shape, -1).softmax(-1)
+        right = F.one_hot(symbols.clamp_min(0), predicted.shape[-1]) * (symbols >= 0)[..., None]
+        panels = {"label": right.flatten(1), "predicted": predicted.flatten(1), **weights}
         arrays = {name: part.T.float().cpu().numpy() for name, part in panels.items()}
         return {"memory": Heatmaps("one task over time", "time step", arrays)}

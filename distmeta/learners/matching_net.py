@@ -29,7 +29,7 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 
 from distmeta.errors import ModelContractError
-from distmeta.learners.base import unstack
+from distmeta.learners.engine import unstack
 from distmeta.learners.functional import vectorised
 from distmeta.learners.metric import MetricLearner, cosine, one_hot, squared_distance
 from distmeta.learners.pictures import Attention, Picture
@@ -38,12 +38,12 @@ from distmeta.types import Episode, Params
 
 
 class MatchingNet(MetricLearner):
-    """Learn an embedding in which the nearest labelled examples tell the class. Any number of ways at test.
+    """Learn an embedding in which the nearest labelled examples give the class. Any number of ways at test.
 
     Args:
         model: an encoder, ``[B, ...]`` to features ``[B, D]``, such as ``conv4(head=False)``; f' = g'.
         distance: ``"cosine"`` (as in the paper) or ``"euclidean"`` (squared).
-        temperature: of the attention; towards 0 it becomes the nearest neighbour.
+        temperature: divides the similarities; towards 0 the attention becomes the nearest neighbour.
         full_context: full-context embeddings: LSTMs, meta-learned beside the encoder, through which f and g see S.
         features: D, the size of the LSTMs; what the encoder returns. Only for ``full_context``.
         steps: K, how often a query reads the support set. Only for ``full_context``.
@@ -100,9 +100,9 @@ class MatchingNet(MetricLearner):
         return support, self.query_in_context(params, query, support)
 
     def log_attention(self, query: torch.Tensor, support: torch.Tensor) -> torch.Tensor:
-        """``log a(x, x_i)``, ``[M, N*K]``: whom each query looks at."""
-        kernel = cosine if self.config.distance == "cosine" else lambda a, b: -squared_distance(a, b)
-        return (kernel(query, support) / self.config.temperature).log_softmax(-1)
+        """``log a(x, x_i)``, ``[M, N*K]``: attention of each query over the support set."""
+        similarity = cosine if self.config.distance == "cosine" else lambda a, b: -squared_distance(a, b)
+        return (similarity(query, support) / self.config.temperature).log_softmax(-1)
 
     def support_in_context(self, params: Params, support: torch.Tensor) -> torch.Tensor:
         """g(S): ``[N*K, D]`` from g'(x_i) ``[N*K, D]`` (appendix A.2)."""
@@ -121,7 +121,7 @@ class MatchingNet(MetricLearner):
         return h
 
     def pictures(self, params: Params, episodes: Episode) -> dict[str, Picture]:
-        """``attention``: of one query of each class, ten classes at most, over the support set of the first task."""
+        """``attention`` of one query per class, ten classes at most, over the support set of the first task."""
         episode = unstack(episodes)[0]
         if episode.support_x.dim() != 4 or episode.support_x.shape[1] not in (1, 3):
             return {}  # no images

@@ -11,19 +11,15 @@ alpha gives direction and length of the step: nothing keeps it positive. It is m
 
 from __future__ import annotations
 
-from typing import Self
-
 import numpy as np
 import torch
-from pydantic import NonNegativeInt, PositiveFloat, field_validator
+from pydantic import PositiveFloat, field_validator
 
-from distmeta.learners.base import MetaLearner
-from distmeta.learners.inner_loop import gradient_descent, logits_alone, split_rates, with_rates
-from distmeta.learners.losses import prediction_loss
+from distmeta.learners.inner_loop import GradientLearner, gradient_descent, split_rates, with_rates
 from distmeta.types import Episode, Params
 
 
-class MetaSGD(MetaLearner):
+class MetaSGD(GradientLearner):
     """Learn an initialisation and, for every parameter, the rate of the few gradient steps that solve a new task.
 
     Args:
@@ -45,14 +41,10 @@ class MetaSGD(MetaLearner):
         torch.Size([5, 4])
     """
 
-    network = "classifier"
-
-    class Config(MetaLearner.Config):
+    class Config(GradientLearner.Config):
         """The settings of :class:`MetaSGD`."""
 
         inner_lr: PositiveFloat | tuple[PositiveFloat, PositiveFloat] = (0.005, 0.1)
-        inner_steps: NonNegativeInt = 1
-        test_inner_steps: NonNegativeInt | None = None
 
         @field_validator("inner_lr")
         @classmethod
@@ -69,25 +61,7 @@ class MetaSGD(MetaLearner):
         low, high = c.inner_lr if isinstance(c.inner_lr, tuple) else (c.inner_lr, c.inner_lr)
         return with_rates(theta, {name: torch.from_numpy(rng.uniform(low, high, p.shape)) for name, p in theta.items()})
 
-    def fast_params(self, params: Params, support_x: torch.Tensor, support_y: torch.Tensor) -> Params:
+    def fast_params(self, params: Params, episode: Episode) -> Params:
         """phi: theta after the inner loop on the support set of one task."""
         theta, alpha = split_rates(params)
-
-        def support_loss(point: Params) -> torch.Tensor:
-            return prediction_loss(self.forward(point, support_x), support_y)
-
-        return gradient_descent(support_loss, theta, lr=alpha, steps=self.config.inner_steps)
-
-    def query_logits(self, params: Params, episode: Episode) -> torch.Tensor:
-        """f(query_x; phi)."""
-        fast = self.fast_params(params, episode.support_x, episode.support_y)
-        return self.forward(fast, episode.query_x)
-
-    def query_logits_alone(self, params: Params, episode: Episode) -> torch.Tensor:
-        """As the parent's, with the inner loop run once for all queries."""
-        return logits_alone(self, self.fast_params(params, episode.support_x, episode.support_y), episode)
-
-    def for_evaluation(self) -> Self:
-        """With ``test_inner_steps``."""
-        steps = self.config.test_inner_steps
-        return self if steps is None else self.with_config(inner_steps=steps)
+        return gradient_descent(self.support_loss(episode), theta, lr=alpha, steps=self.config.inner_steps)

@@ -1,8 +1,8 @@
-"""What metric-based learners share: embeddings of an episode and similarities between them."""
+"""The metric family: embeddings of an episode and similarities between them."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import final
 
 import torch
 import torch.nn.functional as F
@@ -15,11 +15,13 @@ from distmeta.types import Episode, Params
 class MetricLearner(MetaLearner):
     """An algorithm that compares queries with the support set in the space of an encoder; any number of ways at test.
 
-    A subclass says how, in ``query_logits``.
+    A subclass compares them in ``query_logits``, from the features that :meth:`embed` returns.
     """
 
-    network = "encoder"
+    model_kind = "encoder"
+    joins_support = True
 
+    @final
     def embed(self, params: Params, episode: Episode) -> tuple[torch.Tensor, torch.Tensor]:
         """Features of the support set ``[N*K, D]`` and of the queries ``[M, D]``, from one pass of the encoder.
 
@@ -29,14 +31,6 @@ class MetricLearner(MetaLearner):
         features = self.forward(params, torch.cat([episode.support_x, episode.query_x]))
         support, query = features[: len(episode.support_x)], features[len(episode.support_x) :]
         return support, query
-
-    def query_logits_alone(self, params: Params, episode: Episode) -> torch.Tensor:
-        """See the parent; :meth:`embed` has each query in one batch with the support set already."""
-
-        def alone(query: torch.Tensor) -> torch.Tensor:
-            return self.query_logits(params, replace(episode, query_x=query[None]))[0]
-
-        return self.map_queries(alone, episode.query_x, support=len(episode.support_x))
 
 
 def one_hot(episode: Episode, like: torch.Tensor) -> torch.Tensor:

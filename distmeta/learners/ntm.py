@@ -21,14 +21,16 @@ import torch
 import torch.nn.functional as F
 
 from distmeta.errors import LearnerContractError
-from distmeta.learners.base import unstack
+from distmeta.learners.engine import unstack
 from distmeta.learners.pictures import Heatmaps, Picture
 from distmeta.learners.sequence import SequenceLearner
 from distmeta.types import Episode, Metrics, Params
 
 
 class NTM(SequenceLearner):
-    """Train a sequence model to answer in bits; reports ``bits`` and ``bit_errors`` per sequence.
+    """Train a sequence model by its cost in bits; reports ``bits`` and ``bit_errors`` per sequence.
+
+    The cost is the same for a model without a memory, such as :func:`distmeta.lstm`.
 
     Args:
         model: ``[B, L, ...]`` to logits ``[B, L, bits]``, such as ``ntm()`` or ``lstm()``.
@@ -39,11 +41,11 @@ class NTM(SequenceLearner):
         >>> learner = NTM(ntm(size=8, slots=4, width=3)).bind(TaskSpec((3,), 2, "sequence", 0, 5))
         >>> guess = torch.zeros(1, 5, 2)
         >>> targets = torch.tensor([[[-1.0, -1.0], [-1.0, -1.0], [-1.0, -1.0], [0.0, 1.0], [1.0, 1.0]]])
-        >>> learner.judge(guess, targets)[1]["bits"].tolist()  # one bit for each of four fair coins
+        >>> learner.sequence_loss(guess, targets)[1]["bits"].tolist()  # one bit for each of four fair coins
         [4.0]
     """
 
-    def judge(self, prediction: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, Metrics]:
+    def sequence_loss(self, prediction: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, Metrics]:
         """Nats per sequence; ``bits``, the same in bits; ``bit_errors``, bits on the wrong side of one half.
 
         Raises:
@@ -67,7 +69,7 @@ class NTM(SequenceLearner):
         return {"memory": Heatmaps("one task over time", "time step", self.memory_panels(params, unstack(episodes)[0]))}
 
     def memory_panels(self, params: Params, episode: Episode) -> dict[str, npt.NDArray[np.float32]]:
-        """One task as in the paper's figures 6, 9 and 12: what went in and came out, and where the heads were.
+        """Inputs, outputs and memory weights of one task, as in the paper's figures 6, 9 and 12.
 
         Args:
             params: the meta-parameters.
@@ -75,10 +77,10 @@ class NTM(SequenceLearner):
 
         Returns:
             Over the L time steps: ``inputs [in, L]``, ``outputs [out, L]`` (probabilities; NaN where nothing is
-            scored), ``write weights [S, L]`` and ``read weights [S, L]`` (of several heads the mean). Without the
+            scored), ``write weights [S, L]`` and ``read weights [S, L]`` (averaged over heads). No
             weights where the model has no memory.
         """
-        output, looked = self.traced(params, episode)
+        output, weights = self.traced(params, episode)
         answer = output.sigmoid().masked_fill(episode.query_y < 0, torch.nan)
-        panels = {"inputs": episode.query_x.flatten(1), "outputs": answer, **looked}
+        panels = {"inputs": episode.query_x.flatten(1), "outputs": answer, **weights}
         return {name: part.T.float().cpu().numpy() for name, part in panels.items()}

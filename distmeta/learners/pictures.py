@@ -1,4 +1,4 @@
-"""What a learner may show of how it learns: data for pictures, not pictures.
+"""Data for pictures of how a learner learns; the drawing is elsewhere.
 
 A learner returns them from :meth:`~distmeta.learners.base.MetaLearner.pictures`; the end of a run draws each into
 ``RUN_DIR/NAME.png`` and records it. Nothing here draws: a worker needs no matplotlib.
@@ -17,7 +17,7 @@ class Curves:
     """Numbers of many tasks over some quantity: drawn as their means with 95 % intervals, one panel per kind.
 
     Args:
-        title: what is seen.
+        title: heading of the picture.
         x_label: the quantity.
         x: its values ``[X]``.
         values: by name, ``X`` rows of per-task numbers ``[T]``. Names with ``accuracy`` share a panel, in per cent, as
@@ -36,12 +36,12 @@ class Curves:
 
 @dataclass(frozen=True)
 class Attention:
-    """How much each image of one list looks at each of another: a grid of weights with the images at its edges.
+    """Attention weights of one list of images over another: a grid of weights with the images at its edges.
 
     Args:
-        title: what is seen.
-        rows: images ``[R, C, H, W]`` that look.
-        columns: images ``[M, C, H, W]`` that are looked at.
+        title: heading of the picture.
+        rows: images ``[R, C, H, W]`` that attend.
+        columns: images ``[M, C, H, W]`` that are attended to.
         weights: ``[R, M]``, each row summing to 1 (less where columns are left out).
         right: ``[R, M]`` booleans: the cells that should have the weight, outlined.
         row_label: what the rows are.
@@ -62,7 +62,7 @@ class Heatmaps:
     """Matrices over the same time axis, one above the other: as the figures of a memory's weights (Graves et al. 2014).
 
     Args:
-        title: what is seen.
+        title: heading of the picture.
         x_label: the common axis, such as time.
         panels: name to ``[rows, time]``, drawn from top to bottom; dark is high, NaN is left blank. Of panels with more
             than 30 rows (the slots of a memory) the part that is used is drawn, the same part of each.
@@ -80,10 +80,10 @@ class Heatmaps:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Rows of images with a line under each, such as pairs that a learner finds alike.
+    """Rows of images with a line under each, such as the nearest pairs of a learner.
 
     Args:
-        title: what is seen.
+        title: heading of the picture.
         images: ``[R, C, channels, H, W]``: R rows of C images.
         captions: R rows of C lines.
         right: ``[R]``: whether the row is as it should be; wrong ones are framed in red.

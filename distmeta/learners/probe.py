@@ -1,11 +1,10 @@
-"""What can be checked of a model and a learner before any worker starts, and the choice of the engine."""
+"""Checks of a model and a learner before any worker starts, and the choice between vmap and a loop."""
 
 from __future__ import annotations
 
 import copy
 import warnings
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import nn
@@ -20,14 +19,14 @@ from distmeta.types import Episode, Params, TaskSpec
 
 @dataclass(frozen=True)
 class Probe:
-    """What a probe found.
+    """Result of :func:`probe`.
 
     Args:
-        learner: the learner with its engine chosen, ``vectorise`` is ``"vmap"`` or ``"loop"``.
+        learner: the learner with ``vectorise`` chosen, ``"vmap"`` or ``"loop"``.
         message: why a slower engine was chosen, if so.
     """
 
-    learner: Any
+    learner: MetaLearner
     message: str | None
 
 
@@ -36,9 +35,9 @@ def probe(learner: MetaLearner, spec: TaskSpec, episodes: Episode, test: TaskSpe
 
     Args:
         learner: with its model built.
-        spec: what the training tasks promise.
-        episodes: two or more of them, stacked.
-        test: what the test tasks promise, where that is something else.
+        spec: shapes of the training tasks.
+        episodes: two or more training tasks, stacked.
+        test: shapes of the test tasks, where they differ.
 
     Raises:
         ModelContractError: the model keeps running statistics, returns the wrong shape, changes its buffers or leaves a
@@ -59,7 +58,7 @@ def probe(learner: MetaLearner, spec: TaskSpec, episodes: Episode, test: TaskSpe
     ways = {spec.outputs, (test or spec).outputs}
     _check_one_task(loop, spec, ways, params, episodes.counted().map(lambda part: part[0]))
     found = Probe(loop, None) if learner.config.vectorise == "loop" else _choose_engine(learner, loop, params, episodes)
-    if learner.network != "sequence" and has_fused_rnn(learner.model):
+    if learner.model_kind != "sequence" and has_fused_rnn(learner.model):
         slower = "cuDNN's recurrent kernels have no second derivative: on a GPU torch's own are used, slower."
         return replace(found, message=f"{found.message} {slower}" if found.message else slower)
     return found
@@ -71,14 +70,14 @@ def require_equal_ways(learner: MetaLearner, train: TaskSpec, test: TaskSpec) ->
     Raises:
         LearnerContractError: names both numbers and the fix.
     """
-    if learner.network == "sequence" and train.outputs != test.outputs:
+    if learner.model_kind == "sequence" and train.outputs != test.outputs:
         raise LearnerContractError(
-            f"{type(learner).__name__} is trained on sequences with {train.outputs} outputs per step and judged on "
-            f"ones with {test.outputs}, but its model has that many outputs for good. Judge it on tasks of the same "
+            f"{type(learner).__name__} is trained on sequences with {train.outputs} outputs per step and evaluated on "
+            f"ones with {test.outputs}, but its model's outputs are fixed. Evaluate it on tasks of the same "
             "kind (tasks.ways, tasks.bits, tasks.labels as in training); only with tasks.labels=strings does the "
             "number of ways leave the outputs as they are."
         )
-    if learner.network == "classifier" and train.outputs != test.outputs:
+    if learner.model_kind == "classifier" and train.outputs != test.outputs:
         raise LearnerContractError(
             f"{type(learner).__name__} is trained on {train.outputs}-way tasks and tested on {test.outputs}-way ones, "
             "but its model has one output per class. Train it with tasks.train_ways equal to tasks.ways, or use a "
@@ -138,15 +137,14 @@ def unused_parameters(learner: MetaLearner, params: Params, episode: Episode) ->
 
 def in_float64(learner: MetaLearner) -> MetaLearner:
     """A copy in float64 and without dropout, for comparisons: rounding hides small errors, and noise hides all."""
-    clone = copy.copy(learner)
-    clone._model = model = copy.deepcopy(learner.model).double()
+    model = copy.deepcopy(learner.model).double()
     for layer in model.modules():
         for name in ("p", "dropout"):  # of dropout layers; of attention and recurrent layers
             if isinstance(getattr(layer, name, None), float) and (
                 name == "dropout" or "Dropout" in type(layer).__name__
             ):
                 setattr(layer, name, 0.0)
-    return clone
+    return learner.with_model(model)
 
 
 def _check_one_task(learner: MetaLearner, spec: TaskSpec, ways: set[int], params: Params, episode: Episode) -> None:
@@ -174,7 +172,7 @@ def _check_one_task(learner: MetaLearner, spec: TaskSpec, ways: set[int], params
     except Exception as error:
         raise LearnerContractError(
             f"{name}.query_logits fails on one task, though the model takes its inputs: {type(error).__name__}: "
-            f"{_short(str(error))} ({line_of(error)}). Mend that line."
+            f"{_short(str(error))} ({line_of(error)}). Fix that line."
         ) from error
     if not isinstance(prediction, torch.Tensor) or list(prediction.shape) != [len(episode.query_x), spec.outputs]:
         seen = list(prediction.shape) if isinstance(prediction, torch.Tensor) else type(prediction).__name__
@@ -206,9 +204,9 @@ def _check_output(learner: MetaLearner, spec: TaskSpec, ways: set[int], batch: i
     if not isinstance(output, torch.Tensor):
         raise ModelContractError(f"{name} needs a model that returns one tensor; it returned {type(output).__name__}.")
     expected = [batch, spec.outputs]
-    if learner.network == "sequence":
+    if learner.model_kind == "sequence":
         _check_sequence_output(name, [1, spec.queries, spec.outputs], output)
-    if learner.network == "classifier" and list(output.shape) != expected:
+    if learner.model_kind == "classifier" and list(output.shape) != expected:
         task = f"{spec.outputs}-way episode" if spec.kind == "classification" else "regression task"
         role = "classifier" if spec.kind == "classification" else "regressor"
         raise ModelContractError(
@@ -216,7 +214,7 @@ def _check_output(learner: MetaLearner, spec: TaskSpec, ways: set[int], batch: i
             f"Give the last layer {spec.outputs} outputs, or give a factory such as conv4() that reads the number from "
             "the tasks. ProtoNet and MatchingNet take an encoder."
         )
-    if learner.network == "encoder":
+    if learner.model_kind == "encoder":
         flat = output.dim() == 2
         if not flat or output.shape[1] in ways:
             seen = "one number per class" if flat else "not one feature vector per input"
@@ -240,7 +238,7 @@ def _choose_engine(learner: MetaLearner, loop: MetaLearner, params: Params, epis
     vmapped = learner.with_config(vectorise="vmap")
     try:
         with warnings.catch_warnings():
-            # What torch has no batching rule for it runs task by task, and says so once: our own loop is no slower.
+            # Where torch lacks a batching rule it warns once and runs task by task: our own loop is no slower.
             warnings.filterwarnings("error", message="There is a performance drop")
             vmapped.meta_gradient(params, episodes)
             vmapped.for_evaluation().evaluate(params, episodes)

@@ -13,20 +13,19 @@ would make a task depend on the tasks before it.
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
-from distmeta.learners.base import MetaLearner
-from distmeta.learners.inner_loop import adaptation_curve, first_order_descent, logits_alone
+from distmeta.learners.engine import map_tasks
+from distmeta.learners.inner_loop import GradientLearner, first_order_descent
 from distmeta.learners.losses import prediction_loss, prediction_metrics
-from distmeta.learners.pictures import Picture
 from distmeta.occurrences import occurrence
-from distmeta.types import Episode, MetaGradient, Metrics, Params
+from distmeta.types import Episode, Metrics, Params
 
 
-class Reptile(MetaLearner):
+class Reptile(GradientLearner):
     """Move the initialisation towards the weights that each task leads to.
 
     Args:
@@ -47,16 +46,13 @@ class Reptile(MetaLearner):
         2
     """
 
-    network = "classifier"
-
-    class Config(MetaLearner.Config):
+    class Config(GradientLearner.Config):
         """The settings of :class:`Reptile`."""
 
         inner_lr: PositiveFloat = 1e-3
         inner_steps: NonNegativeInt = 5
         inner_batch: PositiveInt | None = None
         inner_optimizer: Literal["adam", "sgd"] = "adam"
-        test_inner_steps: NonNegativeInt | None = None
         test_inner_batch: PositiveInt | None = None
 
     config: Config
@@ -74,17 +70,8 @@ class Reptile(MetaLearner):
         c = self.config
         return first_order_descent(loss, params, lr=c.inner_lr, steps=c.inner_steps, optimizer=c.inner_optimizer)
 
-    def query_logits(self, params: Params, episode: Episode) -> torch.Tensor:
-        """f(query_x; phi)."""
-        return self.forward(self.fast_params(params, episode), episode.query_x)
-
-    def query_logits_alone(self, params: Params, episode: Episode) -> torch.Tensor:
-        """As the parent's, with the inner loop run once for all queries."""
-        return logits_alone(self, self.fast_params(params, episode), episode)
-
-    def meta_gradient(self, params: Params, episodes: Episode) -> MetaGradient:
+    def chunk_gradient(self, params: Params, episodes: Episode) -> tuple[Params, Metrics]:
         """``sum_i theta - phi_i`` over the tasks of a chunk, and the losses of phi_i on the queries."""
-        self.model.train()
 
         def one(theta: Params, episode: Episode) -> tuple[Params, Metrics]:
             phi = self.fast_params(theta, episode)
@@ -93,21 +80,8 @@ class Reptile(MetaLearner):
             return phi, metrics | prediction_metrics(prediction, episode.query_y)
 
         with torch.no_grad():
-            fast, metrics = self.map_tasks(one, params, episodes)
-        moved = {name: (p - fast[name]).sum(0) for name, p in params.items()}
-        return MetaGradient(moved, tasks=len(episodes.query_x), metrics=metrics)
-
-    def for_evaluation(self) -> Self:
-        """With ``test_inner_steps`` and ``test_inner_batch``."""
-        c = self.config
-        steps = c.inner_steps if c.test_inner_steps is None else c.test_inner_steps
-        return self.with_config(inner_steps=steps, inner_batch=c.test_inner_batch or c.inner_batch)
-
-    def pictures(self, params: Params, episodes: Episode) -> dict[str, Picture]:
-        """``adaptation``: loss and accuracy on the queries after every inner step."""
-        steps = self.config.inner_steps
-        curve = adaptation_curve(lambda k: self.with_config(inner_steps=k), steps, params, episodes)
-        return {"adaptation": curve}
+            fast, metrics = map_tasks(one, params, episodes, loop=self.loops)
+        return {name: (p - fast[name]).sum(0) for name, p in params.items()}, metrics
 
     @property
     def exact_gradient(self) -> bool:
@@ -116,7 +90,7 @@ class Reptile(MetaLearner):
 
 
 def _in_turn(episode: Episode) -> torch.Tensor:
-    """Rows of the support set, one of every class in turn: a mini-batch of them has its classes balanced."""
+    """Support-set order that cycles through the classes, so that every mini-batch is balanced."""
     labels = episode.support_y
     if episode.ways is None:
         return torch.arange(len(labels), device=labels.device)

@@ -1,4 +1,4 @@
-"""Siamese networks: one encoder sees both images of a pair and learns whether they are of the same class.
+"""Siamese networks: one encoder for both images of a pair, trained to tell whether they are of one class.
 
 ``form="contrastive"``: with ``d(x1, x2) = |f(x1) - f(x2)|_2``, the contrastive loss (Hadsell, Chopra, LeCun 2006,
 equation 4, without its factors 1/2)::
@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from pydantic import PositiveFloat
 
 from distmeta.errors import LearnerContractError, ModelContractError
-from distmeta.learners.base import unstack
+from distmeta.learners.engine import unstack
 from distmeta.learners.functional import vectorised
 from distmeta.learners.losses import prediction_metrics
 from distmeta.learners.metric import MetricLearner, one_hot, squared_distance
@@ -51,20 +51,20 @@ class Pairs:
     different: torch.Tensor
 
     def mean(self, of_same: torch.Tensor, of_different: torch.Tensor) -> torch.Tensor:
-        """Mean over balanced pairs of a value ``[M, N*K]`` that is another for either kind."""
+        """Mean over balanced pairs of one value ``[M, N*K]`` for pairs of one class and another for the rest."""
         return ((self.same * of_same).sum() + (self.different * of_different).sum()) / 2
 
 
 class Siamese(MetricLearner):
     """Learn from pairs which images are of one class. Any number of ways at test.
 
-    Metrics: ``loss`` of the pairs and ``accuracy_verification``, the share of them that is told right (``d < margin /
-    2``, or ``p > 1/2``), in training and in evaluation; ``accuracy`` of N-way classification.
+    Metrics: ``loss`` of the pairs and ``accuracy_verification``, the fraction of pairs classified
+    correctly (``d < margin / 2``, or ``p > 1/2``), in training and in evaluation; ``accuracy`` of N-way classification.
 
     Args:
         model: an encoder, ``[B, ...]`` to features ``[B, D]``, such as ``conv4(head=False)``.
         form: ``"contrastive"`` or ``"koch"``, see above.
-        margin: of the contrastive loss.
+        margin: distance beyond which a pair of two classes costs nothing, in the contrastive loss.
         pairs: ``"all"``: every query with every support example, weighted so that both kinds count the same;
             ``"one"``: every query with one example of its own class and one of another.
 
@@ -90,7 +90,7 @@ class Siamese(MetricLearner):
     def query_logits(self, params: Params, episode: Episode) -> torch.Tensor:
         """Minus the distance to each class, or the log-odds of p.
 
-        Of several examples of a class the mean is taken: a single pair is noisy evidence, and the mean's error falls
+        The mean over the examples of a class is taken: a single pair is noisy evidence, and the mean's error falls
         with the number of shots, where the nearest example's is that of the luckiest pair.
         """
         return self._logits(self._scores(params, episode), episode)
@@ -144,7 +144,7 @@ class Siamese(MetricLearner):
         if self.config.form == "contrastive":
             return params
         like = next(iter(params.values()))
-        learned = self._own.get("pair/alpha")
+        learned = self.own_params.get("pair/alpha")
         features = self._features if learned is None else len(learned)
         if features is None:
             raise LearnerContractError(
@@ -156,12 +156,10 @@ class Siamese(MetricLearner):
             "pair/b": like.new_full((), 6.0),
         }
 
-    def bind(self, spec: TaskSpec, seed: int = 0) -> Self:
-        """As the parent's; reads D off the model, with a batch of empty inputs."""
-        bound = super().bind(spec, seed)
+    def bound_to(self, spec: TaskSpec) -> None:
+        """Read D off the model, with a batch of zeros."""
         if self.config.form == "koch":
-            bound._features = _features(bound, spec)
-        return bound
+            self._features = _features(self, spec)
 
     def pictures(self, params: Params, episodes: Episode) -> dict[str, Picture]:
         """``nearest``: queries of the first tasks, each beside the support image that it is nearest to."""
@@ -196,11 +194,6 @@ class Siamese(MetricLearner):
     def _logits(scores: torch.Tensor, episode: Episode) -> torch.Tensor:
         members = one_hot(episode, scores)
         return scores @ (members / members.sum(0))
-
-    def _evaluate_task(self, params: Params, episode: Episode) -> Metrics:
-        loss, metrics = self.meta_loss(params, episode)
-        alone = prediction_metrics(self.query_logits_alone(params, episode), episode.query_y)["accuracy"]
-        return {"loss": loss, **metrics, "accuracy_non_transductive": alone}
 
 
 def _features(learner: MetricLearner, spec: TaskSpec) -> int:

@@ -11,7 +11,6 @@ import torch
 from distmeta.experiment.experiment import Experiment
 from distmeta.figures import learner_pictures, run_curves
 from distmeta.intervals import EvaluationReport
-from distmeta.learners.base import FastModel
 from distmeta.learners.pictures import Fit, Picture
 from distmeta.run.directory import RunDirectory
 from distmeta.run.place import Place
@@ -109,7 +108,7 @@ def _fit(experiment: Experiment, driver: Driver, trained: Trained) -> dict[str, 
     order = episode.query_x[:, 0].argsort()
     x, y = episode.query_x[order], episode.query_y[order]
     params, dtype = best.layout.unflatten(best.vector), best.layout.torch_dtype
-    fast = FastModel(driver.learner.for_evaluation(), params, episode.support_x.to(dtype), episode.support_y.to(dtype))
+    fast = driver.learner.adapt(episode.support_x.to(dtype), episode.support_y.to(dtype), params=params)
     before = driver.learner.forward(params, x.to(dtype)).detach()
     title = f"one meta-test task, before and after {spec.support} points"
     return {"fit": Fit(title, episode.support_x, episode.support_y, x, y, before, fast.predict(x.to(dtype)))}

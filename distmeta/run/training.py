@@ -15,7 +15,6 @@ from distmeta.errors import DistmetaError, ServerLost
 from distmeta.experiment.experiment import Experiment
 from distmeta.experiment.job import Job
 from distmeta.experiment.settings import Outer, Runtime
-from distmeta.learners import base
 from distmeta.learners.base import MetaLearner
 from distmeta.run.directory import RunDirectory
 from distmeta.run.finishing import RunResult, finish
@@ -171,7 +170,7 @@ def _print_progress(event: Event) -> None:
         print(f"step {event.step}: {event.text}", file=sys.stderr)
 
 
-def _train_learner(
+def train_learner(
     learner: MetaLearner,
     tasks: TaskDistribution,
     *,
@@ -196,12 +195,8 @@ def _train_learner(
     }
     place = place or Place(watch=_print_progress)
     result, (driver, best) = _run(experiment.with_overrides(dotted), run_dir, False, place)
-    learner._model = driver.learner.model
-    base.attach(learner._model, learner)
-    learner.load(best.layout.unflatten(best.vector))
+    learner.adopt(driver.learner.model, best.layout.unflatten(best.vector))
     return result
 
 
-base._TRAINER[:] = [_train_learner]
-
-__all__ = ["meta_train"]
+__all__ = ["meta_train", "train_learner"]

@@ -105,7 +105,7 @@ class Worker:
         """
         started = time.perf_counter()
         params, episodes = self._prepare(chunk, vector, self._setup.seed)
-        result = self._learner.at(chunk.step).meta_gradient(params, episodes)
+        result = self._learner.at_step(chunk.step).meta_gradient(params, episodes)
         self._require_finite(chunk, result.metrics["loss"])
         gradient = self._setup.layout.flatten(result.gradient)
         return self._header(chunk, version, dict(result.metrics), started), gradient

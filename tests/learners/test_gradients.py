@@ -19,6 +19,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from distmeta import MAML, FunctionTasks, Outer, mlp, use_batch_statistics
 from distmeta.errors import NonFiniteGradientError
 from distmeta.learners import functional
+from distmeta.learners.engine import unstack
 from distmeta.learners.exact_norms import ExactNorms
 from distmeta.learners.functional import trainable
 from distmeta.learners.param_layout import ParamLayout
@@ -416,7 +417,7 @@ def test_anil_moves_the_head_alone_and_its_gradient_is_exact(vectorise):
     learner = MAML(net, inner_lr=0.5, inner_steps=3, adapt="head", vectorise=vectorise)
     episodes = float64_tasks(tasks)
     theta = trainable(net)
-    phi = learner.with_config(vectorise="loop").fast_params(theta, episodes.support_x[0], episodes.support_y[0])
+    phi = learner.with_config(vectorise="loop").fast_params(theta, unstack(episodes)[0])
     assert list(phi) == list(theta)
     moved = {name for name in theta if not torch.equal(phi[name], theta[name])}
     assert moved == {"head.weight", "head.bias"}

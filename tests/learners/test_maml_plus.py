@@ -86,7 +86,7 @@ def test_with_nothing_switched_on_it_is_maml(vectorise):
     maml = MAML(model(), inner_lr=0.3, inner_steps=K, vectorise=vectorise)
     params = plus.init_meta_params(rng(0, "init"))
     for step in (0, 100):
-        found, expected = plus.at(step).meta_gradient(params, tasks()), maml.meta_gradient(params, tasks())
+        found, expected = plus.at_step(step).meta_gradient(params, tasks()), maml.meta_gradient(params, tasks())
         assert_equal(found.gradient, expected.gradient)
         torch.testing.assert_close(found.metrics["loss"], expected.metrics["loss"])
         assert torch.equal(found.metrics["accuracy"], expected.metrics["accuracy"])
@@ -107,7 +107,7 @@ def test_learned_rates_begin_as_mamls():
 @pytest.mark.parametrize("vectorise", ["vmap", "loop"])
 @pytest.mark.parametrize("step", [0, 5, 10])
 def test_the_gradient_for_theta_and_the_rates_is_that_of_finite_differences(step, vectorise):
-    plus = MAMLPlusPlus(model(), inner_lr=0.4, inner_steps=K, multi_step_until=10, vectorise=vectorise).at(step)
+    plus = MAMLPlusPlus(model(), inner_lr=0.4, inner_steps=K, multi_step_until=10, vectorise=vectorise).at_step(step)
     params, h = uneven(plus), 1e-5
     found = plus.meta_gradient(params, tasks()).gradient
     assert_equal(found, plain_gradient(params, tasks(), plus.step_weights))
@@ -125,10 +125,10 @@ def test_the_gradient_for_theta_and_the_rates_is_that_of_finite_differences(step
 
 def test_importance_moves_to_the_last_step():
     plus = MAMLPlusPlus(model(), inner_steps=4, multi_step_until=100)
-    assert plus.at(0).step_weights == pytest.approx([1 / 4] * 4)
-    assert plus.at(50).step_weights == pytest.approx([1 / 8] * 3 + [5 / 8])
-    assert plus.at(99).step_weights == pytest.approx([1 / 400] * 3 + [397 / 400])
-    for annealed in (plus.at(100), plus.at(1000), plus, MAMLPlusPlus(model(), inner_steps=4).at(0)):
+    assert plus.at_step(0).step_weights == pytest.approx([1 / 4] * 4)
+    assert plus.at_step(50).step_weights == pytest.approx([1 / 8] * 3 + [5 / 8])
+    assert plus.at_step(99).step_weights == pytest.approx([1 / 400] * 3 + [397 / 400])
+    for annealed in (plus.at_step(100), plus.at_step(1000), plus, MAMLPlusPlus(model(), inner_steps=4).at_step(0)):
         assert annealed.step_weights == [0, 0, 0, 1]
 
 
@@ -137,8 +137,8 @@ def test_with_all_importance_on_the_last_step_the_loss_is_mamls():
     plus = MAMLPlusPlus(model(), multi_step_until=10, learned_rates=False, **same)
     params = plus.init_meta_params(rng(0, "init"))
     expected = MAML(model(), **same).meta_gradient(params, tasks())
-    assert_equal(plus.at(10).meta_gradient(params, tasks()).gradient, expected.gradient)
-    before = plus.at(9).meta_gradient(params, tasks())
+    assert_equal(plus.at_step(10).meta_gradient(params, tasks()).gradient, expected.gradient)
+    before = plus.at_step(9).meta_gradient(params, tasks())
     assert not torch.allclose(before.gradient["head.weight"], expected.gradient["head.weight"], rtol=1e-6)
 
 
@@ -150,8 +150,8 @@ def test_derivatives_are_first_order_until_the_step(vectorise):
     second = plain_gradient(params, tasks(), last)
     assert not torch.allclose(first["body.0.weight"], second["body.0.weight"], rtol=1e-3)
     for step, expected in ((0, first), (6, first), (7, second), (8, second)):
-        assert_equal(plus.at(step).meta_gradient(params, tasks()).gradient, expected)
-        assert plus.at(step).exact_gradient is (step >= 7)
+        assert_equal(plus.at_step(step).meta_gradient(params, tasks()).gradient, expected)
+        assert plus.at_step(step).exact_gradient is (step >= 7)
     assert plus.exact_gradient
     assert plus.for_evaluation().config == plus.config
 
@@ -166,7 +166,7 @@ def test_the_worker_asks_for_the_learner_of_the_chunks_step():
     for step in (0, 3, 9):
         chunk = Chunk(0, "meta_train", step, 0, 3)
         _, found = worker.train_chunk(chunk, step, layout.flatten(params))
-        expected = plus.at(step).meta_gradient(params, sines.episodes(chunk.refs, 0))
+        expected = plus.at_step(step).meta_gradient(params, sines.episodes(chunk.refs, 0))
         assert np.array_equal(found, layout.flatten(expected.gradient))
 
 

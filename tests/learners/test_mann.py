@@ -14,7 +14,7 @@ from distmeta.types import Episode
 
 
 def judge(prediction, targets):
-    return MANN(nn.Identity()).judge(prediction, targets)
+    return MANN(nn.Identity()).sequence_loss(prediction, targets)
 
 
 def test_the_loss_of_one_hot_labels_by_hand():
@@ -65,7 +65,7 @@ def test_it_learns_to_remember():
         patterns = torch.randint(0, 2, (32, ways, pattern), generator=random) * 2.0 - 1
         x = patterns.gather(1, order[..., None].expand(-1, -1, pattern))
         code = nn.functional.one_hot(order, ways).float()
-        losses, metrics = learner.judge(
+        losses, metrics = learner.sequence_loss(
             learner.model(torch.cat([x, code.roll(1, 1) * (torch.arange(length) > 0)[:, None]], -1)), order
         )
         adam.zero_grad()
@@ -93,8 +93,8 @@ def test_the_picture_shows_labels_beliefs_and_where_the_heads_were():
     episodes = Episode.sequence(torch.rand(6, 5), targets[0]).map(lambda part: part[None])
     panels = learner.pictures(learner.init_meta_params(np.random.default_rng(0)), episodes)["memory"].panels
     assert {name: part.shape for name, part in panels.items()} == {
-        "label": (2, 6), "belief": (2, 6), "write weights": (6, 6), "read weights": (6, 6),
+        "label": (2, 6), "predicted": (2, 6), "write weights": (6, 6), "read weights": (6, 6),
     }  # fmt: skip
     assert panels["label"].T.tolist() == [[1, 0], [0, 1], [0, 0], [1, 0], [0, 1], [0, 1]]
-    np.testing.assert_allclose(panels["belief"].sum(0), 1, rtol=1e-5)
+    np.testing.assert_allclose(panels["predicted"].sum(0), 1, rtol=1e-5)
     np.testing.assert_allclose(panels["read weights"].sum(0), 1, rtol=1e-5)

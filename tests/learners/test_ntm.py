@@ -34,7 +34,9 @@ SMALL = {"size": 6, "slots": 33, "width": 3}
 
 def judge(logits, targets):
     learner = NTM(ntm(**SMALL))
-    return learner.judge(torch.tensor([logits], dtype=torch.float64), torch.tensor([targets], dtype=torch.float64))
+    return learner.sequence_loss(
+        torch.tensor([logits], dtype=torch.float64), torch.tensor([targets], dtype=torch.float64)
+    )
 
 
 def test_the_cost_by_hand():
@@ -52,11 +54,11 @@ def test_what_is_not_scored_does_not_matter(seed):
     logits = torch.randn(4, 5, 3, generator=random, dtype=torch.float64).requires_grad_()
     targets = torch.randint(-1, 2, (4, 5, 3), generator=random).double()
     learner = NTM(ntm(**SMALL))
-    losses, metrics = learner.judge(logits, targets)
+    losses, metrics = learner.sequence_loss(logits, targets)
     (slope,) = torch.autograd.grad(losses.sum(), logits)
     assert torch.equal(slope != 0, targets >= 0)
     changed = torch.where(targets < 0, -logits + 3, logits)
-    other = learner.judge(changed, targets)
+    other = learner.sequence_loss(changed, targets)
     assert torch.equal(losses, other[0])
     assert torch.equal(metrics["bit_errors"], other[1]["bit_errors"])
     wrong = ((logits > 0).double() != targets) & (targets >= 0)
@@ -65,7 +67,7 @@ def test_what_is_not_scored_does_not_matter(seed):
 
 def test_an_even_guess_costs_the_baseline():
     episodes = TASKS.episodes([TaskRef("meta_test", 0, i) for i in range(3)], 0)
-    _, metrics = NTM(ntm(**SMALL)).judge(torch.zeros_like(episodes.query_y), episodes.query_y)
+    _, metrics = NTM(ntm(**SMALL)).sequence_loss(torch.zeros_like(episodes.query_y), episodes.query_y)
     torch.testing.assert_close(metrics["bits"], TASKS.baseline(episodes)["baseline_bits"])
 
 

@@ -9,6 +9,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from distmeta import MAML, TaskSpec, conv4, use_batch_statistics
 from distmeta.errors import ModelContractError, NonFiniteGradientError
+from distmeta.learners.engine import unstack
 from distmeta.learners.functional import trainable
 from distmeta.learners.param_layout import ParamLayout
 from distmeta.learners.probe import probe, unused_parameters
@@ -394,7 +395,7 @@ def test_evaluation_statistics_come_from_the_batch():
     learner = MAML(conv4(4), inner_lr=0.4, vectorise="loop").bind(spec)
     theta = trainable(learner.model)
     found = learner.evaluate(theta, episodes)
-    fast = learner.fast_params(theta, episodes.support_x[0], episodes.support_y[0])
+    fast = learner.fast_params(theta, unstack(episodes)[0])
     fast = {name: p.detach() for name, p in fast.items()}
     together = learner.forward(fast, episodes.query_x[0]).argmax(1)
     alone = torch.stack(

@@ -178,7 +178,7 @@ def test_more_ways_in_training_than_at_test_and_adapt_afterwards(form, digits_di
     one = tasks.take(1)[0].episode
     learner.train(tasks, iterations=3, meta_batch_size=2, run_dir=tmp_path / "trained")
     fast = learner.adapt(one.support_x, one.support_y)
-    assert fast.predict(one.query_x).shape == (6, 3)
+    assert fast.predict_proba(one.query_x).shape == (6, 3)
     trained = learner.meta_params
     assert ("pair/alpha" in trained) == (form == "koch")
     if form == "koch":

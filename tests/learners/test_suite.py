@@ -151,7 +151,7 @@ SEQUENCES: dict[str, TaskDistribution] = {"MANN": Recalled()}
 
 
 def is_sequence(name):
-    return LEARNERS[name].network == "sequence"
+    return LEARNERS[name].model_kind == "sequence"
 
 
 def toy(name):
@@ -163,7 +163,7 @@ def factory(name):
     """What the learner takes: a classifier, an encoder, or a network that reads sequences."""
     if is_sequence(name):
         return mann(size=8, slots=6, width=4, reads=1) if name == "MANN" else ntm(size=8, slots=6, width=4)
-    return mlp((8,), norm="layer", head=LEARNERS[name].network != "encoder")
+    return mlp((8,), norm="layer", head=LEARNERS[name].model_kind != "encoder")
 
 
 def build(name, dtype=torch.float32, **settings):

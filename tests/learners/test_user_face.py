@@ -36,21 +36,21 @@ def descended(model, steps, lr=0.5):
 def test_adapt_takes_the_steps_of_evaluation(settings, steps, first_order):
     model = nn.Linear(4, 3)
     fast = MAML(model, inner_lr=0.5, inner_steps=2, first_order=first_order, **settings).adapt(X, Y)
-    torch.testing.assert_close(fast.predict(NEW_X), descended(model, steps))
+    torch.testing.assert_close(fast.logits(NEW_X), descended(model, steps))
 
 
 def test_for_evaluation_changes_steps_and_nothing_else():
     learner = MAML(nn.Linear(4, 3), inner_lr=0.3, inner_steps=2, test_inner_steps=9, adapt="head", vectorise="loop")
-    judged = learner.for_evaluation()
-    assert judged.config == learner.config.replace(inner_steps=9, first_order=True)
-    assert judged.model is learner.model
+    evaluated = learner.for_evaluation()
+    assert evaluated.config == learner.config.replace(inner_steps=9)
+    assert evaluated.model is learner.model
     assert (learner.config.inner_steps, learner.config.first_order) == (2, False)
     assert MAML(nn.Linear(4, 3), inner_steps=3).for_evaluation().config.inner_steps == 3
 
 
 def test_a_fast_model_predicts_evaluates_and_scores():
     fast = MAML(nn.Linear(4, 3), inner_lr=0.5, inner_steps=5).adapt(X, Y)
-    logits = fast.predict(NEW_X)
+    logits = fast.logits(NEW_X)
     assert (logits.shape, logits.requires_grad) == ((6, 3), False)
     assert fast.evaluate(NEW_X, NEW_Y) == pytest.approx(F.cross_entropy(logits, NEW_Y).item())
     assert fast.accuracy(NEW_X, NEW_Y) == pytest.approx((logits.argmax(1) == NEW_Y).float().mean().item())
@@ -65,20 +65,20 @@ def test_regression_is_judged_by_its_squared_error():
 def test_two_tasks_do_not_share_a_fast_model():
     learner = MAML(nn.Linear(4, 3), inner_lr=0.5, inner_steps=3)
     one = learner.adapt(X, Y)
-    before = one.predict(NEW_X)
+    before = one.logits(NEW_X)
     two = learner.adapt(X, (Y + 1) % 3)
-    assert torch.equal(one.predict(NEW_X), before)
-    assert not torch.allclose(two.predict(NEW_X), before)
+    assert torch.equal(one.logits(NEW_X), before)
+    assert not torch.allclose(two.logits(NEW_X), before)
     with torch.no_grad():
         learner.model.weight.zero_()  # later meta-training does not reach back
-    assert torch.equal(one.predict(NEW_X), before)
+    assert torch.equal(one.logits(NEW_X), before)
 
 
 def test_adapting_leaves_the_model_as_it_was():
     model = nn.Sequential(nn.Linear(4, 5), nn.Dropout(0.5), nn.Linear(5, 3))
     before = {name: p.clone() for name, p in model.named_parameters()}
     fast = MAML(model, inner_lr=0.5).adapt(X, Y)
-    assert torch.equal(fast.predict(NEW_X), fast.predict(NEW_X))  # no dropout
+    assert torch.equal(fast.logits(NEW_X), fast.logits(NEW_X))  # no dropout
     assert all(torch.equal(p, before[name]) and p.grad is None for name, p in model.named_parameters())
 
 
@@ -86,7 +86,7 @@ def test_a_model_adapts_itself_once_a_learner_holds_it():
     model = MyModel(4, 3)
     learner = MAML(model, inner_lr=0.5, inner_steps=4)
     fast = model.adapt(X, Y)
-    torch.testing.assert_close(model.predict(NEW_X), descended(model, 4))
+    torch.testing.assert_close(model.predict_proba(NEW_X), descended(model, 4).softmax(1))
     assert model.evaluate(NEW_X, NEW_Y) == fast.evaluate(NEW_X, NEW_Y)
     assert torch.equal(model.predict(NEW_X), learner.adapt(X, Y).predict(NEW_X))
     assert list(trainable(model)) == ["weight", "bias"]  # the mix-in adds no parameters
@@ -113,7 +113,7 @@ def test_another_learner_takes_the_model_over():
     with pytest.raises(LearnerContractError, match="not been adapted yet"):
         model.predict(X)  # what the former learner adapted is not this one's
     model.adapt(X, Y)
-    torch.testing.assert_close(model.predict(NEW_X), descended(model, 3))
+    torch.testing.assert_close(model.predict_proba(NEW_X), descended(model, 3).softmax(1))
 
 
 def test_a_factory_of_self_adapting_models_is_attached_when_it_is_built():
@@ -145,7 +145,7 @@ def test_the_readme_loop_runs_on_images(digits_dir):
     for task in tasks.take(2):
         x, y = task.sample()
         fast = learner.adapt(x, y)
-        assert fast.predict(task.episode.query_x).shape == (6, 3)
+        assert fast.predict_proba(task.episode.query_x).shape == (6, 3)
     assert distmeta.FastModel is type(fast)
 
 
@@ -155,11 +155,11 @@ class LearnedRate(MAML):
     def init_meta_params(self, rng):
         return {**super().init_meta_params(rng), "log_rate": torch.tensor(-2.0)}
 
-    def query_logits(self, params, episode):
+    def fast_params(self, params, episode):
         theta = {name: p for name, p in params.items() if name != "log_rate"}
         gain = params["log_rate"].exp() / self.config.inner_lr
-        fast = self.fast_params(theta, episode.support_x, episode.support_y)
-        return self.forward({k: theta[k] + gain * (fast[k] - theta[k]) for k in theta}, episode.query_x)
+        fast = super().fast_params(theta, episode)
+        return {k: theta[k] + gain * (fast[k] - theta[k]) for k in theta}
 
 
 def test_meta_parameters_of_the_algorithm_are_learned_and_used(tmp_path):
@@ -191,4 +191,4 @@ def test_what_the_algorithm_has_learned_of_its_own_is_where_a_second_training_be
     learner.model.double()
     one = tasks.take(1)[0].episode
     fast = learner.adapt(one.support_x.double(), one.support_y)
-    assert fast.predict(one.query_x.double()).dtype == torch.float64
+    assert fast.logits(one.query_x.double()).dtype == torch.float64

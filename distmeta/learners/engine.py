@@ -1,0 +1,343 @@
+"""The engine: what the runtime calls on a learner, and the vectorisation of one task's mathematics over a chunk.
+
+Nothing here belongs to an algorithm. One task's functions are mapped over the T tasks of a chunk with
+``torch.func.vmap``, or in a plain loop for models that ``vmap`` cannot take; a family whose model takes a whole chunk
+natively replaces :meth:`Engine.chunk_losses`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any, ClassVar, Literal, Self, final
+
+import numpy as np
+import torch
+from torch import nn
+from torch.func import vmap
+
+from distmeta import config
+from distmeta.errors import DistmetaError, LearnerContractError, ModelContractError
+from distmeta.learners.functional import vectorised
+from distmeta.learners.losses import prediction_metrics
+from distmeta.seeding import torch_seed
+from distmeta.types import Episode, MetaGradient, Metrics, ModelFactory, Params, TaskSpec
+
+ModelKind = Literal["classifier", "encoder", "sequence", "any"]
+
+Predict = Callable[[torch.Tensor], torch.Tensor]
+"""Logits ``[M, N]`` (or values ``[M, D]``) of a batch of inputs ``[M, ...]``, in one forward pass."""
+
+
+class Engine(config.Configurable, ABC):
+    """What the runtime calls on a learner.
+
+    Methods marked final are the runtime's. The others are hooks of families: an author of one algorithm reads
+    :class:`~distmeta.learners.base.MetaLearner` instead.
+    """
+
+    model_kind: ClassVar[ModelKind] = "any"
+    """What the model must return: ``"classifier"``: one number per class or target, ``[B, outputs]``; ``"encoder"``:
+    features ``[B, D]``; ``"sequence"``: ``[B, L, outputs]`` for sequences ``[B, L, ...]``."""
+
+    joins_support: ClassVar[bool] = False
+    """Whether ``query_logits`` passes the support set through the model in one batch with the queries."""
+
+    _model: nn.Module | ModelFactory
+    _own: Params  # learned meta-parameters that are not the model's
+
+    # -- written by MetaLearner, or by the algorithm
+
+    @property
+    @abstractmethod
+    def model(self) -> nn.Module:
+        """The network."""
+
+    @abstractmethod
+    def query_logits(self, params: Params, episode: Episode) -> torch.Tensor:
+        """Predictions for the queries of one task."""
+
+    @abstractmethod
+    def meta_loss(self, params: Params, episode: Episode) -> tuple[torch.Tensor, Metrics]:
+        """Loss and metrics of one task."""
+
+    @abstractmethod
+    def init_meta_params(self, rng: np.random.Generator) -> Params:
+        """The first meta-parameters."""
+
+    @abstractmethod
+    def for_evaluation(self) -> Self:
+        """The learner as it is used on validation and test tasks."""
+
+    @abstractmethod
+    def forward(self, params: Params, x: torch.Tensor) -> torch.Tensor:
+        """``model(x)`` with ``params`` in place of the model's own."""
+
+    @abstractmethod
+    def _attach(self) -> None:
+        """Let the model use this learner, where it is made for that."""
+
+    # -- hooks of families
+
+    def bound_to(self, spec: TaskSpec) -> None:
+        """Hook: read sizes off the model once it is built and the shapes of the tasks are known."""
+        return
+
+    def adapted(self, params: Params, episode: Episode) -> Predict:
+        """Hook: learn one task from its support set, once, and return the function that predicts its queries.
+
+        Args:
+            params: the meta-parameters.
+            episode: one task; its queries are not used.
+        """
+        return partial(self._predict, params, episode)
+
+    def chunk_losses(self, params: Params, episodes: Episode) -> Generator[tuple[torch.Tensor, Metrics]]:
+        """Hook: the losses and metrics of T stacked tasks, each ``[tasks]``, in parts that are differentiated apart."""
+        if self.loops:
+            for episode in unstack(episodes):
+                with vectorised(False):
+                    loss, metrics = self.meta_loss(params, episode)
+                yield loss[None], {name: value[None] for name, value in metrics.items()}
+        else:
+            with vectorised(True):  # autograd must come back through the vectorised call with the exact norms
+                yield map_tasks(self.meta_loss, params, episodes, loop=False)
+
+    def chunk_gradient(self, params: Params, episodes: Episode) -> tuple[Params, Metrics]:
+        """Hook: the meta-gradient summed over T stacked tasks, and metrics ``[T]``; ``loss`` must be among them.
+
+        The default is the derivative of :meth:`chunk_losses`. An algorithm that replaces it has another
+        ``exact_gradient`` than ``True``.
+        """
+        theta = {name: p.detach().requires_grad_() for name, p in params.items()}
+        total = {name: torch.zeros_like(p) for name, p in theta.items()}
+        rows: list[Metrics] = []
+        with contextlib.closing(self.chunk_losses(theta, episodes)) as parts:
+            for losses, metrics in parts:
+                _accumulate(total, losses.sum(), theta)
+                rows.append({"loss": losses.detach()} | {name: value.detach() for name, value in metrics.items()})
+        return total, _join(rows)
+
+    # -- called by the runtime
+
+    @property
+    def loops(self) -> bool:
+        """Whether tasks are computed in a plain loop instead of one vectorised call."""
+        return bool(self.config.vectorise == "loop")
+
+    @final
+    def bind(self, spec: TaskSpec, seed: int = 0) -> Self:
+        """This learner with its model built for ``spec``; a module instance is kept as it is.
+
+        Args:
+            spec: shapes of the tasks.
+            seed: the run's seed; the factory's random initialisation depends on it alone.
+
+        Raises:
+            LearnerContractError: the tasks are of a kind that the algorithm cannot learn from.
+            ModelContractError: the factory builds no model for these tasks.
+        """
+        _require_kind(self, spec)
+        bound = self
+        if not isinstance(self._model, nn.Module):
+            if not callable(self._model):
+                raise ModelContractError(
+                    f"{type(self).__name__} was given a {type(self._model).__name__} as its model; expected an "
+                    "nn.Module, or a function TaskSpec -> nn.Module such as conv4()."
+                )
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(torch_seed(seed, "model"))
+                bound = self.with_model(_build(self._model, spec))
+            bound._attach()
+        bound.bound_to(spec)
+        return bound
+
+    @final
+    def with_model(self, model: nn.Module) -> Self:
+        """A copy of this learner that holds ``model``."""
+        clone = copy.copy(self)
+        clone._model = model
+        return clone
+
+    @final
+    def on(self, device: torch.device) -> Self:
+        """A copy of this learner with a copy of its model on ``device``; this one's model stays where it is."""
+        return self.with_model(copy.deepcopy(self.model).to(device))
+
+    @final
+    def starting_params(self, rng: np.random.Generator) -> Params:
+        """The meta-parameters that a training starts from: the first ones, or what an earlier training has learned."""
+        return self._with_own(self.init_meta_params(rng))
+
+    @property
+    def own_params(self) -> Mapping[str, torch.Tensor]:
+        """Learned meta-parameters that belong to the algorithm and not to the model, such as inner learning rates."""
+        return self._own
+
+    @final
+    def meta_gradient(self, params: Params, episodes: Episode) -> MetaGradient:
+        """The sum over the tasks of a chunk of d meta_loss / d meta_params.
+
+        Args:
+            params: theta, by name.
+            episodes: T stacked tasks, ``[T, ...]``.
+
+        Returns:
+            The summed gradient, T and per-task metrics ``[T]``.
+        """
+        self.model.train()
+        gradient, metrics = self.chunk_gradient(params, episodes)
+        return MetaGradient(gradient, tasks=len(episodes.query_x), metrics=metrics)
+
+    @final
+    def evaluate(self, params: Params, episodes: Episode) -> Metrics:
+        """Per-task metrics ``[T]`` of a chunk, with no graph kept.
+
+        ``loss`` and the metrics of ``meta_loss``. In classification these have ``accuracy`` (all queries of a task in
+        one batch; transductive where the model has batch statistics), and ``accuracy_non_transductive`` (each query
+        alone with the support set) is put beside it.
+        """
+        self.model.eval()
+        with torch.no_grad():
+            with contextlib.closing(self.chunk_losses(params, episodes)) as parts:
+                found = _join([{"loss": losses} | metrics for losses, metrics in parts])
+            if "accuracy" in found and episodes.support_x.shape[1]:
+                alone = map_tasks(self._accuracy_alone, params, episodes, loop=self.loops)
+                found["accuracy_non_transductive"] = alone
+        return found
+
+    @final
+    def query_logits_alone(self, params: Params, episode: Episode) -> torch.Tensor:
+        """Like ``query_logits``, each query predicted without the others: the non-transductive figure.
+
+        Each query joins the support set in the forward pass (Nichol et al. 2018, section 6.1), so that batch statistics
+        have something to average over and no query sees another.
+        """
+        predict = self.adapted(params, episode)
+        return self.predict_alone(predict, episode.support_x, episode.query_x, loop=self.loops)
+
+    @final
+    def predict_alone(
+        self, predict: Predict, support_x: torch.Tensor, query_x: torch.Tensor, *, loop: bool
+    ) -> torch.Tensor:
+        """``predict`` of each query in a batch with the support set and no other query, ``[M, N]``.
+
+        Args:
+            predict: what :meth:`adapted` returned.
+            support_x: ``[S, ...]``.
+            query_x: ``[M, ...]``.
+            loop: compute one query after the other.
+        """
+
+        def one(query: torch.Tensor) -> torch.Tensor:
+            batch = query[None] if self.joins_support else torch.cat([support_x, query[None]])
+            return predict(batch)[-1]
+
+        if loop:
+            return torch.stack([one(query) for query in query_x])
+        # A query alone is a forward pass of the whole support set: some at a time, or memory would be a multiple of
+        # what training needs.
+        at_once = max(1, 256 // len(support_x))
+        mapped: torch.Tensor = vmap(one, randomness="different", chunk_size=at_once)(query_x)
+        return mapped
+
+    def _predict(self, params: Params, episode: Episode, x: torch.Tensor) -> torch.Tensor:
+        return self.query_logits(params, replace(episode, query_x=x))
+
+    def _accuracy_alone(self, params: Params, episode: Episode) -> torch.Tensor:
+        return prediction_metrics(self.query_logits_alone(params, episode), episode.query_y)["accuracy"]
+
+    def _with_own(self, params: Params) -> Params:
+        """Overlay the algorithm's learned parameters, moved to the model's device; skip names that no longer exist."""
+        learned = {n: p for n, p in self._own.items() if n in params and params[n].shape == p.shape}
+        return params | {name: p.to(params[name]) for name, p in learned.items()}
+
+
+def map_tasks(function: Callable[[Params, Episode], Any], params: Params, episodes: Episode, *, loop: bool) -> Any:
+    """``function(params, episode)`` of each of T stacked tasks, vectorised or in a loop.
+
+    Args:
+        function: returns a tensor, or tuples and dictionaries of tensors.
+        params: shared by all tasks.
+        episodes: T stacked tasks.
+        loop: compute one task after the other.
+
+    Returns:
+        What ``function`` returns, each tensor with a leading axis T.
+    """
+    if loop:
+        with vectorised(False):
+            return _stack([function(params, episode) for episode in unstack(episodes)])
+    ways = episodes.counted().ways
+
+    def one(*parts: torch.Tensor) -> Any:
+        return function(params, Episode(*parts, ways=ways))
+
+    with vectorised(True):
+        return vmap(one, randomness="different")(*episodes)
+
+
+def unstack(episodes: Episode) -> list[Episode]:
+    """The T tasks of a stacked episode."""
+    counted = episodes.counted()
+    return [counted.map(lambda part, i=i: part[i]) for i in range(len(episodes.query_x))]  # type: ignore[misc]
+
+
+def _stack(results: list[Any]) -> Any:
+    first = results[0]
+    if isinstance(first, dict):
+        return {key: _stack([result[key] for result in results]) for key in first}
+    if isinstance(first, tuple):
+        return tuple(_stack([result[i] for result in results]) for i in range(len(first)))
+    return torch.stack(results)
+
+
+def _join(parts: list[Metrics]) -> Metrics:
+    """Metrics of parts of a chunk as those of the chunk; a metric that some part lacks is left out."""
+    common = [name for name in parts[0] if all(name in part for part in parts)]
+    return {name: torch.cat([part[name] for part in parts]) for name in common}
+
+
+def _accumulate(total: Params, loss: torch.Tensor, theta: Params) -> None:
+    parts = torch.autograd.grad(loss, list(theta.values()), allow_unused=True)
+    for name, part in zip(theta, parts, strict=True):
+        if part is not None:
+            total[name] += part
+
+
+def _require_kind(learner: Engine, spec: TaskSpec) -> None:
+    """Raise if sequence tasks are given to a learner that adapts to a support set, or the other way round."""
+    name = type(learner).__name__
+    if spec.kind == "sequence" and learner.model_kind in ("classifier", "encoder"):
+        raise LearnerContractError(
+            f"{name} learns from a support set; the tasks are sequences that hold their labels in their inputs. Use "
+            "MANN or NTM, or give tasks such as FewShot."
+        )
+    if spec.kind != "sequence" and learner.model_kind == "sequence":
+        raise LearnerContractError(
+            f"{name} learns from sequences; the tasks are {spec.kind} with a support set of {spec.support}. Give "
+            "sequence tasks such as LabelSequences or CopyTask, or use MAML or ProtoNet."
+        )
+
+
+def _build(factory: ModelFactory, spec: TaskSpec) -> nn.Module:
+    name = getattr(factory, "__qualname__", type(factory).__name__)
+    try:
+        model: object = factory(spec)
+    except DistmetaError:
+        raise
+    except Exception as error:
+        raise ModelContractError(
+            f"The model factory {name} fails on the tasks' spec: {type(error).__name__}: {error}. A factory takes one "
+            f"argument, the TaskSpec (here {spec}), and returns an nn.Module; to use a module class, give an instance: "
+            f"{name}(...)."
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise ModelContractError(
+            f"The model factory {name} returned {type(model).__name__}; expected a torch.nn.Module. Return the module."
+        )
+    return model

@@ -1,0 +1,279 @@
+"""A model adapted to one task, with the face of a scikit-learn estimator."""
+
+from __future__ import annotations
+
+import warnings
+from functools import cached_property
+
+import torch
+
+from distmeta.errors import LearnerContractError
+from distmeta.learners.engine import Engine
+from distmeta.learners.functional import has_batch_statistics, vectorised
+from distmeta.learners.losses import prediction_loss
+from distmeta.types import Episode, Params
+
+_AT_ONCE = 512  # inputs in memory together
+
+
+class FastModel:
+    """A model adapted to one task.
+
+    A prediction depends on the support set and its own input alone: one input at a time, all in one batch or in
+    another order give the same. Where the model takes statistics of the batch, each input therefore joins the support
+    set in a forward pass of its own. A *transductive* model predicts the inputs of a call in one batch instead.
+
+    Args:
+        learner: the learner as it is in evaluation, its model built.
+        params: meta-parameters, by name.
+        support_x: ``[S, ...]`` inputs.
+        support_y: ``[S]`` labels, any integers; or ``[S, D]`` floats for regression.
+        transductive: predict the inputs of a call together.
+
+    Raises:
+        LearnerContractError: these are no examples, or none that the model can learn from.
+
+    Example:
+        >>> import distmeta
+        >>> fast = distmeta.MAML(torch.nn.Linear(2, 3)).adapt(torch.eye(2), torch.tensor([30, 7]))
+        >>> fast.classes_.tolist(), fast.predict_proba(torch.rand(4, 2)).shape
+        ([7, 30], torch.Size([4, 2]))
+        >>> set(fast.predict(torch.rand(4, 2)).tolist()) <= {7, 30}
+        True
+    """
+
+    classes_: torch.Tensor | None
+    """The labels of the support set ``[N]``, sorted: the order of the columns of ``predict_proba``; ``None`` in
+    regression."""
+
+    def __init__(
+        self,
+        learner: Engine,
+        params: Params,
+        support_x: torch.Tensor,
+        support_y: torch.Tensor,
+        *,
+        transductive: bool = False,
+    ) -> None:
+        require_examples(support_x, support_y)
+        # One task: a plain loop takes any model, so nothing needs to be probed before the inner loop.
+        self._learner, self._vectorise = learner.with_config(vectorise="loop"), learner.config.vectorise
+        self._support_x, self._transductive = support_x, transductive
+        targets, ways = support_y, None
+        self.classes_ = None
+        if not support_y.is_floating_point():
+            labels = _sorted_labels(support_y)
+            targets = torch.searchsorted(labels, support_y.long())
+            self.classes_, ways = labels.to(support_y.dtype), len(labels)
+        self._columns = support_y.shape[1] if ways is None else ways
+        learner.model.eval()
+        with torch.no_grad(), vectorised(False):
+            _require_fit(learner, params, support_x, support_y, self.classes_)
+            episode = Episode(support_x, targets, support_x[:0], targets[:0], ways=ways)
+            self._predict = self._learner.adapted(params, episode)
+
+    def predict(self, x: torch.Tensor) -> torch.Tensor:
+        """The most likely label of each input ``[B, ...]``, ``[B]``; in regression the values ``[B, D]``."""
+        found = self.logits(x)
+        return found if self.classes_ is None else self.classes_[found.argmax(-1).to(self.classes_.device)]
+
+    def predict_proba(self, x: torch.Tensor) -> torch.Tensor:
+        """Probabilities ``[B, N]`` of the labels of the support set, columns in the order of ``classes_``.
+
+        Raises:
+            LearnerContractError: the model is adapted to a regression task.
+        """
+        self._require_classes("predict_proba")
+        return self.logits(x).softmax(-1)
+
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits ``[B, N]``, columns in the order of ``classes_``; in regression the values ``[B, D]``.
+
+        No graph is kept. An output of the model that stands for none of the support set's labels is left out.
+
+        Raises:
+            LearnerContractError: the inputs are no batch of inputs such as the support set's.
+        """
+        self._require_inputs(x)
+        if not len(x):
+            return self._support_x.new_zeros((0, self._columns))
+        self._learner.model.eval()
+        with torch.no_grad():
+            if self._transductive:
+                found = self._together(x)
+            elif self._inputs_are_independent:
+                parts = (x[start : start + _AT_ONCE] for start in range(0, len(x), _AT_ONCE))
+                # Never a batch of one, which some layers refuse and some models squeeze.
+                one = self._support_x[:1]
+                found = torch.cat([self._together(torch.cat([one, part]))[1:] for part in parts])
+            else:
+                found = self._alone(x, loop=not self._vmap_works)
+        if self.classes_ is not None and found.shape[-1] < self._columns:
+            raise LearnerContractError(
+                f"{type(self._learner).__name__} returned {found.shape[-1]} numbers per input for a support set of "
+                f"{self._columns} classes; expected one per class. Adapt with fewer classes, or give a model with more "
+                "outputs."
+            )
+        return found if self.classes_ is None else found[:, : self._columns]
+
+    def evaluate(self, x: torch.Tensor, y: torch.Tensor) -> float:
+        """Mean loss on labelled examples: cross-entropy in nats for labels, mean squared error for float targets.
+
+        Raises:
+            LearnerContractError: a label is not among those of the support set.
+        """
+        require_examples(x, y)
+        return float(prediction_loss(self.logits(x), self._targets(y)))
+
+    def accuracy(self, x: torch.Tensor, y: torch.Tensor) -> float:
+        """Fraction of ``x`` whose most likely label is ``y``, 0 to 1.
+
+        Raises:
+            LearnerContractError: a label is not among those of the support set, or the task is a regression.
+        """
+        self._require_classes("accuracy")
+        require_examples(x, y)
+        targets = self._targets(y)
+        return float((self.logits(x).argmax(-1) == targets).double().mean())
+
+    def _together(self, x: torch.Tensor) -> torch.Tensor:
+        with vectorised(False):
+            return self._predict(x)
+
+    def _alone(self, x: torch.Tensor, *, loop: bool) -> torch.Tensor:
+        with vectorised(not loop):
+            return self._learner.predict_alone(self._predict, self._support_x, x, loop=loop)
+
+    @cached_property
+    def _inputs_are_independent(self) -> bool:
+        """Whether a batch of inputs gives what each input gives alone, measured on the support set."""
+        if has_batch_statistics(self._learner.model):
+            return False
+        few = self._support_x[[0, -1]]
+        return _close(self._together(self._support_x)[[0, -1]], self._alone(few, loop=True))
+
+    @cached_property
+    def _vmap_works(self) -> bool:
+        """Whether several inputs can be predicted in one vectorised call, each alone with the support set."""
+        if self._vectorise != "auto":
+            return bool(self._vectorise == "vmap")
+        few = self._support_x[[0, -1]]
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", message="There is a performance drop")
+                found = self._alone(few, loop=False)
+        except Exception:  # noqa: BLE001 (a user's module may raise anything under vmap; the loop takes any model)
+            return False
+        return _close(found, self._alone(few, loop=True))
+
+    def _targets(self, y: torch.Tensor) -> torch.Tensor:
+        """``y`` as positions in ``classes_``; float targets as they are."""
+        if self.classes_ is None:
+            if not y.is_floating_point() or y.shape[1] != self._columns:
+                raise LearnerContractError(
+                    f"The targets are {_kind(y)}; the model is adapted to a regression task, expected floats "
+                    f"[n, {self._columns}]. Give targets such as the support set's."
+                )
+            return y
+        if y.is_floating_point():
+            raise LearnerContractError(
+                f"The targets are {_kind(y)}; the model is adapted to a classification task, expected integer labels "
+                f"[n] from {_listed(self.classes_)}. Give labels such as the support set's."
+            )
+        labels, known = y.long(), self.classes_.to(y.device).long()
+        positions = torch.searchsorted(known, labels).clamp_max(len(known) - 1)
+        unknown = known[positions] != labels
+        if bool(unknown.any()):
+            raise LearnerContractError(
+                f"The labels {_listed(_sorted_labels(labels[unknown]))} are not in the support set, which has "
+                f"{_listed(known)}; expected only those. Adapt with examples of every class, or leave these out."
+            )
+        return positions
+
+    def _require_classes(self, method: str) -> None:
+        if self.classes_ is None:
+            raise LearnerContractError(
+                f"{method}() needs classes; the model is adapted to a regression task, with float targets. Use "
+                "predict() or evaluate(), or adapt with integer labels."
+            )
+
+    def _require_inputs(self, x: torch.Tensor) -> None:
+        one = list(self._support_x.shape[1:])
+        if not isinstance(x, torch.Tensor):
+            raise LearnerContractError(
+                f"The inputs are a {type(x).__name__}; expected a tensor {['B', *one]}. Use torch.from_numpy(...)."
+            )
+        if list(x.shape[1:]) != one or not x.dim():
+            fix = "For a single input, give x[None]" if list(x.shape) == one else "Prepare them as the support set"
+            raise LearnerContractError(
+                f"The inputs have shape {list(x.shape)}; expected [B, {', '.join(map(str, one))}], as the support "
+                f"set has. {fix}."
+            )
+
+
+def require_examples(x: torch.Tensor, y: torch.Tensor) -> None:
+    """Raise where ``y`` cannot be the labels of ``x``: a wrong type would be a wrong loss, silently.
+
+    Raises:
+        LearnerContractError: names what was seen and the fix.
+    """
+    if not isinstance(x, torch.Tensor) or not isinstance(y, torch.Tensor):
+        raise LearnerContractError(
+            f"Examples are a {type(x).__name__} and a {type(y).__name__}; expected tensors. Use torch.from_numpy(...)."
+        )
+    integers = not (y.is_floating_point() or y.is_complex() or y.dtype == torch.bool)
+    if not (integers and y.dim() == 1) and not (y.is_floating_point() and y.dim() == 2):
+        raise LearnerContractError(
+            f"Labels are {_kind(y)}; expected integers [n], or floats [n, D] for regression. Use y.long(), or "
+            "y[:, None] for one number per input."
+        )
+    if len(x) != len(y):
+        raise LearnerContractError(f"There are {len(x)} inputs and {len(y)} labels; expected as many.")
+
+
+def _require_fit(
+    learner: Engine, params: Params, x: torch.Tensor, y: torch.Tensor, classes: torch.Tensor | None
+) -> None:
+    """Raise where the learner or its model cannot learn from such a support set."""
+    name = type(learner).__name__
+    if not len(x):
+        raise LearnerContractError(f"The support set of {name} is empty; expected at least one labelled example.")
+    if learner.model_kind == "encoder" and classes is None:
+        raise LearnerContractError(
+            f"{name} compares with the examples of each class; the targets are {_kind(y)}, expected integer labels "
+            "[n]. Use MAML or Reptile for regression."
+        )
+    if learner.model_kind != "classifier":
+        return
+    outputs = learner.forward(params, x).shape[-1]
+    if classes is not None and len(classes) > outputs:
+        raise LearnerContractError(
+            f"The support set has {len(classes)} classes, {_listed(classes)}, but the model of {name} has {outputs} "
+            f"outputs; expected at most {outputs} classes. Meta-train with tasks.ways={len(classes)}, or use a metric "
+            "learner such as ProtoNet, which takes any number."
+        )
+    if classes is None and y.shape[1] != outputs:
+        raise LearnerContractError(
+            f"The targets are {_kind(y)}, but the model of {name} has {outputs} outputs; expected floats "
+            f"[n, {outputs}]. Give as many numbers per input as the model has outputs."
+        )
+
+
+def _sorted_labels(y: torch.Tensor) -> torch.Tensor:
+    labels: torch.Tensor = y.long().unique()  # type: ignore[no-untyped-call]
+    return labels
+
+
+def _close(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether predictions are equal up to rounding."""
+    relative = 1e-10 if a.dtype == torch.float64 else 1e-5
+    return a.shape == b.shape and bool((a - b).abs().max() <= relative * b.abs().max().clamp_min(1))
+
+
+def _kind(y: torch.Tensor) -> str:
+    return f"{str(y.dtype).removeprefix('torch.')} of shape {list(y.shape)}"
+
+
+def _listed(labels: torch.Tensor) -> str:
+    shown = ", ".join(str(label) for label in labels[:10].tolist())
+    return shown if len(labels) <= 10 else f"{shown} and {len(labels) - 10} more"

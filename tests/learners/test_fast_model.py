@@ -1,0 +1,372 @@
+"""A model adapted to one task: its predictions depend on nothing but the support set and their own input."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from distmeta import MAML, MatchingNet, MetaLearner, MetaModule, ProtoNet, Reptile, Siamese, conv4, mlp
+from distmeta.errors import LearnerContractError
+from distmeta.learners import find_learners
+from distmeta.learners.fast_model import FastModel
+from distmeta.seeding import rng
+from distmeta.types import Episode, TaskSpec
+
+WAYS, SHOTS, QUERIES, SIDE = 3, 2, 4, 20
+SPEC = TaskSpec((1, SIDE, SIDE), WAYS, "classification", WAYS * SHOTS, WAYS * QUERIES)
+
+
+class NearestMean(MetaLearner):
+    """A user's algorithm with two forward passes, so that even the queries' batch is its own."""
+
+    def query_logits(self, params, episode):
+        support, query = self.forward(params, episode.support_x), self.forward(params, episode.query_x)
+        members = F.one_hot(episode.support_y, episode.ways).to(support)
+        means = members.T @ support / members.sum(0)[:, None]
+        return -(query[:, None] - means).square().sum(-1)
+
+
+VARIANTS = {
+    **{name: (kind, {}) for name, kind in find_learners().items() if kind.model_kind != "sequence"},
+    "FOMAML": (MAML, {"first_order": True}),
+    "ANIL": (MAML, {"adapt": "head"}),
+    "Reptile with sgd": (Reptile, {"inner_optimizer": "sgd", "inner_batch": 4}),
+    "Siamese koch": (Siamese, {"form": "koch"}),
+    "MatchingNet euclidean": (MatchingNet, {"distance": "euclidean"}),
+    "MatchingNet full context": (MatchingNet, {"full_context": True, "features": 8}),
+    "ProtoNet cosine": (ProtoNet, {"distance": "cosine"}),
+    "NearestMean": (NearestMean, {}),
+}
+every_learner = pytest.mark.parametrize("name", VARIANTS)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def build(name, norm="batch", **more):
+    kind, values = VARIANTS[name]
+    head = kind.model_kind == "classifier"
+    learner = kind(conv4(8, norm=norm, head=head), **values, **more).bind(SPEC, 0)
+    learner.load(learner.init_meta_params(rng(0, "init")))
+    return learner
+
+
+def images(seed=0):
+    """Support and query images whose classes differ, and class positions."""
+    random = torch.Generator().manual_seed(seed)
+    centres = torch.rand(WAYS, 1, SIDE, SIDE, generator=random)
+    support_y, query_y = torch.arange(WAYS).repeat_interleave(SHOTS), torch.arange(WAYS).repeat_interleave(QUERIES)
+    noise = torch.rand(len(support_y) + len(query_y), 1, SIDE, SIDE, generator=random)
+    x = centres[torch.cat([support_y, query_y])] + 0.7 * noise
+    return x[: len(support_y)], support_y, x[len(support_y) :], query_y
+
+
+def relative(a, b):
+    return float((a - b).abs().max() / b.abs().max().clamp_min(1))
+
+
+# -- one picture at a time ---------------------------------------------------------------------------------------------
+
+
+@every_learner
+@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize("vectorise", ["auto", "loop"])
+def test_one_at_a_time_in_one_batch_and_in_any_order_is_the_same(name, norm, vectorise):
+    support_x, support_y, x, y = images()
+    fast = build(name, norm, vectorise=vectorise).adapt(support_x, support_y)
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(1))
+    whole = fast.logits(x), fast.predict_proba(x), fast.predict(x)
+    for rows in (*([i] for i in range(len(x))), order, (y == 1).nonzero()[:, 0]):
+        assert relative(fast.logits(x[rows]), whole[0][rows]) < 1e-6
+        assert float((fast.predict_proba(x[rows]) - whole[1][rows]).abs().max()) < 1e-6
+        assert torch.equal(fast.predict(x[rows]), whole[2][rows])
+    assert fast.evaluate(x[order], y[order]) == pytest.approx(fast.evaluate(x, y), abs=1e-6)
+    losses = [fast.evaluate(x[i : i + 1], y[i : i + 1]) for i in range(len(x))]
+    assert sum(losses) / len(losses) == pytest.approx(fast.evaluate(x, y), rel=1e-5)
+    assert fast.accuracy(x[order], y[order]) == fast.accuracy(x, y)
+
+
+@every_learner
+def test_predictions_are_those_of_the_non_transductive_evaluation(name):
+    support_x, support_y, x, y = images()
+    learner = build(name, vectorise="loop").for_evaluation()
+    episode = Episode(support_x, support_y, x, y, ways=WAYS)
+    fast = learner.adapt(support_x, support_y)
+    learner.model.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(fast.logits(x), learner.query_logits_alone(learner.meta_params, episode))
+    found = learner.evaluate(learner.meta_params, episode.map(lambda part: part[None]))
+    assert fast.accuracy(x, y) == pytest.approx(float(found["accuracy_non_transductive"]))
+
+
+@every_learner
+def test_a_transductive_model_is_asked_for_and_differs(name):
+    support_x, support_y, x, y = images()
+    learner = build(name)
+    alone, together = learner.adapt(support_x, support_y), learner.adapt(support_x, support_y, transductive=True)
+    assert relative(together.logits(x), alone.logits(x)) > 1e-3
+    assert relative(together.logits(x[:5]), together.logits(x)[:5]) > 1e-3
+    episode = Episode(support_x, support_y, x, y, ways=WAYS)
+    evaluator = learner.with_config(vectorise="loop").for_evaluation()
+    with torch.no_grad():
+        torch.testing.assert_close(together.logits(x), evaluator.query_logits(learner.meta_params, episode))
+
+
+def test_a_model_of_the_user_predicts_one_image_at_a_time_too():
+    class MyModel(MetaModule, nn.Sequential):
+        pass
+
+    model = MyModel(*conv4(8)(SPEC).children())
+    MAML(model, inner_lr=0.1)
+    support_x, support_y, x, y = images()
+    model.adapt(support_x, support_y)
+    one_by_one = torch.cat([model.predict_proba(x[i : i + 1]) for i in range(len(x))])
+    assert float((one_by_one - model.predict_proba(x)).abs().max()) < 1e-6
+    assert torch.equal(torch.cat([model.predict(x[i : i + 1]) for i in range(len(x))]), model.predict(x))
+    losses = [model.evaluate(x[i : i + 1], y[i : i + 1]) for i in range(len(x))]
+    assert sum(losses) / len(losses) == pytest.approx(model.evaluate(x, y), rel=1e-5)
+    together = model.adapt(support_x, support_y, transductive=True)
+    assert relative(together.logits(x[:5]), together.logits(x)[:5]) > 1e-3
+
+
+class Centred(nn.Module):
+    """Batch statistics without a norm layer that could be found."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x):
+        hidden = self.layer(x)
+        return hidden - hidden.mean(0)
+
+
+@pytest.mark.parametrize("learner", [MAML, ProtoNet], ids=["MAML", "ProtoNet"])
+def test_batch_statistics_are_found_where_no_norm_layer_shows_them(learner):
+    x, y = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 0, 1, 1, 2, 2])
+    fast = learner(Centred()).adapt(x, y)
+    one_by_one = torch.cat([fast.logits(row[None]) for row in 2 * x])
+    assert relative(one_by_one, fast.logits(2 * x)) < 1e-6
+
+
+class Counted(nn.Module):
+    """Counts its forward passes."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.layers, self.passes = mlp((8,), norm=norm)(TaskSpec((4,), 3, "classification", 6, 6)), 0
+
+    def forward(self, x):
+        self.passes += 1
+        return self.layers(x)
+
+
+@pytest.mark.parametrize(("norm", "most"), [("none", 1), ("batch", 20)])
+def test_the_inner_loop_runs_once_and_not_at_every_predict(norm, most):
+    x, y = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 0, 1, 1, 2, 2])
+    model = Counted(norm)
+    fast = MAML(model, inner_lr=0.1, inner_steps=50).adapt(x, y)
+    assert 50 <= model.passes <= 52
+    fast.predict(x)  # measures once how the inputs can be predicted
+    before = model.passes
+    fast.predict(x)
+    assert model.passes - before <= most
+    before = model.passes
+    fast.predict(x[:1])
+    assert model.passes - before == 1
+
+
+class NoVmap(nn.Module):
+    """A model that vmap cannot take, with batch statistics."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8, track_running_stats=False), nn.Linear(8, 3))
+
+    def forward(self, x):
+        return self.layers(x) * (1.0 if float(x.sum()) > -1e9 else 2.0)
+
+
+def test_a_model_that_vmap_cannot_take_is_computed_in_a_loop():
+    x, y = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 0, 1, 1, 2, 2])
+    fast = MAML(NoVmap()).adapt(x, y)
+    assert torch.equal(torch.cat([fast.logits(row[None]) for row in x]), fast.logits(x))
+
+
+# -- any labels --------------------------------------------------------------------------------------------------------
+
+LABELS = st.lists(st.integers(-(2**40), 2**40), min_size=WAYS, max_size=WAYS, unique=True)
+
+
+@every_learner
+@settings(max_examples=5, deadline=None)
+@given(labels=LABELS, shuffled=st.randoms(use_true_random=False))
+def test_labels_are_any_integers(name, labels, shuffled):
+    support_x, support_y, x, y = images()
+    learner = build(name, "group")
+    named, known = torch.tensor(labels), torch.tensor(sorted(labels))
+    rows = list(range(len(support_y)))
+    shuffled.shuffle(rows)
+    fast = learner.adapt(support_x[rows], named[support_y[rows]])
+    assert torch.equal(fast.classes_, known)
+    probabilities, logits = fast.predict_proba(x), fast.logits(x)
+    assert probabilities.shape == logits.shape == (len(x), WAYS)
+    assert bool(torch.isfinite(probabilities).all() and torch.isfinite(logits).all())
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(len(x)))
+    assert torch.equal(fast.predict(x), known[probabilities.argmax(1)])
+    assert fast.accuracy(x, named[y]) == pytest.approx(float((fast.predict(x) == named[y]).double().mean()))
+    expected = F.cross_entropy(logits, torch.searchsorted(known, named[y]))
+    assert fast.evaluate(x, named[y]) == pytest.approx(float(expected))
+
+
+@every_learner
+def test_labels_with_gaps_give_what_positions_give(name):
+    """7, 9 and 3 in place of 1, 2 and 0: before, ProtoNet gave NaN columns and an absent class won."""
+    support_x, support_y, x, y = images()
+    learner, gaps = build(name), torch.tensor([3, 7, 9])
+    plain, named = learner.adapt(support_x, support_y), learner.adapt(support_x, gaps[support_y])
+    assert torch.equal(named.logits(x), plain.logits(x))
+    assert torch.equal(named.predict(x), gaps[plain.predict(x)])
+    assert (named.evaluate(x, gaps[y]), named.accuracy(x, gaps[y])) == (plain.evaluate(x, y), plain.accuracy(x, y))
+
+
+@every_learner
+def test_fewer_classes_than_outputs_share_the_probability_among_them(name):
+    support_x, support_y, x, _ = images()
+    two = support_y != 1
+    fast = build(name).adapt(support_x[two], 10 * support_y[two])
+    assert fast.classes_.tolist() == [0, 20]
+    assert fast.predict_proba(x).shape == (len(x), 2)
+    torch.testing.assert_close(fast.predict_proba(x).sum(1), torch.ones(len(x)))
+    assert set(fast.predict(x).tolist()) <= {0, 20}
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64])
+def test_labels_keep_their_type(dtype):
+    support_x, support_y, x, y = images()
+    fast = build("ProtoNet").adapt(support_x, (support_y * 30 + 5).to(dtype))
+    assert (fast.classes_.dtype, fast.predict(x).dtype) == (dtype, dtype)
+    assert fast.accuracy(x, (y * 30 + 5).to(dtype)) == fast.accuracy(x, y * 30 + 5)
+
+
+@pytest.mark.parametrize("name", ["MAML", "Reptile", "MetaSGD", "MAMLPlusPlus"])
+def test_more_classes_than_outputs_are_refused_before_the_inner_loop(name):
+    model = Counted("none")
+    x, y = torch.randn(8, 4), torch.tensor([7, 7, 9, 9, 3, 3, -1, -1])
+    with pytest.raises(
+        LearnerContractError,
+        match=r"has 4 classes, -1, 3, 7, 9, but the model of \w+ has 3 outputs; .* tasks.ways=4, or use a metric",
+    ):
+        VARIANTS[name][0](model).adapt(x, y)
+    assert model.passes == 1
+
+
+@every_learner
+def test_a_label_that_the_support_set_lacks_is_refused(name):
+    support_x, support_y, x, _ = images()
+    fast = build(name).adapt(support_x, support_y * 2)
+    for call in (fast.evaluate, fast.accuracy):
+        with pytest.raises(
+            LearnerContractError, match=r"The labels 1, 5 are not in the support set, which has 0, 2, 4; expected only"
+        ):
+            call(x[:3], torch.tensor([0, 5, 1]))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.tensor([0.0, 1.0]), r"Labels are float32 of shape \[2\]; expected integers \[n\], or floats \[n, D\]"),
+        (torch.tensor([[0], [1]]), r"Labels are int64 of shape \[2, 1\]"),
+        (torch.tensor([True, False]), "Labels are bool"),
+        (torch.tensor([0, 1, 2]), "There are 2 inputs and 3 labels"),
+        ([0, 1], "a Tensor and a list; expected tensors"),
+    ],
+)
+def test_what_cannot_be_labels_is_refused(labels, message):
+    with pytest.raises(LearnerContractError, match=message):
+        MAML(nn.Linear(4, 3)).adapt(torch.zeros(2, 4), labels)
+
+
+def test_an_empty_support_set_is_refused():
+    with pytest.raises(LearnerContractError, match="The support set of MAML is empty"):
+        MAML(nn.Linear(4, 3)).adapt(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+
+
+def test_the_inputs_are_a_batch_such_as_the_support_set():
+    support_x, support_y, x, _ = images()
+    fast = build("MAML").adapt(support_x, support_y)
+    with pytest.raises(
+        LearnerContractError, match=r"have shape \[1, 20, 20\]; expected \[B, 1, 20, 20\].*give x\[None\]"
+    ):
+        fast.predict(x[0])
+    with pytest.raises(LearnerContractError, match=r"have shape \[2, 1, 9, 9\]; expected \[B, 1, 20, 20\]"):
+        fast.predict(torch.zeros(2, 1, 9, 9))
+    with pytest.raises(LearnerContractError, match=r"The inputs are a ndarray; expected a tensor"):
+        fast.predict(x.numpy())
+    assert fast.predict(x[:0]).shape == (0,)
+    assert fast.predict_proba(x[:0]).shape == (0, WAYS)
+
+
+# -- regression --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["MAML", "Reptile", "MetaSGD", "MAMLPlusPlus"])
+def test_in_regression_predictions_are_values(name):
+    x, y = torch.linspace(-1, 1, 6)[:, None], torch.linspace(0, 2, 6)[:, None]
+    fast = VARIANTS[name][0](nn.Linear(1, 1), inner_lr=0.1).adapt(x, y)
+    assert fast.classes_ is None
+    assert torch.equal(fast.predict(x), fast.logits(x))
+    assert fast.evaluate(x, y) == pytest.approx(float((fast.predict(x) - y).square().mean()))
+    for call in (lambda: fast.predict_proba(x), lambda: fast.accuracy(x, y)):
+        with pytest.raises(LearnerContractError, match=r"needs classes; the model is adapted to a regression task"):
+            call()
+    with pytest.raises(
+        LearnerContractError, match=r"The targets are int64 of shape \[6\]; .* expected floats \[n, 1\]"
+    ):
+        fast.evaluate(x, torch.arange(6))
+    with pytest.raises(LearnerContractError, match=r"float32 of shape \[6, 2\], but the model of \w+ has 1 outputs"):
+        VARIANTS[name][0](nn.Linear(1, 1)).adapt(x, y.expand(6, 2))
+
+
+def test_values_are_no_labels_of_a_classification_task():
+    support_x, support_y, x, _ = images()
+    fast = build("ProtoNet").adapt(support_x, support_y)
+    with pytest.raises(LearnerContractError, match=r"expected integer labels \[n\] from 0, 1, 2"):
+        fast.evaluate(x, torch.zeros(len(x), 1))
+    with pytest.raises(LearnerContractError, match=r"compares with the examples of each class.*Use MAML or Reptile"):
+        build("ProtoNet").adapt(support_x, torch.zeros(len(support_x), 1))
+
+
+# -- as an object ------------------------------------------------------------------------------------------------------
+
+
+@every_learner
+@pytest.mark.parametrize("way", [copy.deepcopy, lambda fast: pickle.loads(pickle.dumps(fast))])
+def test_a_fast_model_can_be_copied_and_sent(name, way):
+    support_x, support_y, x, _ = images()
+    fast = build(name, "group").adapt(support_x, support_y)
+    again = way(fast)
+    assert isinstance(again, FastModel)
+    assert torch.equal(again.logits(x), fast.logits(x))
+
+
+def test_adapt_starts_from_other_meta_parameters_where_they_are_given():
+    support_x, support_y, x, _ = images()
+    one, other = build("MAML"), build("MAML")
+    params = {name: p + 0.1 for name, p in one.meta_params.items()}
+    other.load(params)
+    before = one.meta_params
+    assert torch.equal(
+        one.adapt(support_x, support_y, params=params).logits(x), other.adapt(support_x, support_y).logits(x)
+    )
+    assert all(torch.equal(p, before[name]) for name, p in one.meta_params.items())
