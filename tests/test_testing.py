@@ -203,7 +203,7 @@ def test_somebody_s_own_line_is_named():
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
-        (torch.rand(3, 2), torch.arange(3).float(), r"float32 of shape \[3\]; expected int64.*y\.long\(\)"),
+        (torch.rand(3, 2), torch.arange(3).float(), r"float32 of shape \[3\]; expected integers.*y\.long\(\)"),
         (torch.rand(3, 2), torch.arange(2), "3 inputs and 2 labels"),
         (torch.rand(3, 2).numpy(), torch.arange(3), r"ndarray and a Tensor.*torch\.from_numpy"),
     ],

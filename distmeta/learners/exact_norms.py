@@ -1,4 +1,9 @@
-"""Norm layers whose double backward is exact under ``vmap``."""
+"""Norm layers whose double backward is exact under ``vmap``.
+
+torch's own batch, instance and layer norms have a batching rule for ``vmap`` that gives a slightly wrong second-order
+gradient when autograd runs through the vectorised function (0.03 to 3 % of its norm, no warning). The same norms from
+primitive operations have exact derivatives at the same speed.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +17,10 @@ from torch.overrides import TorchFunctionMode
 
 
 class ExactNorms(TorchFunctionMode):
-    """Computes batch, instance and layer norm from primitives while active (see the head of this file).
+    """Compute batch, instance and layer norm from primitives while active.
 
     Example:
-        >>> x, norm = torch.rand(4, 3), nn.LayerNorm(3)
+        >>> x, norm = torch.rand(4, 3), torch.nn.LayerNorm(3)
         >>> with ExactNorms():
         ...     exact = norm(x)
         >>> torch.allclose(exact, norm(x), atol=1e-6)

@@ -1,9 +1,4 @@
-"""Models as pure functions of their parameters, flat parameter vectors, and norm layers whose double backward is exact.
-
-torch's own batch, instance and layer norms have a batching rule for ``vmap`` that gives a slightly wrong second-order
-gradient when autograd runs through the vectorised function (0.03 to 3 % of its norm, no warning). :class:`ExactNorms`
-computes the same norms from primitive operations, whose derivatives are exact at the same speed.
-"""
+"""Models as pure functions of their parameters, and the gradient of one task's loss, vectorised or not."""
 
 from __future__ import annotations
 
@@ -57,7 +52,7 @@ def frozen_digest(model: nn.Module) -> str | None:
 
 @contextlib.contextmanager
 def vectorised(active: bool) -> Iterator[None]:
-    """Marks that the code inside runs under ``torch.func.vmap`` (or, with ``False``, in a plain loop over tasks).
+    """Mark that the code inside runs under ``torch.func.vmap`` (or, with ``False``, in a plain loop over tasks).
 
     Attention is computed from matrix products: torch's fused kernels have no second derivative and no batching rule.
     """

@@ -25,6 +25,37 @@ class NearestMean(MetaLearner):
         return -self.config.scale * (query[:, None] - means).square().sum(-1)
 """
 
+SIGN_STEPS = """
+from distmeta.learners.functional import task_gradient
+from distmeta.learners.inner_loop import GradientLearner
+
+
+class SignSteps(GradientLearner):
+    \"\"\"Steps along the sign of the gradient.\"\"\"
+
+    class Config(GradientLearner.Config):
+        step: float = 0.1
+
+    def fast_params(self, params, episode):
+        loss, fast = self.support_loss(episode), params
+        for _ in range(self.config.inner_steps):
+            gradient, _ = task_gradient(loss, fast)
+            fast = {name: p - self.config.step * gradient[name].sign() for name, p in fast.items()}
+        return fast
+"""
+
+BRIER = """
+from distmeta.learners.sequence import SequenceLearner
+
+
+class Brier(SequenceLearner):
+    \"\"\"The squared error of each bit's probability.\"\"\"
+
+    def sequence_loss(self, prediction, targets):
+        error = (prediction.sigmoid() - targets.clamp_min(0)).square() * (targets >= 0)
+        return error.flatten(1).sum(1), {"brier": error.flatten(1).mean(1)}
+"""
+
 JOB = """
 from distmeta import Experiment, FewShot, conv4
 from my_learner import NearestMean
@@ -104,3 +135,78 @@ def test_what_it_returns_is_checked_before_a_worker_starts(digits_dir, tmp_path)
         LearnerContractError, match=r"NearestMean.query_logits returned \[3, 3, 16\].*expected \[3, 3\]"
     ):
         distmeta.meta_train(job, run_dir=tmp_path / "run", place=Place("local"))
+
+
+def test_a_gradient_learner_and_a_sequence_learner_take_20_lines_at_most():
+    assert max(len(text.strip().splitlines()) for text in (SIGN_STEPS, BRIER)) <= 20
+
+
+@pytest.fixture
+def planted(tmp_path, monkeypatch):
+    """The two files in the folder that is scanned for algorithms, and the classes that the scan finds."""
+    import sys
+
+    import distmeta.learners
+
+    (tmp_path / "sign_steps.py").write_text(SIGN_STEPS)
+    (tmp_path / "brier.py").write_text(BRIER)
+    monkeypatch.setattr(distmeta.learners, "__path__", [*distmeta.learners.__path__, str(tmp_path)])
+    yield distmeta.learners.find_learners()
+    for name in ("sign_steps", "brier"):
+        sys.modules.pop(f"distmeta.learners.{name}", None)
+        delattr(distmeta.learners, name)
+
+
+def test_a_new_file_is_found_by_scanning_and_its_learner_trains_adapts_and_passes_the_probe(
+    planted, digits_dir, tmp_path
+):
+    from distmeta.testing import check_gradient, check_model
+
+    assert {"SignSteps", "Brier", "MAML", "NTM"} <= set(planted)
+    tasks = distmeta.FewShot(digits_dir, ways=3, shots=1, queries=2)
+    copy = distmeta.CopyTask(bits=3, length=2, min_length=2, max_length=2)
+    for learner, distribution in (
+        (planted["SignSteps"](distmeta.mlp((16,)), inner_steps=3), tasks),
+        (planted["Brier"](distmeta.lstm(size=8)), copy),
+    ):
+        experiment = distmeta.Experiment(learner=learner, tasks=distribution)
+        assert check_model(learner, experiment) is None  # vmap takes it
+        check_gradient(experiment).require()
+        result = learner.train(
+            distribution,
+            run_dir=tmp_path / type(learner).__name__,
+            iterations=5,
+            meta_batch_size=4,
+            place=Place(),
+            **{"evaluation.test_tasks": 8, "evaluation.every": 0},
+        )
+        assert result.step == 5
+    one = tasks.take(1)[0].episode
+    sign_steps = planted["SignSteps"](distmeta.mlp((16,)), inner_steps=3).bind(tasks.spec)
+    fast = sign_steps.adapt(one.support_x, 10 * one.support_y)
+    assert fast.classes_.tolist() == [0, 10, 20]
+    assert (tmp_path / "SignSteps" / "adaptation.png").exists()  # the family's picture, for nothing
+
+
+SUITE_WITH_A_NEW_FILE = """
+import sys
+import distmeta.learners
+distmeta.learners.__path__.append(sys.argv[1])
+import pytest
+sys.exit(pytest.main(["--collect-only", "-p", "no:cacheprovider", sys.argv[2]]))
+"""
+
+
+def test_the_suite_takes_in_a_new_file(tmp_path):
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    (tmp_path / "new_one.py").write_text(SIGN_STEPS.replace("SignSteps", "NewOne"))
+    suite = Path(__file__).parents[1] / "learners" / "test_suite.py"
+    command = [sys.executable, "-c", SUITE_WITH_A_NEW_FILE, str(tmp_path), str(suite)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for test in ("test_it_learns", "test_the_same_bits_twice_and_after_the_way_to_a_worker"):
+        assert f"{test}[" in done.stdout
+        assert any(test in line and "NewOne" in line for line in done.stdout.splitlines())

@@ -1,10 +1,17 @@
-"""Gradient descent on one task, and which parameters it moves."""
+"""Gradient descent on one task, which parameters it moves, and what every gradient learner has from its family."""
+
+import itertools
 
 import pytest
 import torch
+from torch import nn
 
+from distmeta import Sinusoids
 from distmeta.errors import ConfigError
-from distmeta.learners.inner_loop import gradient_descent, select
+from distmeta.learners import find_learners
+from distmeta.learners.inner_loop import GradientLearner, gradient_descent, select
+from distmeta.seeding import rng
+from distmeta.types import TaskRef
 
 NAMES = ("features.0.weight", "features.0.bias", "features.3.weight", "head.weight", "head.bias")
 
@@ -71,3 +78,53 @@ def test_phi_depends_on_theta_through_the_steps_unless_first_order(first_order, 
     phi = gradient_descent(loss, theta, lr=0.25, steps=3, first_order=first_order)
     (found,) = torch.autograd.grad(phi["w"].sum(), theta["w"])
     assert found.item() == pytest.approx(slope)
+
+
+FAMILY = {name: kind for name, kind in find_learners().items() if issubclass(kind, GradientLearner)}
+
+
+def test_the_family():
+    assert set(FAMILY) == {"MAML", "MAMLPlusPlus", "MetaSGD", "Reptile"}
+
+
+def sine(name, **settings):
+    torch.manual_seed(0)
+    learner = FAMILY[name](nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1)), inner_lr=0.05, **settings)
+    return learner, Sinusoids(shots=5).episodes([TaskRef("meta_test", 0, i) for i in range(12)], 0)
+
+
+@pytest.mark.parametrize("name", FAMILY)
+@pytest.mark.parametrize("vectorise", ["vmap", "loop"])
+def test_the_adaptation_picture_has_the_loss_after_every_inner_step(name, vectorise):
+    learner, episodes = sine(name, inner_steps=4, test_inner_steps=3, vectorise=vectorise)
+    params, evaluator = learner.init_meta_params(rng(0, "init")), learner.for_evaluation()
+    curve = evaluator.pictures(params, episodes)["adaptation"]
+    assert list(curve.x) == [0, 1, 2, 3]
+    losses = [torch.as_tensor(row) for row in curve.values["loss"]]
+    unadapted = learner.with_config(inner_steps=0, test_inner_steps=None).evaluate(params, episodes)["loss"]
+    torch.testing.assert_close(losses[0], unadapted)
+    torch.testing.assert_close(losses[3], evaluator.evaluate(params, episodes)["loss"])
+    assert all(not torch.equal(a, b) for a, b in itertools.pairwise(losses))
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_in_evaluation_a_setting_for_tests_replaces_the_other(name):
+    learner, _ = sine(name, inner_steps=4, test_inner_steps=2)
+    assert learner.for_evaluation().config == learner.config.replace(inner_steps=2)
+    plain, _ = sine(name, inner_steps=4)
+    assert plain.for_evaluation().config.inner_steps == 4
+    if name == "Reptile":
+        batches, _ = sine(name, inner_batch=4, test_inner_batch=2)
+        assert batches.for_evaluation().config.inner_batch == 2
+        assert sine(name, inner_batch=4)[0].for_evaluation().config.inner_batch == 4
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_the_query_set_is_not_adapted_to(name):
+    learner, episodes = sine(name, inner_steps=2)
+    params = learner.init_meta_params(rng(0, "init"))
+    one = episodes.map(lambda part: part[0])
+    other = type(one)(one.support_x, one.support_y, one.query_x + 1, one.query_y - 1)
+    looped = learner.with_config(vectorise="loop")
+    for name, p in looped.fast_params(params, one).items():
+        assert torch.equal(p, looped.fast_params(params, other)[name])

@@ -28,9 +28,11 @@ from distmeta import (
 )
 from distmeta.errors import ConfigError, LearnerContractError
 from distmeta.learners import find_learners
-from distmeta.learners.inner_loop import gradient_descent
+from distmeta.learners.functional import task_gradient
+from distmeta.learners.inner_loop import GradientLearner, gradient_descent
 from distmeta.learners.param_layout import ParamLayout
 from distmeta.learners.probe import probe
+from distmeta.learners.sequence import SequenceLearner
 from distmeta.runtime import chunks
 from distmeta.runtime.checkpoint import CheckpointStore
 from distmeta.runtime.driver import Driver
@@ -96,9 +98,27 @@ class Annealed(MAMLPlusPlus):
         first_order_until: int = 10
 
 
-LEARNERS = {
-    kind.__name__: kind for kind in (*find_learners().values(), NearestMean, LearnedRate, Koch, FullContext, Annealed)
-}
+class SignSteps(GradientLearner):
+    """A user's gradient learner: steps along the sign of the gradient, which no derivative passes through."""
+
+    def fast_params(self, params, episode):
+        loss, fast = self.support_loss(episode), params
+        for _ in range(self.config.inner_steps):
+            gradient, _ = task_gradient(loss, fast)
+            fast = {name: p - 0.1 * gradient[name].sign() for name, p in fast.items()}
+        return fast
+
+
+class Brier(SequenceLearner):
+    """A user's sequence learner: the squared error of each bit's probability."""
+
+    def sequence_loss(self, prediction, targets):
+        error = (prediction.sigmoid() - targets.clamp_min(0)).square() * (targets >= 0)
+        return error.flatten(1).sum(1), {"brier": error.flatten(1).mean(1)}
+
+
+OWN = (NearestMean, LearnedRate, Koch, FullContext, Annealed, SignSteps, Brier)
+LEARNERS = {kind.__name__: kind for kind in (*find_learners().values(), *OWN)}
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,8 @@
 """What users call: adapt, predict, evaluate, and a model that adapts itself."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,7 +11,7 @@ from torch.func import functional_call
 
 import distmeta
 from distmeta import MAML, FewShot, MetaModule, Sinusoids, mlp
-from distmeta.errors import LearnerContractError
+from distmeta.errors import ConfigError, LearnerContractError
 from distmeta.learners.functional import trainable
 
 X, Y = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 0, 1, 1, 2, 2])
@@ -137,6 +140,41 @@ def test_training_puts_the_meta_learned_parameters_into_the_model(tmp_path):
     x, y = Sinusoids().take(1)[0].sample()
     model.adapt(x, y)
     assert model.evaluate(x, y) > 0
+
+
+PROGRAM = """
+import sys
+from distmeta.learners.maml import MAML
+from distmeta.models.backbones import mlp
+from distmeta.tasks.sinusoids import Sinusoids
+
+learner = MAML(mlp((8,)), inner_lr=0.01)
+short = {"evaluation.test_tasks": 2, "evaluation.every": 0}
+result = learner.train(Sinusoids(), run_dir=sys.argv[1], iterations=2, meta_batch_size=2, **short)
+print(type(result).__name__, result.step)
+"""
+
+
+def test_train_works_where_only_the_algorithm_was_imported(tmp_path):
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path / "run")]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.stdout.split() == ["RunResult", "2"], done.stderr
+
+
+def test_train_refuses_an_unknown_setting_by_name(tmp_path):
+    with pytest.raises(ConfigError, match=r"Did you mean 'outer.iterations'"):
+        MAML(mlp((8,))).train(Sinusoids(), iteration=3, run_dir=tmp_path / "run")
+
+
+def test_a_learner_adopts_a_model_with_its_parameters():
+    old, new = MyModel(4, 3), MyModel(4, 3)
+    learner = MAML(old, inner_lr=0.5)
+    params = {name: p + 1 for name, p in learner.meta_params.items()}
+    learner.adopt(new, params)
+    assert learner.model is new
+    assert all(torch.equal(p, params[name]) for name, p in learner.meta_params.items())
+    new.adapt(X, Y)  # the new model uses the learner
+    assert torch.equal(new.predict_proba(NEW_X), learner.adapt(X, Y).predict_proba(NEW_X))
 
 
 def test_the_readme_loop_runs_on_images(digits_dir):
