@@ -24,13 +24,18 @@ RAYJOB = ROOT / "deploy" / "k8s" / "rayjob.yaml"
 STORAGE = ROOT / "deploy" / "k8s" / "storage.yaml"
 KUSTOMIZATION = ROOT / "deploy" / "k8s" / "kustomization.yaml"
 WORKFLOW = ROOT / ".github" / "workflows" / "ci.yml"
+RELEASE = ROOT / ".github" / "workflows" / "release.yml"
+DEPENDABOT = ROOT / ".github" / "dependabot.yml"
 PRE_COMMIT = ROOT / ".pre-commit-config.yaml"
 CI_RUN = ROOT / ".ci" / "run"
+CHECK_WHEEL = ROOT / ".ci" / "check-wheel"
 READMES = [ROOT / "deploy" / "README.md", ROOT / "cluster" / "README.md"]
 ALL_YAML = [
     *sorted((ROOT / "deploy").rglob("*.yaml")),
     *sorted((ROOT / "cluster").rglob("*.yaml")),
     WORKFLOW,
+    RELEASE,
+    DEPENDABOT,
     PRE_COMMIT,
 ]
 
@@ -420,8 +425,13 @@ def test_a_planted_typo_in_the_kustomization_is_caught(tmp_path, old, new):
 # -- CI -------------------------------------------------------------------------------------------------------------
 
 
-def test_the_workflow_fits_githubs_schema():
-    code, said = run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", WORKFLOW)
+@pytest.mark.parametrize(
+    ("schema", "path"),
+    [("github-workflows", WORKFLOW), ("github-workflows", RELEASE), ("dependabot", DEPENDABOT)],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_what_github_reads_fits_its_schema(schema, path):
+    code, said = run("check-jsonschema", "--builtin-schema", f"vendor.{schema}", path)
     assert code == 0, said
 
 
@@ -441,19 +451,38 @@ def test_the_workflow_runs_what_everybody_runs_on_every_python():
     assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/run"]
     classifiers = [c.rpartition(" ")[2] for c in project()["classifiers"] if re.search(r":: 3\.\d+$", c)]
     assert job["strategy"]["matrix"]["python"] == classifiers
+
+
+@pytest.mark.parametrize("path", [WORKFLOW, RELEASE], ids=lambda path: path.stem)
+def test_workflows_may_only_read_and_pin_their_actions(path):
+    workflow = load(path)
     assert workflow["permissions"] == {"contents": "read"}
-    assert all(re.search(r"@v\d|@[0-9a-f]{40}", step["uses"]) for step in job["steps"] if "uses" in step)
+    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
+    assert all(re.search(r"@(release/)?v\d|@[0-9a-f]{40}", step["uses"]) for step in steps if "uses" in step)
+
+
+def test_a_release_is_published_only_after_its_wheel_has_trained():
+    workflow = load(RELEASE)
+    build, publish = workflow["jobs"]["build"], workflow["jobs"]["publish"]
+    commands = [step["run"] for step in build["steps"] if "run" in step]
+    assert commands[-2:] == ["python -m build", ".ci/check-wheel dist/*.whl"]
+    assert publish["needs"] == "build"
+    assert publish["permissions"] == {"id-token": "write"}  # trusted publishing, and nothing else
+    assert not any("permissions" in job for name, job in workflow["jobs"].items() if name != "publish")
 
 
 def test_ci_runs_the_tests_as_the_readme_says():
     assert os.access(CI_RUN, os.X_OK)
     steps = re.findall(r"^step (.*)$", CI_RUN.read_text(), re.MULTILINE)
-    assert steps == ["ruff check", "ruff format --check", "mypy", "pytest"]
+    assert steps[:4] == ["ruff check", "ruff format --check", "mypy", ".ci/check-wheel"]
+    assert steps[4].startswith("python .ci/api_reference.py ")
+    assert steps[5:] == ["pytest --cov"]
     assert "pip install -e '.[dev]' && pytest" in (ROOT / "README.md").read_text()
 
 
 def test_shellcheck_has_nothing_to_say_about_shell_files():
-    assert run("shellcheck", CI_RUN) == (0, "")
+    assert os.access(CHECK_WHEEL, os.X_OK)
+    assert run("shellcheck", CI_RUN, CHECK_WHEEL) == (0, "")
 
 
 def test_shellcheck_catches_a_planted_typo(tmp_path):
