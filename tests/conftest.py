@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -13,10 +15,13 @@ import pytest
 # Ray's sockets live below this folder, and a Unix socket's path may have about 100 characters.
 _WORLD = Path(tempfile.mkdtemp(prefix="dm-", dir="/tmp" if os.path.isdir("/tmp") else None))
 
+# Processes side by side: each has a world of its own, and the cache of the process that started them.
+_SIDE_BY_SIDE = "PYTEST_XDIST_WORKER" in os.environ
+
 # Set before any test module is imported: matplotlib, Ray and MLflow read some of these on import.
 os.environ.update(
     HOME=str(_WORLD / "home"),
-    DISTMETA_CACHE=str(_WORLD / "cache"),
+    DISTMETA_CACHE=os.environ["DISTMETA_CACHE"] if _SIDE_BY_SIDE else str(_WORLD / "cache"),
     MPLCONFIGDIR=str(_WORLD / "home" / "matplotlib"),
     MLFLOW_TRACKING_URI=f"sqlite:///{_WORLD}/mlflow.db",
     MLFLOW_DISABLE_TELEMETRY="true",
@@ -30,8 +35,51 @@ os.environ.pop("DISTMETA_DATA", None)
 (_WORLD / "ray").mkdir()
 
 
+# Files of these rooms take longest; what runs last should be short, so that no process waits for another's long file.
+_LONG = ("tests/integration/", "tests/tracking/", "tests/cli/", "tests/learners/")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Processes for ``-n auto``: one per CPU, at most 4, for the whole suite; none for a part that is named."""
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    cpus = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    return cpus if whole and cpus > 1 else 0
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if _SIDE_BY_SIDE:
+        import torch
+
+        torch.set_num_threads(1)  # the other CPUs belong to the other processes
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One process gets all tests that start Ray, first of all; any other file stays in one process.
+
+    Two Ray clusters at a time would want more CPUs and memory than a small machine has.
+    """
+    for item in items:
+        if {"cluster", "head"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker("ray")
+        on_ray = item.get_closest_marker("ray") is not None
+        item.add_marker(pytest.mark.xdist_group("ray" if on_ray else item.nodeid.partition("::")[0]))
+    items.sort(key=lambda item: (item.get_closest_marker("ray") is None, not item.nodeid.startswith(_LONG)))
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(_WORLD, ignore_errors=True)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """One thread for torch: for tiny networks a second one only waits, and a worker sets the threads of its process."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
@@ -53,3 +101,14 @@ def digits_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("digits") / "digits"
     from_arrays(x, np.repeat(np.arange(16), 6), out, splits="50/25/25", name="digits")
     return out
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[ModuleType]:
+    """A Ray cluster of this machine with logical CPUs for every test; backends find it and leave it running."""
+    ray = pytest.importorskip("ray")
+    import distmeta.runtime.ray_backend  # noqa: F401  (sets Ray's environment before the cluster starts)
+
+    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield ray
+    ray.shutdown()

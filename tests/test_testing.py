@@ -13,6 +13,8 @@ from distmeta.errors import LearnerContractError, ModelContractError, TaskContra
 from distmeta.testing import GradientCheck, check_gradient, check_model, check_task
 from distmeta.types import TaskRef
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def clusters(random, split):
     centres = random.normal(size=(3, 6))
@@ -25,15 +27,6 @@ def clusters(random, split):
 
 
 CLUSTERS = FunctionTasks(clusters)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Tiny networks: a second thread only waits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def experiment(model, tasks=CLUSTERS, **settings):

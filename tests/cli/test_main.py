@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from distmeta import cli
 from distmeta.cli.main import app
 from distmeta.run.directory import RunDirectory
 from distmeta.tracking.metrics_file import read_metrics
+from helpers import run_command
 
 JOB = '''"""Sines in a moment."""
 import time
@@ -48,37 +48,12 @@ experiment = distmeta.Experiment(
 '''
 
 
-@dataclass(frozen=True)
-class Done:
-    """What a command did."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self):
-        return json.loads(self.out)
-
-
 @pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
+def run(tmp_path, monkeypatch):
     """Run one command line in this process, in a folder with ``job.py``."""
     (tmp_path / "job.py").write_text(JOB)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    handler = signal.getsignal(signal.SIGTERM)
-
-    def command(*words) -> Done:
-        monkeypatch.setattr(sys, "argv", ["distmeta", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        printed = capsys.readouterr()
-        return Done(int(exit_.value.code or 0), printed.out, printed.err)
-
-    yield command
-    signal.signal(signal.SIGTERM, handler)
+    return run_command
 
 
 LOCAL = ("--backend", "local", "--no-tracking")
@@ -493,8 +468,8 @@ def interrupted(folder: Path, *words: str, number: signal.Signals, group: bool) 
     ("backend", "number", "group"),
     [
         ("local", signal.SIGINT, False),
-        ("ray", signal.SIGINT, True),
-        ("ray", signal.SIGTERM, False),
+        pytest.param("ray", signal.SIGINT, True, marks=pytest.mark.ray),
+        pytest.param("ray", signal.SIGTERM, False, marks=pytest.mark.ray),
     ],
     ids=["local-ctrl-c", "ray-ctrl-c", "ray-term"],
 )

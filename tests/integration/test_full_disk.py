@@ -12,19 +12,11 @@ import distmeta
 from distmeta.errors import RuntimeFailure
 from distmeta.tracking.metrics_file import read_metrics
 from distmeta.tracking.tracker import Tracker
+from helpers import sines
 
 FULL = "/dev/full"  # every write to it fails as on a full disk
 
 pytestmark = pytest.mark.skipif(not os.path.exists(FULL), reason="this system has no /dev/full")
-
-
-def experiment() -> distmeta.Experiment:
-    return distmeta.Experiment(
-        learner=distmeta.MAML(distmeta.mlp((8,)), inner_lr=0.01),
-        tasks=distmeta.Sinusoids(shots=4, queries=4),
-        outer=distmeta.Outer(iterations=2, meta_batch_size=2),
-        evaluation=distmeta.Evaluation(every=0, test_tasks=2),
-    )
 
 
 @pytest.fixture
@@ -56,13 +48,13 @@ def test_the_run_ends_with_the_cause_also_where_its_record_cannot_be_written(ful
 
     monkeypatch.setattr("distmeta.run.directory.write_record", full_later)
     with pytest.raises(RuntimeFailure, match=r"cannot be written: .*Free the disk.*distmeta resume"):
-        distmeta.meta_train(experiment(), run_dir=tmp_path / "run")
+        distmeta.meta_train(sines(), run_dir=tmp_path / "run")
     assert writes[2:] == ["run.json"]  # tried, not insisted on
     assert json.loads((tmp_path / "run" / "tracking.json").read_text())["status"] == "FAILED"
 
 
 def test_a_result_that_cannot_be_written_is_made_up_for_by_resuming(tmp_path, monkeypatch):
-    whole = distmeta.meta_train(experiment(), run_dir=tmp_path / "whole")
+    whole = distmeta.meta_train(sines(), run_dir=tmp_path / "whole")
     real = distmeta.files.write_record
     with monkeypatch.context() as patch:
         patch.setattr(
@@ -70,8 +62,8 @@ def test_a_result_that_cannot_be_written_is_made_up_for_by_resuming(tmp_path, mo
             lambda path, v: (no_space if path.name == "result.json" else real)(path, v),
         )
         with pytest.raises(RuntimeFailure, match=r"cannot be written: .*Free the disk.*distmeta resume"):
-            distmeta.meta_train(experiment(), run_dir=tmp_path / "run")
+            distmeta.meta_train(sines(), run_dir=tmp_path / "run")
     assert distmeta.inspect_run(tmp_path / "run")["status"] == "failed"
-    result = distmeta.meta_train(experiment(), run_dir=tmp_path / "run", resume=True)
+    result = distmeta.meta_train(sines(), run_dir=tmp_path / "run", resume=True)
     assert result.test.summary() == whole.test.summary()
     assert [row["step"] for row in read_metrics(tmp_path / "run")][:2] == [1, 2]

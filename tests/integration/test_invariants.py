@@ -15,7 +15,8 @@ import pytest
 import torch
 
 import distmeta
-from distmeta import MAML, Evaluation, Experiment, FewShot, LocalBackend, Outer, Place, Runtime, Sinusoids, mlp
+import helpers
+from distmeta import MAML, Evaluation, Experiment, FewShot, LocalBackend, Outer, Place, Runtime
 from distmeta.errors import CheckpointMismatch, FailureBudgetExceeded, RuntimeFailure
 from distmeta.run.directory import RunDirectory
 from distmeta.runtime.backend import SERVER
@@ -39,9 +40,7 @@ class Rows(list):
 
 def sines(**outer) -> Experiment:
     """Chunks of 3, 3, 3 and 1 tasks: uneven, and more than one worker can hold."""
-    return Experiment(
-        learner=MAML(mlp((8,)), inner_lr=0.01),
-        tasks=Sinusoids(shots=4, queries=4),
+    return helpers.sines().replace(
         outer=Outer(**{"iterations": STEPS, "meta_batch_size": 10, **outer}),
         runtime=Runtime(chunk_size=3, checkpoint_every=2),
         evaluation=Evaluation(every=4, validation_tasks=7, test_tasks=7),
@@ -85,17 +84,6 @@ def assert_same(run: Run, straight: Run) -> None:
 
 
 # -- on Ray: one cluster for all -------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    """A Ray cluster of this machine with logical CPUs for every test; backends find it and leave it running."""
-    ray = pytest.importorskip("ray")
-    import distmeta.runtime.ray_backend  # noqa: F401  (sets Ray's environment before the cluster starts)
-
-    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield ray
-    ray.shutdown()
 
 
 @pytest.fixture

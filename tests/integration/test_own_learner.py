@@ -74,16 +74,6 @@ SHORT = {
 }
 
 
-@pytest.fixture
-def cluster():
-    ray = pytest.importorskip("ray")
-    import distmeta.runtime.ray_backend  # noqa: F401  (sets Ray's environment before the cluster starts)
-
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield ray
-    ray.shutdown()
-
-
 def write(folder, learner=MY_LEARNER):
     (folder / "my_learner.py").write_text(learner)
     (folder / "job.py").write_text(JOB)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import signal
 import sys
 from pathlib import Path
 
@@ -16,11 +15,11 @@ import pytest
 from PIL import Image
 
 import distmeta
-from distmeta import cli
 from distmeta.data import build_image_folder, verify
 from distmeta.errors import DataError, ShardCorrupt
 from distmeta.files import read_record, write_record
 from distmeta.run.directory import RunDirectory
+from helpers import run_command
 
 JOB = """
 import distmeta
@@ -62,16 +61,14 @@ def world(digits_dir, tmp_path, monkeypatch) -> Path:
     (tmp_path / "locked").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    handler = signal.getsignal(signal.SIGTERM)
-    yield tmp_path
-    signal.signal(signal.SIGTERM, handler)
+    return tmp_path
 
 
 TRAIN = "train job.py --backend local --no-tracking"
 
 
 @pytest.mark.parametrize(
-    ("command", "says"),
+    ("line", "says"),
     [
         (f"{TRAIN} --data locked/digits", "no dataset 'locked/digits'"),
         (f"{TRAIN} --run-dir locked", "The run directory locked cannot be written: .*Permission denied"),
@@ -79,15 +76,12 @@ TRAIN = "train job.py --backend local --no-tracking"
         ("train locked/job.py --backend local", "There is no job file .*locked/job.py"),
     ],
 )
-def test_one_message(command, says, world, monkeypatch, capsys):
+def test_one_message(line, says, world, monkeypatch):
     lock(world / "locked", monkeypatch)
-    monkeypatch.setattr(sys, "argv", ["distmeta", *command.split()])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    said = capsys.readouterr().err
-    assert end.value.code == 1
-    assert re.search(r"(?m)^error: ", said)
-    assert re.search(says, said), said
+    done = run_command(*line.split())
+    assert done.code == 1
+    assert re.search(r"(?m)^error: ", done.err)
+    assert re.search(says, done.err), done.err
 
 
 def test_a_run_of_somebody_else_s_job_needs_their_folder_no_more(world, monkeypatch):

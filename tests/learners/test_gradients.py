@@ -28,18 +28,11 @@ from distmeta.runtime.parameter_server import ParameterServer
 from distmeta.runtime.worker import Worker, WorkerSetup
 from distmeta.types import Chunk, Episode, TaskRef
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 WAYS, TASKS, SEED = 3, 3, 5
 LIMIT = 3.8
 VECTOR, IMAGE = (5,), (2, 5, 5)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """A worker sets the threads of its process; this process is not its own."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def blobs(shape, *, shots=2, queries=3):

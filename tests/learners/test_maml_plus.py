@@ -15,15 +15,9 @@ from distmeta.runtime.worker import Worker, WorkerSetup
 from distmeta.seeding import rng
 from distmeta.types import Chunk, Episode
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 T, WAYS, DIM, K = 3, 3, 4, 3
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def tasks():

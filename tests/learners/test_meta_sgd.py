@@ -13,15 +13,9 @@ from distmeta.learners.functional import trainable
 from distmeta.seeding import rng
 from distmeta.types import Episode
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 T, WAYS, DIM = 3, 3, 4
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def tasks():

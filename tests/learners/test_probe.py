@@ -15,16 +15,9 @@ from distmeta.learners.param_layout import ParamLayout
 from distmeta.learners.probe import probe, unused_parameters
 from distmeta.types import Episode
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 WAYS = 5
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Tiny networks: a second thread only waits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def problem(shape=(8,), ways=WAYS, shots=5, queries=3, seed=0):

@@ -43,6 +43,8 @@ from distmeta.tasks.base import TaskDistribution
 from distmeta.testing import check_gradient
 from distmeta.types import Chunk, Episode, TaskRef, TaskSpec
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 WAYS, DIM, TASKS = 3, 6, 4
 
 
@@ -119,14 +121,6 @@ class Brier(SequenceLearner):
 
 OWN = (NearestMean, LearnedRate, Koch, FullContext, Annealed, SignSteps, Brier)
 LEARNERS = {kind.__name__: kind for kind in (*find_learners().values(), *OWN)}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def clusters(random, split):

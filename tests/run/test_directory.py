@@ -18,21 +18,12 @@ from distmeta.files import read_record
 from distmeta.run import directory, training
 from distmeta.run.directory import RunDirectory
 from distmeta.run.record import DatasetFacts, RunRecord
+from helpers import SINES, sines
 
 
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-
-def experiment(tasks=None) -> distmeta.Experiment:
-    return distmeta.Experiment(
-        learner=distmeta.MAML(distmeta.mlp((8,)), inner_lr=0.01),
-        tasks=tasks or distmeta.Sinusoids(shots=4, queries=4),
-        outer=distmeta.Outer(iterations=1, meta_batch_size=2),
-        evaluation=distmeta.Evaluation(every=0, test_tasks=2),
-        name="sines",
-    )
 
 
 def test_two_runs_that_begin_in_the_same_second_have_two_folders(monkeypatch):
@@ -47,12 +38,12 @@ def test_two_runs_that_begin_in_the_same_second_have_two_folders(monkeypatch):
         """Another run begins, and ends, while this one is still checked."""
         if not other:
             other.append(None)
-            other[0] = distmeta.meta_train(experiment())
+            other[0] = distmeta.meta_train(sines())
         return driver(*words)
 
     monkeypatch.setattr(directory.datetime, "datetime", Stopped)
     monkeypatch.setattr(training, "Driver", slow)
-    first = distmeta.meta_train(experiment())
+    first = distmeta.meta_train(sines())
     assert first.run_dir == Path("runs/sines-20310102-030405")
     assert other[0].run_dir == Path("runs/sines-20310102-030405-2")
     assert all(distmeta.inspect_run(run.run_dir)["status"] == "finished" for run in (first, other[0]))
@@ -63,34 +54,23 @@ def test_a_run_that_cannot_begin_leaves_nothing(there):
     if there:
         Path("runs").mkdir()
     with pytest.raises(TaskContractError):
-        distmeta.meta_train(experiment(distmeta.FunctionTasks(lambda random, split: None)))
+        distmeta.meta_train(sines(tasks=distmeta.FunctionTasks(lambda random, split: None)))
     assert [path.name for path in Path().rglob("*")] == ["runs"] * there
 
 
 def test_where_no_folder_can_be_made_the_message_names_the_fix():
     Path("runs").write_text("")
     with pytest.raises(ConfigError, match=r"runs/sines-\S+ cannot be written: .*another --run-dir"):
-        distmeta.meta_train(experiment())
+        distmeta.meta_train(sines())
 
 
 # -- what an existing run records --------------------------------------------------------------------------------------
-
-JOB = """
-import distmeta
-
-experiment = distmeta.Experiment(
-    learner=distmeta.MAML(distmeta.mlp((8,)), inner_lr=0.01),
-    tasks=distmeta.Sinusoids(shots=4, queries=4),
-    outer=distmeta.Outer(iterations=2, meta_batch_size=2),
-    evaluation=distmeta.Evaluation(every=0, test_tasks=2),
-)
-"""
 
 
 @pytest.fixture
 def finished(tmp_path, monkeypatch) -> RunDirectory:
     monkeypatch.setattr(sys, "path", list(sys.path))
-    Path("sines.py").write_text(JOB)
+    Path("sines.py").write_text(SINES)
     distmeta.meta_train(distmeta.load_job("sines.py"), run_dir="run")
     return RunDirectory.open("run")
 

@@ -6,9 +6,7 @@ import json
 import os
 import re
 import shutil
-import signal
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +14,13 @@ import pytest
 from PIL import Image
 
 import distmeta
-from distmeta import cli
 from distmeta.data import from_arrays
 from distmeta.files import read_record
 from distmeta.run.evaluating import compare, evaluate, sweep
 from distmeta.run.place import Place
 from distmeta.run.results import EvaluationRequest
 from distmeta.types import TaskRef
+from helpers import SINES, run_command
 
 JOB = """
 from torch import nn
@@ -38,15 +36,6 @@ experiment = distmeta.Experiment(
 """
 MAML = "distmeta.MAML(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), inner_lr=0.1)"
 METRIC = "distmeta.MatchingNet(nn.Sequential(nn.Flatten(), nn.Linear(64, 16)))"
-SINES = """
-import distmeta
-experiment = distmeta.Experiment(
-    learner=distmeta.MAML(distmeta.mlp((8,)), inner_lr=0.01),
-    tasks=distmeta.Sinusoids(),
-    outer=distmeta.Outer(iterations=1, meta_batch_size=2),
-    evaluation=distmeta.Evaluation(every=0, test_tasks=4),
-)
-"""
 COPY = """
 import distmeta
 experiment = distmeta.Experiment(
@@ -91,27 +80,9 @@ def world(finished, tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-@dataclass(frozen=True)
-class Done:
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
-def run(world, monkeypatch, capsys):
-    handler = signal.getsignal(signal.SIGTERM)
-
-    def command(line: str) -> Done:
-        monkeypatch.setattr(sys, "argv", ["distmeta", *line.split()])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        printed = capsys.readouterr()
-        return Done(int(exit_.value.code or 0), printed.out, printed.err)
-
-    yield command
-    signal.signal(signal.SIGTERM, handler)
+def run(world):
+    return lambda line: run_command(*line.split())
 
 
 LOCAL = "--backend local --tasks 10"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import itertools
 import json
 import os
@@ -12,16 +11,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import distmeta
-from distmeta import cli
 from distmeta.config import flatten
 from distmeta.tracking.metrics_file import read_metrics
+from helpers import Done, run_command
 
 DIGITS = """
 import distmeta
@@ -58,50 +59,19 @@ experiment = distmeta.Experiment(
 LOCAL = ("--backend", "local")
 
 
-@dataclass(frozen=True)
-class Said:
-    """What a command answered."""
-
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-class Shell:
-    """Commands in a folder, in this process; what they change in it is undone."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __call__(self, *words: object) -> Said:
-        handler = signal.getsignal(signal.SIGTERM)
-        out, err = io.StringIO(), io.StringIO()
-        try:
-            with pytest.MonkeyPatch.context() as patch:
-                patch.chdir(self.folder)
-                patch.setattr(sys, "path", list(sys.path))
-                patch.setattr(sys, "argv", ["distmeta", *map(str, words)])
-                for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
-                    patch.delenv(name, raising=False)
-                with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as end:
-                    cli.main()
-        finally:
-            signal.signal(signal.SIGTERM, handler)
-        said = Said(out.getvalue(), err.getvalue())
-        assert end.value.code == 0, said
-        return said
+def succeeds(*words: object, folder: Path) -> Done:
+    done = run_command(*words, folder=folder)
+    assert done.code == 0, done
+    return done
 
 
 @dataclass(frozen=True)
 class Trained:
     """The finished run; the command was given from outside of the checkout."""
 
-    shell: Shell
+    shell: Callable[..., Done]
     run: Path
-    said: Said
+    said: Done
     commit: str
 
 
@@ -120,7 +90,7 @@ def trained(digits_dir, tmp_path_factory) -> Trained:
     git("init", "-b", "trunk")
     git("add", ".")
     git("commit", "-m", "first")
-    shell = Shell(folder)
+    shell = partial(succeeds, folder=folder)
     said = shell("train", "repository/digits_job.py", *LOCAL, "--data", digits_dir, "--run-dir", "run[1]")
     return Trained(shell, folder / "run[1]", said, git("rev-parse", "HEAD"))
 
@@ -279,7 +249,7 @@ def test_ctrl_c_ends_the_run_in_mlflow_and_resuming_goes_on_with_the_same_one(tm
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 130, err
-    shell = Shell(tmp_path)
+    shell = partial(succeeds, folder=tmp_path)
     run_id = shell("inspect", "run", "--json").json["mlflow_run_id"]
     assert mlflow_client().get_run(run_id).info.status == "KILLED"
     shell("resume", "run", *LOCAL)

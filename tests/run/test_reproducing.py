@@ -5,21 +5,20 @@ from __future__ import annotations
 import json
 import math
 import re
-import signal
-import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from distmeta import Place, cli
+from distmeta import Place
 from distmeta.data import from_arrays
 from distmeta.experiment import cards
 from distmeta.experiment.cards import CARDS, OMNIGLOT, Card, Published, find
 from distmeta.files import read_record
 from distmeta.run.reproducing import Compared, Pace, changes, measure, reproduce
 from distmeta.types import TaskSpec
+from helpers import run_command
 
 JOBS = Path(__file__).parents[2]
 SPEC = TaskSpec((1, 28, 28), 5, "classification", 5, 5)
@@ -112,29 +111,10 @@ def test_as_many_iterations_as_fit(every):
 # -- running ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Done:
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
+def run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    handler = signal.getsignal(signal.SIGTERM)
-
-    def command(*words: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["distmeta", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        printed = capsys.readouterr()
-        return Done(int(exit_.value.code or 0), printed.out, printed.err)
-
-    yield command
-    signal.signal(signal.SIGTERM, handler)
+    return run_command
 
 
 LOCAL = ("--backend", "local", "--no-tracking")

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,9 +21,9 @@ from types import SimpleNamespace
 import pytest
 
 import distmeta
-from distmeta import cli
 from distmeta.errors import RuntimeFailure
 from distmeta.run.submitting import submit
+from helpers import free_ports, run_command
 
 ray = pytest.importorskip("ray")
 
@@ -72,14 +71,6 @@ class Head:
     folder: Path
 
 
-def free_ports(count: int) -> list[str]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [str(one.getsockname()[1]) for one in sockets]
-
-
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
     # Ray's sockets live below this folder, and a Unix socket's path may have about 100 characters.
@@ -100,7 +91,7 @@ def head() -> Iterator[Head]:
         *("port", "dashboard-port", "ray-client-server-port", "dashboard-agent-listen-port", "metrics-export-port"),
         *("dashboard-agent-grpc-port", "runtime-env-agent-port", "node-manager-port", "object-manager-port"),
     )
-    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    ports = dict(zip(names, map(str, free_ports(len(names))), strict=True))
     words = [
         *(sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", "--head", "--block"),
         *("--node-ip-address", "127.0.0.1", "--temp-dir", str(folder / "ray"), "--disable-usage-stats"),
@@ -325,16 +316,14 @@ def test_a_lost_connection_is_no_verdict_on_the_job(client, repository):
     assert lines[-1] == "one line"
 
 
-def test_ctrl_c_leaves_the_job_alone_and_says_how_to_end_it(client, repository, monkeypatch, capsys):
+def test_ctrl_c_leaves_the_job_alone_and_says_how_to_end_it(client, repository):
     client(KeyboardInterrupt())
-    monkeypatch.setattr(sys, "argv", ["distmeta", "submit", str(repository / "job.py"), "--address", "http://a:1"])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    assert end.value.code == 130
+    done = run_command("submit", repository / "job.py", "--address", "http://a:1")
+    assert done.code == 130
     assert re.fullmatch(
         r"The job goes on\. Follow it with: ray job logs (\S+) --address http://a:1 --follow; "
         r"end it with: ray job stop \1 --address http://a:1\n",
-        capsys.readouterr().err,
+        done.err,
     )
 
 

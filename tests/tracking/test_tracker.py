@@ -29,6 +29,7 @@ from distmeta.errors import RuntimeFailure
 from distmeta.files import read_record, write_record
 from distmeta.tracking.metrics_file import read_metrics
 from distmeta.tracking.tracker import DatasetInput, SyncReport, Tracker, sync
+from helpers import free_ports
 
 DATASET = DatasetInput(
     name="glyphs",
@@ -78,7 +79,7 @@ def server(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """Port of a real MLflow server."""
     folder = tmp_path_factory.mktemp("server")
     shutil.copy(empty_store, folder / "mlflow.db")
-    port = _free_port()
+    port = free_ports(1)[0]
     command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}", "--artifacts-destination", str(folder)]
     environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
@@ -200,12 +201,6 @@ def _answers(url: str) -> bool:
             return bool(answer.status == 200)
     except OSError:
         return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 # --- the local file --------------------------------------------------------------------------------------------------
@@ -524,7 +519,7 @@ def test_lost_answers_make_neither_a_second_run_nor_a_second_row(tmp_path: Path,
 
 
 def test_required_tracking_fails_at_the_start(tmp_path: Path, said: list[str]) -> None:
-    tracker = _tracker(tmp_path / "run", f"http://user:secret@127.0.0.1:{_free_port()}", said, required=True)
+    tracker = _tracker(tmp_path / "run", f"http://user:secret@127.0.0.1:{free_ports(1)[0]}", said, required=True)
     with pytest.raises(RuntimeFailure, match=r"connection refused.*tracking is required") as caught:
         tracker.start({}, {}, None)
     assert "secret" not in str(caught.value)
@@ -553,7 +548,7 @@ def test_the_deadline_of_close_holds_for_a_server_that_hangs(tmp_path: Path, sai
 
 
 def test_by_default_a_warning_is_one_log_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    tracker = Tracker(tmp_path / "run", experiment="e", run_name="r", uri=f"http://127.0.0.1:{_free_port()}")
+    tracker = Tracker(tmp_path / "run", experiment="e", run_name="r", uri=f"http://127.0.0.1:{free_ports(1)[0]}")
     with caplog.at_level(logging.WARNING):
         tracker.start({}, {}, None)
         tracker.close("FINISHED")
