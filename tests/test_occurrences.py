@@ -1,7 +1,12 @@
-"""Accuracies by occurrence, by hand."""
+"""Accuracies by occurrence, by hand and against counting in a loop."""
 
+from collections import Counter
+
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from distmeta.occurrences import accuracies, occurrence
 
@@ -9,6 +14,17 @@ from distmeta.occurrences import accuracies, occurrence
 def test_occurrences_are_counted_per_class_and_per_sequence():
     targets = torch.tensor([[1, 0, 1, 1, 0], [0, 0, 0, 0, 0], [2, -1, 2, -1, 0]])
     assert occurrence(targets).tolist() == [[1, 1, 2, 3, 2], [1, 2, 3, 4, 5], [1, 0, 2, 0, 1]]
+
+
+@given(st.lists(st.lists(st.integers(-1, 4), min_size=12, max_size=12), min_size=1, max_size=3))
+def test_occurrences_are_those_of_counting_in_a_loop(targets):
+    expected = np.zeros((len(targets), 12), int)
+    for row, sequence in zip(expected, targets, strict=True):
+        seen = Counter()
+        for step, target in enumerate(sequence):
+            seen[target] += 1
+            row[step] = seen[target] if target >= 0 else 0
+    np.testing.assert_array_equal(occurrence(torch.tensor(targets)).numpy(), expected)
 
 
 def test_a_string_is_one_class_only_if_all_symbols_are_the_same():

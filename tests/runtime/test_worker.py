@@ -1,0 +1,56 @@
+"""A worker in this process: its threads, its chunks without a memory of earlier ones, and the task it blames."""
+
+import numpy as np
+import pytest
+import torch
+
+from distmeta.errors import NonFiniteGradientError
+from distmeta.learners.param_layout import ParamLayout
+from distmeta.runtime.worker import Worker, WorkerSetup
+from distmeta.types import Chunk
+from helpers import sines
+
+CHUNK = Chunk(0, "meta_train", 3, 0, 4)
+
+
+@pytest.fixture
+def start():
+    """Make a worker and the parameters it is sent; the threads of this process are as before afterwards."""
+    before = torch.get_num_threads()
+
+    def make(name="worker-0", threads=1):
+        experiment = sines()
+        learner = experiment.learner.bind(experiment.tasks.spec, seed=0)
+        params = learner.init_meta_params(np.random.default_rng(0))
+        layout = ParamLayout.of(params)
+        setup = WorkerSetup(learner, experiment.tasks, layout, seed=0, threads=threads)
+        return Worker(name, setup), layout.flatten(params)
+
+    yield make
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_it_computes_with_the_threads_of_its_setup(start, threads):
+    torch.set_num_threads(3 - threads)
+    worker, _ = start(threads=threads)
+    assert torch.get_num_threads() == threads
+    assert f"{threads} threads" in worker.info().kernel
+
+
+def test_a_chunk_has_the_same_bits_whoever_computes_it_and_whatever_came_before(start):
+    worker, vector = start()
+    _, first = worker.train_chunk(CHUNK, 0, vector)
+    worker.train_chunk(Chunk(1, "meta_train", 3, 4, 8), 0, vector)
+    worker.evaluate_chunk(Chunk(0, "meta_test", 0, 0, 4), 0, vector, seed=5)
+    again, other = worker.train_chunk(CHUNK, 0, vector)[1], start("worker-1")[0].train_chunk(CHUNK, 0, vector)[1]
+    np.testing.assert_array_equal(first, again)
+    np.testing.assert_array_equal(first, other)
+    assert first.any()
+
+
+def test_a_loss_that_is_no_number_is_blamed_on_its_task(start):
+    worker, vector = start()
+    with pytest.raises(NonFiniteGradientError, match=r"4 of 4 tasks.*Lower learner\.inner_lr") as caught:
+        worker.train_chunk(CHUNK, 0, np.full_like(vector, np.inf))
+    assert caught.value.task_ref == CHUNK.refs[0]
