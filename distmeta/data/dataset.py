@@ -100,7 +100,7 @@ class ShardDataset:
         return np.dtype(self.manifest.dtype)
 
     def split(self, split: Split) -> ClassSplit:
-        """The classes of one split, checked and mapped on first use (about 1 s per GB, once in a process).
+        """The classes of one split, checked and mapped on first use (about 2 s per GB, once in a process).
 
         Raises:
             DataError: there is no such split, or it has no classes.
