@@ -51,10 +51,10 @@ class Backend(ABC):
         """GPUs there are."""
 
     def require(self, workers: int, resources: Resources) -> None:  # noqa: B027 (optional)
-        """Raise if there is no room for ``workers`` such actors; asked when one that was spawned does not start.
+        """Raise if there is no room for ``workers`` such actors; called when one that was spawned does not start.
 
         Raises:
-            ClusterTooSmall: says what there is.
+            ClusterTooSmall: with what there is.
         """
 
     @abstractmethod
@@ -171,7 +171,7 @@ class LocalBackend(Backend):
         self._fill: bool = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
 
     def default_workers(self, threads: int) -> int:
-        """One: they would only take turns."""
+        """One: more would only take turns."""
         return 1
 
     def gpus(self) -> float:
@@ -183,7 +183,7 @@ class LocalBackend(Backend):
         actor = _LocalActor(name)
         try:
             actor.instance = kind(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001 (an actor's constructor may raise anything; told at the first call)
+        except Exception as error:  # noqa: BLE001 (an actor's constructor may raise anything; raised at the first call)
             actor.error = error
         return actor
 
@@ -224,7 +224,7 @@ class LocalBackend(Backend):
             text = "".join(traceback.format_exception(ref.error))
             raise raised(type(ref.error).__name__, str(ref.error), text) from ref.error
         if not ref.ready:
-            raise RuntimeFailure("This call hangs, and it is waited for.")
+            raise RuntimeFailure("This call hangs, and its value was asked for.")
         return ref.value
 
     def put(self, value: Any) -> _LocalRef:
@@ -236,7 +236,7 @@ class LocalBackend(Backend):
         actor.alive, actor.instance = False, None
 
     def close(self) -> None:
-        """Gives torch its settings back, which in-process workers changed."""
+        """Give torch its settings back, which in-process workers changed."""
         torch.set_num_threads(self._threads)
         torch.use_deterministic_algorithms(self._deterministic, warn_only=self._warn_only)
         torch.utils.deterministic.fill_uninitialized_memory = self._fill  # type: ignore[attr-defined]

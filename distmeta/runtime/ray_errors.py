@@ -79,20 +79,21 @@ def translate(cause: exceptions.RayError, text: str, name: str) -> DistmetaError
             )
         return lost(name, f"died: {_why(str(cause))}", raw=text)
     if isinstance(cause, kinds.ObjectStoreFullError | kinds.OutOfDiskError):
-        return foreign(RuntimeFailure, "Ray has no room for results", text_of(cause, text), _STORE_FULL)
+        return _ends("Ray has no room for results", cause, text, _STORE_FULL)
     if isinstance(cause, kinds.RuntimeEnvSetupError):
         fix = f"Fix the environment that the job is given. {_RESUME}"
-        return foreign(RuntimeFailure, f"Ray could not set up {name}", text_of(cause, text), fix)
+        return _ends(f"Ray could not set up {name}", cause, text, fix)
     if isinstance(cause, kinds.AuthenticationError):
         fix = f"Set RAY_AUTH_TOKEN to the cluster's token (`ray get-auth-token` on its head). {_RESUME}"
-        return foreign(RuntimeFailure, "The Ray cluster refused a call", text_of(cause, text), fix)
+        return _ends("The Ray cluster refused a call", cause, text, fix)
     # A value or a node is gone, and what was computed with it.
     return WorkerLost(f"A result was lost on its way: {first_sentence(str(cause))}.", raw=text)
 
 
-def text_of(cause: BaseException, text: str) -> str:
-    """``text`` with the sentence of the cause first, which the traceback of a worker has last."""
-    return text if text.startswith(str(cause)) else f"{cause}\n{text}"
+def _ends(seen: str, cause: exceptions.RayError, text: str, fix: str) -> RuntimeFailure:
+    error = foreign(RuntimeFailure, seen, cause, fix)
+    error.raw += text  # with the traceback of the worker
+    return error
 
 
 def _why(text: str) -> str:
