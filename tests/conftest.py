@@ -12,6 +12,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+# Run directories of an earlier version: their job files are data.
+collect_ignore = ["run/old_runs"]
+
 # Ray's sockets live below this folder, and a Unix socket's path may have about 100 characters.
 _WORLD = Path(tempfile.mkdtemp(prefix="dm-", dir="/tmp" if os.path.isdir("/tmp") else None))
 
@@ -39,11 +42,18 @@ os.environ.pop("DISTMETA_DATA", None)
 _LONG = ("tests/integration/", "tests/tracking/", "tests/cli/", "tests/learners/")
 
 
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Processes for ``-n auto``: one per CPU, at most 4, for the whole suite; none for a part that is named."""
+@pytest.hookimpl(tryfirst=True)  # before xdist reads these options
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Run the whole suite in one process per CPU, 4 at most, and files that are named in one; ``-n`` says otherwise."""
+    option = config.option
+    if _SIDE_BY_SIDE or not hasattr(option, "numprocesses"):
+        return
     whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
-    cpus = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    return cpus if whole and cpus > 1 else 0
+    if whole and option.numprocesses is None and not (option.usepdb or option.collectonly):
+        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        option.numprocesses = min(4, cpus) if cpus > 1 else 0
+    if option.numprocesses and option.dist == "no":
+        option.dist, option.loadscopereorder = "loadgroup", False
 
 
 def pytest_configure(config: pytest.Config) -> None:

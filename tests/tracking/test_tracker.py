@@ -541,7 +541,7 @@ def test_the_deadline_of_close_holds_for_a_server_that_hangs(tmp_path: Path, sai
         tracker.start({}, {}, None)
         _log(tracker, range(3))
         tracker.close("FINISHED", deadline=0.1)
-    assert "it did not take everything within 0.1 s" in said[-1]
+        assert "it did not take everything within 0.1 s" in said[-1]
     assert len(read_metrics(tmp_path / "run")) == 3
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "3"
     tracker._sender.join()  # type: ignore[union-attr]
