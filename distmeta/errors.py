@@ -212,7 +212,7 @@ _CPP_LOG_LINE = re.compile(r"^\s*(\(\S+[^)]*\) )?\[\d{4}-\d\d-\d\d [\d:,.]+ [A-Z
 
 
 def first_sentence(text: str, limit: int = 160) -> str:
-    """Shorten a library's text to its first sentence, without colours, C++ log lines and the full stop.
+    r"""Shorten a library's text to its first sentence, without colours, C++ log lines and the full stop.
 
     Args:
         text: the whole text.
@@ -220,7 +220,7 @@ def first_sentence(text: str, limit: int = 160) -> str:
 
     Example:
         >>> log = "[2026-01-31 12:00:00,123 E 12 34] (raylet) main.cc:12: check failed"
-        >>> first_sentence(f"{log}\\nThe actor died. Its node is gone.")
+        >>> first_sentence(f"{log}\nThe actor died. Its node is gone.")
         'The actor died'
     """
     lines = [line.strip() for line in _COLOURS.sub("", text).splitlines()]

@@ -1,0 +1,1 @@
+"""What is run: settings, experiments, job files, protocol cards."""

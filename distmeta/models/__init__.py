@@ -1,1 +1,1 @@
-"""Floor 3: plain ``nn.Module`` networks; they independent of meta-learning."""
+"""Networks: plain ``nn.Module`` classes, independent of meta-learning."""

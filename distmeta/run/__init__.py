@@ -1,0 +1,1 @@
+"""One run: its directory, its place, its start and end, its evaluations."""

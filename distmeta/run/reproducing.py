@@ -44,8 +44,7 @@ class Pace:
     start: float = 0.0
 
     def iterations(self, experiment: Experiment, seconds: float) -> int:
-        """How many outer steps fit into ``seconds``, with the start, the meta-validations and the meta-test; 0 or less
-        where none does.
+        """Outer steps that fit into ``seconds``, with start, meta-validations and meta-test; 0 or less where none does.
 
         Example:
             >>> import distmeta
@@ -92,8 +91,7 @@ class Compared:
 
     @property
     def verdict(self) -> str:
-        """``"below"``, ``"above"`` or ``"no clear difference"``: whether the 95 % interval excludes
-        0."""
+        """``"below"``, ``"above"``, or ``"no clear difference"`` where the 95 % interval includes 0."""
         if abs(self.difference) <= self.difference_ci95:
             return "no clear difference"
         return "above" if self.difference > 0 else "below"

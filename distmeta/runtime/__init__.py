@@ -1,0 +1,1 @@
+"""How a run is computed: the driver, workers, the parameter server, the backends."""

@@ -41,7 +41,7 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def format_row(step: int, time: float, values: Mapping[str, float]) -> bytes:
-    """One line of the file.
+    r"""One line of the file.
 
     Args:
         step: the outer step.
@@ -51,7 +51,7 @@ def format_row(step: int, time: float, values: Mapping[str, float]) -> bytes:
     Example:
         >>> line = format_row(3, 0.0, {"train/loss": math.inf})
         >>> line
-        b'{"step": 3, "time": 0.0, "train/loss": "inf", "crc32": "96b7706a"}\\n'
+        b'{"step": 3, "time": 0.0, "train/loss": "inf", "crc32": "96b7706a"}\n'
         >>> parse_row(line)
         {'step': 3, 'time': 0.0, 'train/loss': inf}
     """

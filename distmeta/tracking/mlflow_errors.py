@@ -64,13 +64,13 @@ _KNOWN = (
 
 
 def explain(error: BaseException) -> Refusal:
-    """Put an error of MLflow in a few words; its messages repeat the request and may show its credentials.
+    r"""Put an error of MLflow in a few words; its messages repeat the request and may show its credentials.
 
     Args:
         error: what was raised.
 
     Example:
-        >>> refusal = explain(OSError("(sqlite3.OperationalError) database is locked\\n[SQL: SELECT ...]"))
+        >>> refusal = explain(OSError("(sqlite3.OperationalError) database is locked\n[SQL: SELECT ...]"))
         >>> refusal.seen, refusal.fix
         ('the database is locked', 'End the program that holds it, or use an MLflow server.')
     """
