@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distmeta.errors import ConfigError
+from distmeta.errors import CheckpointDamaged, ConfigError
 from distmeta.experiment.experiment import Experiment
 from distmeta.experiment.job import Job
 from distmeta.learners.base import MetaLearner
@@ -59,6 +59,12 @@ class FinishedRun:
         job = directory.job(accept_changed=request is not None and request.accept_changed)
         store = directory.checkpoints()
         found = store.newest()
+        if found.damaged and directory.record.status == "finished":
+            # The best parameters may be among what was lost: others would be evaluated under this run's name.
+            raise CheckpointDamaged(
+                f"{found.notice('the newest whole one is that of')} Expected the checkpoint that the run ended with. "
+                f"`distmeta resume {run_dir}` does the lost steps again, with the same bits."
+            )
         if found.damaged and request is not None:
             request.place.say(found.notice("evaluating by"))
         return cls(directory, job, found.checkpoint, store.best(found.checkpoint))

@@ -13,7 +13,7 @@ import pytest
 
 import distmeta
 from distmeta.data import dataset
-from distmeta.errors import ConfigError, FileDamaged, TaskContractError
+from distmeta.errors import CheckpointDamaged, ConfigError, FileDamaged, TaskContractError
 from distmeta.files import read_record
 from distmeta.run import directory, training
 from distmeta.run.directory import RunDirectory
@@ -180,3 +180,21 @@ experiment = distmeta.Experiment(
     assert len(distmeta.sweep("run", "shots", [1, 2, 3, 4]).results) == 4
     assert counts["job file"] == counts["run.json"] == 1
     assert set(verified.values()) == {1}, "the training and four evaluations verify each shard once"
+
+
+def test_a_finished_run_whose_end_is_damaged_is_not_evaluated_by_older_parameters(finished):
+    distmeta.meta_train(finished.job({"outer.iterations": 150}), run_dir="run", resume=True)
+    before = distmeta.inspect_run("run")
+    path = Path("run/checkpoints/step-00000150/params.safetensors")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert list(distmeta.inspect_run("run")["damaged"]) == ["step 150"]
+    with pytest.raises(
+        CheckpointDamaged, match=r"step-00000150 \(params.safetensors has sha256 .*`distmeta resume run`"
+    ):
+        distmeta.evaluate("run")
+    job = RunDirectory.open("run").job()
+    assert distmeta.meta_train(job, run_dir="run", resume=True).params_sha256 == before["params_sha256"]
+    assert distmeta.inspect_run("run")["damaged"] == {}
+    assert distmeta.evaluate("run").params_sha256 == before["params_sha256"]

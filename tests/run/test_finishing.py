@@ -186,7 +186,9 @@ def test_the_job_the_curves_and_the_best_parameters(trained, recorded, tmp_path)
 
     assert files() == {"experiment.json", "job.py", "curves.png", "adaptation.png", "result.json", "best"}
     best = trained.shell("inspect", trained.run, "--json").json["best"]["step"]
-    assert files("best") == {f"best/{name}" for name in ("params.safetensors", "optimizer.safetensors", "state.json")}
+    assert files("best") == {
+        f"best/{name}" for name in ("params.safetensors", "optimizer.safetensors", "state.json", "manifest.json")
+    }
     copy = mlflow_client().download_artifacts(recorded.info.run_id, "best/params.safetensors", str(tmp_path))
     (kept,) = (trained.run / "checkpoints").glob(f"*{best}/params.safetensors")
     assert Path(copy).read_bytes() == kept.read_bytes()
