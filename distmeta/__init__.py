@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from distmeta.learners.user_face import MetaModule
     from distmeta.models.backbones import conv4, koch_cnn, mlp
     from distmeta.models.lstm import lstm
-    from distmeta.models.mann import mann
-    from distmeta.models.ntm import ntm
+    from distmeta.models.mann import mann, mann_network
+    from distmeta.models.ntm import ntm, ntm_network
     from distmeta.run.evaluating import compare, evaluate, sweep
     from distmeta.run.finishing import RunResult
     from distmeta.run.inspecting import inspect_run
@@ -80,8 +80,8 @@ _HOMES = {
     "learners.user_face": ("MetaModule",),
     "models.backbones": ("conv4", "koch_cnn", "mlp"),
     "models.lstm": ("lstm",),
-    "models.mann": ("mann",),
-    "models.ntm": ("ntm",),
+    "models.mann": ("mann", "mann_network"),
+    "models.ntm": ("ntm", "ntm_network"),
     "run.evaluating": ("compare", "evaluate", "sweep"),
     "run.finishing": ("RunResult",),
     "run.inspecting": ("inspect_run",),
@@ -149,9 +149,11 @@ __all__ = [
     "load_job",
     "lstm",
     "mann",
+    "mann_network",
     "meta_train",
     "mlp",
     "ntm",
+    "ntm_network",
     "sweep",
     "task_distribution",
     "use_batch_statistics",
