@@ -1,5 +1,6 @@
 """What Ray raises comes out as one short message with the fix; what it does once it is up is in test_invariants.py."""
 
+import contextlib
 import os
 import socket
 import threading
@@ -75,30 +76,32 @@ def test_ray_that_does_not_start_is_one_message(starting, error, seen, fix):
     assert ended == [True]
 
 
+@contextlib.contextmanager
 def other_program(answer):
-    """A server that is not Ray, on a port of its own."""
-    server = socket.create_server(("127.0.0.1", 0))
+    """A server that is not Ray, on a port of its own; gives its address."""
+    ended = threading.Event()
 
     def serve():
-        kept = []
-        while True:
-            try:
-                kept.append(server.accept()[0])
-                if answer:
-                    kept[-1].sendall(answer)
-            except OSError:
-                return
+        with contextlib.ExitStack() as kept:
+            while not ended.is_set():
+                with contextlib.suppress(TimeoutError):
+                    connection = kept.enter_context(server.accept()[0])
+                    connection.sendall(answer)
 
-    threading.Thread(target=serve, daemon=True).start()
-    return server
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.1)
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+        ended.set()
+        thread.join()
 
 
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"-ERR unknown command\r\n", b""])
 def test_another_program_on_the_port_is_found_at_once(starting, answer, monkeypatch):
     starting(AssertionError("ray.init is not reached"))
     monkeypatch.setattr(ray_backend.require_grpc, "__defaults__", (0.5,))
-    with other_program(answer) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
+    with other_program(answer) as address:
         before = time.monotonic()
         with pytest.raises(RuntimeFailure) as caught:
             RayBackend(address)
@@ -111,8 +114,8 @@ def test_another_program_on_the_port_is_found_at_once(starting, answer, monkeypa
 
 def test_a_grpc_server_is_let_through(starting):
     ended = starting(ConnectionError("reached"))
-    with other_program(bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])) as server, pytest.raises(RuntimeFailure, match="reached"):
-        RayBackend(f"127.0.0.1:{server.getsockname()[1]}")
+    with other_program(bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])) as address, pytest.raises(RuntimeFailure, match="reached"):
+        RayBackend(address)
     assert ended == [True]
 
 
