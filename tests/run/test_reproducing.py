@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distmeta import Place
 from distmeta.data import from_arrays
 from distmeta.experiment import cards
 from distmeta.experiment.cards import CARDS, OMNIGLOT, Card, Published, find
 from distmeta.files import read_record
-from distmeta.run.reproducing import Compared, Pace, changes, measure, reproduce
+from distmeta.run.reproducing import Compared, changes, reproduce
+from distmeta.run.time_box import Pace
 from distmeta.types import TaskSpec
 from helpers import run_command
 
@@ -89,23 +88,6 @@ def test_the_difference_has_the_interval_of_two_independent_means(ours, ci95, th
     assert found.verdict == verdict
     assert found.difference == pytest.approx(ours - theirs.mean)
     assert found.difference_ci95**2 == pytest.approx(ci95**2 + (theirs.ci95 or 0) ** 2)
-
-
-@pytest.mark.parametrize("every", [0, 7, 10, 1000])
-def test_as_many_iterations_as_fit(every):
-    experiment = (
-        find("maml/sinusoid")
-        .experiment()
-        .with_overrides({"evaluation.every": every, "evaluation.validation_tasks": 20, "evaluation.test_tasks": 50})
-    )
-    pace = Pace(step=0.2, task=0.01, start=3.0)
-    n = pace.iterations(experiment, 100.0)
-
-    def needed(steps: int) -> float:
-        return 3.0 + 0.2 * steps + 0.01 * 50 + (0.01 * 20 * math.ceil(steps / every) if every else 0)
-
-    assert needed(n) <= 100 < needed(n + 1)
-    assert pace.iterations(experiment, 3.0) < 1
 
 
 # -- running ---------------------------------------------------------------------------------------------------------
@@ -223,19 +205,6 @@ def test_a_number_that_the_tasks_do_not_have_is_said(run, monkeypatch):
     said = run("reproduce", "test/asks", *LOCAL, *SMALL, "--set", "outer.iterations=1")
     assert said.code == 0, said.err
     assert "f1\n  published   1.0000\n  ours        these tasks have no such number\n" in said.out
-
-
-def test_measuring_asks_for_no_more_tasks_than_are_judged(monkeypatch):
-    """Lake's runs are 20 tasks; a chunk, or all workers' chunks, may be more."""
-    asked = []
-
-    def evaluate(driver, checkpoint, split, tasks, seed):
-        asked.append(tasks)
-
-    monkeypatch.setattr("distmeta.run.reproducing.Driver.evaluate", evaluate)
-    settings = {"evaluation.test_tasks": 20, "evaluation.validation_tasks": 2, "runtime.chunk_size": 16}
-    measure(find("maml/sinusoid").load(settings), Place(), seconds=0.1)
-    assert asked == [16, 20]
 
 
 REFUSED = {
