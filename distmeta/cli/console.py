@@ -1,16 +1,35 @@
-"""Standard output for results, standard error for people."""
+"""Standard output for results, standard error for people: ``console.out`` and ``console.err``.
+
+Both are made when they are first used: ``distmeta --help`` and completion print without rich.
+"""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+import sys
+from typing import TYPE_CHECKING, Any, TextIO
 
-from rich.console import Console
+if TYPE_CHECKING:
+    from rich.console import Console
 
-out = Console(highlight=False, soft_wrap=True, markup=False)
-err = Console(highlight=False, soft_wrap=True, markup=False, stderr=True)
+    out: Console
+    err: Console
+
+stdout: TextIO | None = None
+"""Where results go; the standard output of the process, which ``--json`` keeps from all other writers."""
 
 
 def print_json(values: Any) -> None:
-    """One JSON object on standard output."""
-    out.file.write(json.dumps(values, indent=1) + "\n")
+    """Write one JSON object to standard output."""
+    (stdout or sys.stdout).write(json.dumps(values, indent=1) + "\n")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("out", "err"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from rich.console import Console
+
+    where = {"stderr": True} if name == "err" else {"file": stdout}
+    made = Console(highlight=False, soft_wrap=True, markup=False, **where)
+    globals()[name] = made
+    return made

@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.table import Table
 
-from distmeta.cli.console import out, print_json
+from distmeta.cli import console
+from distmeta.cli.console import print_json
 from distmeta.cli.options import Json
 from distmeta.cli.progress import bar
 from distmeta.errors import ConfigError
 
-app = typer.Typer(help="Build, inspect and verify datasets of Arrow shards.", no_args_is_help=True)
+app = typer.Typer(
+    help="Build, inspect and verify datasets of Arrow shards.", no_args_is_help=True, rich_markup_mode=None
+)
 
 Source = Literal["omniglot", "omniglot-runs", "glyphs", "image-folder"]
 
@@ -99,11 +101,11 @@ def verify(directory: Annotated[Path, typer.Argument(metavar="DIR")], as_json: J
             }
         )
         return
-    out.print(
+    console.out.print(
         f"OK: {sum(report.classes.values()):,} classes, {sum(report.images.values()):,} images, "
         f"{report.shards} shards, {report.bytes / 2**20:.1f} MiB; every checksum agrees."
     )
-    out.print(f"fingerprint {report.fingerprint}")
+    console.out.print(f"fingerprint {report.fingerprint}")
 
 
 def _show(directory: Path, as_json: bool) -> None:
@@ -113,10 +115,12 @@ def _show(directory: Path, as_json: bool) -> None:
     if as_json:
         print_json(facts)
         return
-    out.print(
+    console.out.print(
         f"{facts['name']}: {facts['classes']:,} classes, {facts['images']:,} images of shape {facts['input_shape']} "
         f"{facts['dtype']} in {directory}"
     )
+    from rich.table import Table
+
     table = Table(box=None)
     for column in ("split", "classes", "images", "shards", "MiB"):
         table.add_column(column, justify="left" if column == "split" else "right")
@@ -124,5 +128,5 @@ def _show(directory: Path, as_json: bool) -> None:
         table.add_row(
             split, f"{row['classes']:,}", f"{row['images']:,}", str(row["shards"]), f"{row['bytes'] / 2**20:.1f}"
         )
-    out.print(table)
-    out.print(f"fingerprint {facts['fingerprint']}")
+    console.out.print(table)
+    console.out.print(f"fingerprint {facts['fingerprint']}")

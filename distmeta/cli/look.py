@@ -10,11 +10,12 @@ from typing import Annotated, Any
 
 import typer
 
-from distmeta.cli.console import err, out, print_json
+from distmeta.cli import console
+from distmeta.cli.console import print_json
 from distmeta.cli.options import Data, JobFile, Json, RunDir, Set, TrackingUri, Workers, load, overrides
 from distmeta.cli.progress import interruptible
 
-track_app = typer.Typer(help="Keep MLflow's record of a run complete.", no_args_is_help=True)
+track_app = typer.Typer(help="Keep MLflow's record of a run complete.", no_args_is_help=True, rich_markup_mode=None)
 
 
 def inspect(run_dir: RunDir, as_json: Json = False) -> None:
@@ -36,9 +37,9 @@ def inspect(run_dir: RunDir, as_json: Json = False) -> None:
     facts |= {f"damaged {step}": damage for step, damage in damaged.items()}
     for key, value in facts.items():
         if value is not None:
-            out.print(f"{key:<{max(map(len, facts))}}  {value}")
+            console.out.print(f"{key:<{max(map(len, facts))}}  {value}")
     if facts["status"] in ("interrupted", "failed"):
-        out.print(f"Go on with: distmeta resume {run_dir}")
+        console.out.print(f"Go on with: distmeta resume {run_dir}")
 
 
 def check(job: JobFile, settings: Set = None, data_dir: Data = None, as_json: Json = False) -> None:
@@ -47,7 +48,7 @@ def check(job: JobFile, settings: Set = None, data_dir: Data = None, as_json: Js
 
     experiment = load(job, settings, None, data_dir).experiment
     findings: dict[str, Any] = {"job": str(job), "learner": type(experiment.learner).__name__}
-    say = err.print if as_json else out.print
+    say = console.err.print if as_json else console.out.print
     testing.check_task(experiment)
     say(f"ok  tasks: {type(experiment.tasks).__name__}, {experiment.tasks.spec}")
     slower = testing.check_model(experiment.learner, experiment)
@@ -94,9 +95,9 @@ def list_all(as_json: Json = False) -> None:
         print_json(found)
         return
     for title, rows in found.items():
-        out.print(title if rows else f"{title}: none here")
+        console.out.print(title if rows else f"{title}: none here")
         for name, text in rows.items():
-            out.print(f"  {name:<24} {text}")
+            console.out.print(f"  {name:<24} {text}")
 
 
 def submit(
@@ -121,14 +122,14 @@ def submit(
             run_dir=run_dir,
             tracking_uri=tracking_uri,
             wait=not no_wait,
-            echo=(err if as_json else out).print,
+            echo=(console.err if as_json else console.out).print,
         )
     if as_json:
         print_json({"submission_id": done.id, "run_dir": done.run_dir, "status": done.status})
     elif done.status == "PENDING":
-        out.print(f"Not waiting. Follow it with: ray job logs {done.id} --address {address} --follow")
+        console.out.print(f"Not waiting. Follow it with: ray job logs {done.id} --address {address} --follow")
     else:
-        out.print(f"{done.id}: {done.status}. Run directory on the head node: {done.run_dir}")
+        console.out.print(f"{done.id}: {done.status}. Run directory on the head node: {done.run_dir}")
     if done.status not in ("PENDING", "SUCCEEDED"):
         raise typer.Exit(1)
 
@@ -142,7 +143,9 @@ def track_sync(run_dir: RunDir, tracking_uri: TrackingUri = None, as_json: Json 
     if as_json:
         print_json({"run_id": report.run_id, "rows_sent": report.rows_sent, "artifacts_sent": report.artifacts_sent})
     else:
-        out.print(f"MLflow run {report.run_id}: sent {report.rows_sent} rows and {report.artifacts_sent} artifacts.")
+        console.out.print(
+            f"MLflow run {report.run_id}: sent {report.rows_sent} rows and {report.artifacts_sent} artifacts."
+        )
 
 
 def _first_line(kind: type) -> str:

@@ -14,14 +14,14 @@ from typing import Annotated
 import typer
 
 import distmeta
-from distmeta.cli import data, look, runs
-from distmeta.cli.console import err, out
+from distmeta.cli import console, data, look, runs
 from distmeta.errors import DistmetaError
 
 app = typer.Typer(
     help="Distributed task-parallel meta-training.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich's help is half of the time that `distmeta --help` would take
 )
 _COMMANDS: dict[str, Callable[..., None]] = {
     "train": runs.train,
@@ -45,7 +45,7 @@ def options(
 ) -> None:
     """Distributed task-parallel meta-training."""
     if version:
-        out.print(f"distmeta {distmeta.__version__}")
+        console.out.print(f"distmeta {distmeta.__version__}")
         raise typer.Exit
 
 
@@ -57,7 +57,7 @@ def main() -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
-    out.file = sys.stdout
+    console.stdout = sys.stdout
     # What job files, Ray or MLflow print must not get between the lines of a JSON object.
     with redirect_stdout(sys.stderr if "--json" in sys.argv else sys.stdout):
         code = _run_app()
@@ -69,10 +69,10 @@ def _run_app() -> int:
     try:
         return app(standalone_mode=False) or 0  # typer returns the code of typer.Exit and of ctrl-C
     except DistmetaError as error:
-        err.print(f"error: {error}", style="red")
+        console.err.print(f"error: {error}", style="red")
         return 1
     except (KeyboardInterrupt, typer.Abort):
-        err.print("Interrupted.")
+        console.err.print("Interrupted.")
         return 130
     except Exception as error:
         # click's own usage errors have a method that prints them

@@ -11,9 +11,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from distmeta.cli.console import err
+from distmeta.cli import console
 from distmeta.runtime.events import Event
 
 _QUIET_S = 2.5
@@ -34,20 +33,22 @@ def bar(text: str, *, quiet: bool) -> Iterator[Callable[[int, int | None], None]
     Returns:
         A function to call with how many are done, of how many.
     """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    if not err.is_terminal:
+    if not console.err.is_terminal:
         shown = time.monotonic()
 
         def line(done: int, total: int | None) -> None:
             nonlocal shown
             if not quiet and time.monotonic() - shown >= 5:
                 shown = time.monotonic()
-                err.print(f"{text}: {done:,}{f' of {total:,}' if total else ''}")
+                console.err.print(f"{text}: {done:,}{f' of {total:,}' if total else ''}")
 
         with interruptible():
             yield line
         return
-    with interruptible(), Progress(*columns, console=err, disable=quiet, transient=True) as progress:
+    with interruptible(), Progress(*columns, console=console.err, disable=quiet, transient=True) as progress:
         task = progress.add_task(text, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
@@ -65,7 +66,7 @@ def interruptible() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        err.print(str(interrupt) or "Interrupted.")
+        console.err.print(str(interrupt) or "Interrupted.")
         raise typer.Exit(130) from None
 
 
@@ -79,6 +80,15 @@ class View:
     """
 
     def __init__(self, quiet: bool) -> None:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -88,8 +98,8 @@ class View:
             TextColumn("left"),
             TimeRemainingColumn(),
         )
-        self._quiet, self._lines = quiet, not err.is_terminal
-        self._progress = Progress(*columns, console=err, disable=quiet or self._lines)
+        self._quiet, self._lines = quiet, not console.err.is_terminal
+        self._progress = Progress(*columns, console=console.err, disable=quiet or self._lines)
         self._task: Any = None
         self._last = 0.0
         self._first: tuple[float, int] | None = None  # when lines of steps began, and at which step
@@ -154,7 +164,7 @@ class View:
                 if step < event.step < total:
                     left = (total - event.step) * (now - since) / (event.step - step)
                     time_left = f"  left {datetime.timedelta(seconds=round(left))}"
-                err.print(f"step {event.step}/{total}  {numbers}{time_left}")
+                console.err.print(f"step {event.step}/{total}  {numbers}{time_left}")
             return
         if self._task is None:
             self._task = self._progress.add_task("meta-training", total=total, numbers="")

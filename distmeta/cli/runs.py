@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from distmeta.cli.console import err, out, print_json
+from distmeta.cli import console
+from distmeta.cli.console import print_json
 from distmeta.cli.options import (
     Address,
     BackendName,
@@ -58,7 +59,7 @@ def resume(run_dir: RunDir, options: RunOptions, changed_code: ChangedCode = Fal
         outer = loaded.experiment.outer
         longer = any(assignment.startswith("outer.iterations") for assignment in options.settings or ())
         if outer.schedule != "constant" and longer:
-            err.print(
+            console.err.print(
                 f"note: outer.schedule={outer.schedule} runs over all {outer.iterations} iterations; the steps done so "
                 "far had other learning rates than in a run of this length from the start."
             )
@@ -175,4 +176,4 @@ def reproduce(
         print_json(done.to_dict())
         return
     for line in ("", *done.lines(), f"run  {done.result.run_dir}"):
-        out.print(line)
+        console.out.print(line)

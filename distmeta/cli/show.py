@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import singledispatch
 
-from distmeta.cli.console import err, out, print_json
+from distmeta.cli import console
+from distmeta.cli.console import print_json
 from distmeta.experiment.cards import CARDS, Card
 from distmeta.experiment.job import Job
 from distmeta.intervals import EvaluationReport
@@ -58,7 +59,7 @@ def _(found: EvaluationResult) -> None:
 @evaluation.register
 def _(found: Comparison) -> None:
     a, b = found.a, found.b
-    out.print(a.title)
+    console.out.print(a.title)
     rows = [("", f"A  {a.run_dir}", f"B  {b.run_dir}", "A - B, paired", "")]
     differences = found.differences
     for name, label in _labels_of(differences).items():
@@ -67,19 +68,19 @@ def _(found: Comparison) -> None:
         numbers = (a.report.text(name), b.report.text(name), difference.text())
         rows.append((label, *numbers, "" if name.startswith("baseline") else verdict))
     _rows(rows)
-    out.print(f"kept in  {found.kept}")
+    console.out.print(f"kept in  {found.kept}")
 
 
 @evaluation.register
 def _(found: Sweep) -> None:
-    out.print(found.title)
+    console.out.print(found.title)
     reports = [one.report for one in found.results]
     names = [name for name in reports[0].metrics if all(name in report.metrics for report in reports)]
     rows = [(found.key, *names)]
     for value, report in zip(found.values, reports, strict=True):
         rows.append((str(value), *(report.text(name) for name in names)))
     _rows(rows)
-    out.print(f"curve  {found.picture}")
+    console.out.print(f"curve  {found.picture}")
 
 
 def result(found: RunResult, job: Job, as_json: bool) -> None:
@@ -99,7 +100,7 @@ def result(found: RunResult, job: Job, as_json: bool) -> None:
     what = tasks.describe()["name"]
     if hasattr(tasks.config, "ways") and hasattr(tasks.config, "shots"):
         what = f"{tasks.config.ways}-way {tasks.config.shots}-shot"
-    out.print()
+    console.out.print()
     if found.test is not None:
         # The policy of batch norm is what makes the two accuracies differ.
         policy = f"batch norm '{learner.config.batch_norm}', " * ("accuracy_non_transductive" in found.test.metrics)
@@ -109,12 +110,12 @@ def result(found: RunResult, job: Job, as_json: bool) -> None:
         )
         _report(found.test, title)
         _warn_of_guessing(found.test, getattr(tasks.config, "ways", None))
-    out.print(f"run      {found.run_dir}")
-    out.print(f"curves   {found.curves}")
+    console.out.print(f"run      {found.run_dir}")
+    console.out.print(f"curves   {found.curves}")
     for path in found.pictures:
-        out.print(f"picture  {path}")
+        console.out.print(f"picture  {path}")
     if found.how_to_open:
-        out.print(f"browser  {found.how_to_open}")
+        console.out.print(f"browser  {found.how_to_open}")
 
 
 def cards(as_json: bool) -> None:
@@ -124,8 +125,10 @@ def cards(as_json: bool) -> None:
         return
     for one in CARDS:
         numbers = ", ".join(f"{p.metric.replace('_', ' ')} {p.text}" for p in one.published)
-        out.print(f"{one.name:<27}  {numbers}  {one.paper}")
-    out.print("Show one with: distmeta reproduce CARD --show; run it with: distmeta reproduce CARD [--minutes M]")
+        console.out.print(f"{one.name:<27}  {numbers}  {one.paper}")
+    console.out.print(
+        "Show one with: distmeta reproduce CARD --show; run it with: distmeta reproduce CARD [--minutes M]"
+    )
 
 
 def card(found: Card, as_json: bool) -> None:
@@ -133,23 +136,23 @@ def card(found: Card, as_json: bool) -> None:
     if as_json:
         print_json(found.to_dict())
         return
-    out.print(found.name)
+    console.out.print(found.name)
     for heading, text in found.protocol().items():
-        out.print(f"  {heading:<11} {text}")
+        console.out.print(f"  {heading:<11} {text}")
     for p in found.published:
-        out.print(f"  {'published':<11} {p.metric} {p.text}{f' ({p.note})' if p.note else ''}")
+        console.out.print(f"  {'published':<11} {p.metric} {p.text}{f' ({p.note})' if p.note else ''}")
     for note in found.notes:
-        out.print(f"  {'note':<11} {note}")
+        console.out.print(f"  {'note':<11} {note}")
     if found.differs:
-        out.print(f"  {'differs':<11} {found.differs}: not comparable with the paper")
+        console.out.print(f"  {'differs':<11} {found.differs}: not comparable with the paper")
 
 
 def _report(report: EvaluationReport, title: str) -> None:
-    out.print(title)
+    console.out.print(title)
     labels = _labels_of(report.metrics)
     width = max(map(len, labels.values()))
     for name, text in labels.items():
-        out.print(f"  {text:<{width}}  {report.text(name)}")
+        console.out.print(f"  {text:<{width}}  {report.text(name)}")
 
 
 def _warn_of_guessing(report: EvaluationReport, ways: int | None) -> None:
@@ -158,7 +161,7 @@ def _warn_of_guessing(report: EvaluationReport, ways: int | None) -> None:
         return
     guess = 1 / ways
     if report.mean("accuracy") - report.ci95("accuracy") <= 1.01 * guess < report.mean("baseline_accuracy"):
-        err.print(
+        console.err.print(
             f"warning: the accuracy is no better than guessing ({guess:.0%}), while nearest neighbour does better: the "
             "model has not learned. Try another outer.lr (and learner.inner_lr, where there is one), more "
             "outer.iterations, and `distmeta check`.",
@@ -170,4 +173,6 @@ def _rows(rows: Sequence[tuple[str, ...]]) -> None:
     """Aligned columns that are never cut: a log or a pipe has 80 columns for rich, numbers need them all."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        out.print("  " + "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+        console.out.print(
+            "  " + "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
