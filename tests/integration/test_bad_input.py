@@ -138,7 +138,7 @@ def not_a_number(folder: Path) -> None:
 
 def from_python(folder: Path) -> None:
     record = read_record(folder / "run" / "run.json")
-    (folder / "run" / "run.json").write_text(json.dumps({**record, "job": None}))
+    write_record(folder / "run" / "run.json", {**record, "job": None})
 
 
 def no_test_split(folder: Path) -> None:
@@ -292,13 +292,16 @@ MODEL = Net()
     Row(
         "an error deep in a library, where the job calls it wrongly",
         TRAIN,
-        (r"The job file fails: RuntimeError", r"job\.py, line 2\)", "Mend"),
+        (r"The job file fails: RuntimeError", r"job\.py, line 2\)", "Fix that line"),
         write("job.py", "import torch\ntorch.nn.Linear(2, 3)(torch.zeros(4))\n"),
     ),
     Row(
-        "syntax error", TRAIN, ("The job file fails: SyntaxError", "line 2", "Mend"), write("job.py", "x = 1\ny = (\n")
+        "syntax error",
+        TRAIN,
+        ("The job file fails: SyntaxError", "line 2", "Fix that line"),
+        write("job.py", "x = 1\ny = (\n"),
     ),
-    Row("a job that raises", TRAIN, ("KeyError: 'here'", "line 2", "Mend"), write("job.py", "\n{}['here']\n")),
+    Row("a job that raises", TRAIN, ("KeyError: 'here'", "line 2", "Fix that line"), write("job.py", "\n{}['here']\n")),
     Row(
         "a job that misspells a setting",
         TRAIN,
@@ -316,18 +319,24 @@ MODEL = Net()
     Row(
         "resume with another setting",
         "resume run --backend local --set learner.inner_lr=0.2",
-        (r"learner\.inner_lr=0\.1 and now has 0\.2", "old settings", "distmeta train"),
+        (r"learner\.inner_lr=0\.1 and now has 0\.2", "old model and settings", "distmeta train"),
     ),
     Row(
         "resume with an edited job",
+        "resume run --backend local --changed-code",
+        (r"outer\.meta_batch_size=4 and now has 5", "old model and settings"),
+        edit("run/job.py", "meta_batch_size=4", "meta_batch_size=5"),
+    ),
+    Row(
+        "resume with a job that was edited or damaged",
         "resume run --backend local",
-        (r"outer\.meta_batch_size=4 and now has 5", "old settings"),
+        ("run/job.py is not the file that the run wrote", "--changed-code"),
         edit("run/job.py", "meta_batch_size=4", "meta_batch_size=5"),
     ),
     Row(
         "resume with another model",
-        "resume run --backend local",
-        ("other names or shapes than the model's", "Restore the model"),
+        "resume run --backend local --changed-code",
+        ("other names or shapes than the learner's", "Resume with the old model"),
         edit("run/job.py", "nn.Linear(64, 3)", "nn.Linear(64, 3, bias=False)"),
     ),
     Row(
@@ -357,7 +366,6 @@ MODEL = Net()
         damage_checkpoints,
     ),
     # evaluation
-    Row("unknown split", "evaluate run --split test", ("--split test", "meta_train, meta_validation, meta_test")),
     Row(
         "a split that the data lack",
         "evaluate run2 --backend local",
@@ -365,7 +373,6 @@ MODEL = Net()
         no_test_split,
     ),
     # places
-    Row("unknown backend", TRAIN.replace("local", "spark"), ("no backend 'spark'", "'ray' or 'local'")),
     Row("address for the local backend", TRAIN + " --address auto", ("Use --backend ray",)),
     Row(
         "no cluster at the address",
@@ -431,7 +438,7 @@ def world(finished_run, tmp_path, monkeypatch) -> Path:
     shutil.copytree(finished_run, tmp_path, dirs_exist_ok=True)
     record = read_record(tmp_path / "run" / "run.json")
     record["job"]["folder"] = str(tmp_path)
-    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    write_record(tmp_path / "run" / "run.json", record)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     return tmp_path

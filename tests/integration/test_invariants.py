@@ -218,8 +218,8 @@ def test_classes_of_a_job_file_and_its_neighbours_reach_the_workers(cluster, tmp
     assert on_ray.params_sha256 == here.params_sha256
     assert (tmp_path / "ray" / "job.py").read_text() == OWN_JOB
     # The kept job file finds the neighbours of the original one.
-    evaluated = distmeta.evaluate(tmp_path / "ray", tasks=4)
-    np.testing.assert_array_equal(evaluated.metrics["loss"], here.test.metrics["loss"])
+    evaluated = distmeta.evaluate(tmp_path / "ray", distmeta.EvaluationRequest(tasks=4))
+    np.testing.assert_array_equal(evaluated.report.metrics["loss"], here.test.metrics["loss"])
 
 
 def test_images_give_the_same_bits_on_ray(cluster, digits_dir, tmp_path):
@@ -401,7 +401,7 @@ def test_half_here_and_the_rest_on_ray(straight, ray_backend, tmp_path):
 
 def test_another_experiment_is_refused(tmp_path):
     Run(sines(), tmp_path)
-    with pytest.raises(CheckpointMismatch, match=r"outer\.lr=0\.001 and now has 0\.5.*old\s+settings"):
+    with pytest.raises(CheckpointMismatch, match=r"outer\.lr=0\.001 and now has 0\.5.*old model and\s+settings"):
         Run(sines(lr=0.5), tmp_path)
     with pytest.raises(CheckpointMismatch, match=r"chunk_size=3 and now has 2.*other than chunk_size and threads"):
         Run(sines().with_overrides({"runtime.chunk_size": 2}), tmp_path)

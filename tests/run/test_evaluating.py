@@ -109,7 +109,7 @@ def test_the_judgement_of_a_run_is_that_of_its_end_and_is_kept(world):
 
 def test_an_interval_over_few_classes_comes_with_a_caution(run):
     assert (
-        "meta_test has 4 classes: the interval tells how sure the mean is for these"
+        "meta_test has 4 classes: the interval is that of the mean over tasks of these classes"
         in run(f"evaluate maml {LOCAL}").err
     )
 

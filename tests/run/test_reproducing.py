@@ -13,7 +13,7 @@ import pytest
 from distmeta.data import from_arrays
 from distmeta.experiment import cards
 from distmeta.experiment.cards import CARDS, OMNIGLOT, Card, Published, find
-from distmeta.files import read_record
+from distmeta.files import read_record, write_record
 from distmeta.run.reproducing import Compared, changes, reproduce
 from distmeta.run.time_box import Pace
 from distmeta.types import TaskSpec
@@ -62,8 +62,8 @@ def test_what_changes_the_protocol(overrides, changed):
 def test_the_dataset_is_a_part_of_the_protocol(name, split, tmp_path):
     x = np.random.default_rng(0).integers(0, 256, (32, 1, 28, 28)).astype(np.uint8)
     from_arrays(x, np.arange(32) // 4, tmp_path / "d", splits="50/25/25", name=name)
-    manifest = json.loads((tmp_path / "d" / "manifest.json").read_text())
-    (tmp_path / "d" / "manifest.json").write_text(json.dumps(manifest | {"provenance": {"split": split}}))
+    manifest = read_record(tmp_path / "d" / "manifest.json")
+    write_record(tmp_path / "d" / "manifest.json", manifest | {"provenance": {"split": split}})
     card = find("protonet/omniglot-5w1s")
     found = changes(card, card.experiment().with_overrides({"tasks.data": str(tmp_path / "d")}))
     assert (found == ()) == ((name, split) == ("omniglot", "vinyals"))
