@@ -15,13 +15,19 @@ if TYPE_CHECKING:
     out: Console
     err: Console
 
-stdout: TextIO | None = None
-"""Where results go; the standard output of the process, which ``--json`` keeps from all other writers."""
+_stdout: TextIO | None = None
+
+
+def results_go_to(stream: TextIO) -> None:
+    """Write results to ``stream``, also while standard output is redirected, as ``--json`` does for all other writers."""
+    global _stdout  # noqa: PLW0603 (one process has one standard output)
+    _stdout = stream
+    globals().pop("out", None)
 
 
 def print_json(values: Any) -> None:
     """Write one JSON object to standard output."""
-    (stdout or sys.stdout).write(json.dumps(values, indent=1) + "\n")
+    (_stdout or sys.stdout).write(json.dumps(values, indent=1) + "\n")
 
 
 def __getattr__(name: str) -> Any:
@@ -29,7 +35,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from rich.console import Console
 
-    where = {"stderr": True} if name == "err" else {"file": stdout}
+    where = {"stderr": True} if name == "err" else {"file": _stdout}
     made = Console(highlight=False, soft_wrap=True, markup=False, **where)
     globals()[name] = made
     return made

@@ -57,7 +57,7 @@ def main() -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
-    console.stdout = sys.stdout
+    console.results_go_to(sys.stdout)
     # What job files, Ray or MLflow print must not get between the lines of a JSON object.
     with redirect_stdout(sys.stderr if "--json" in sys.argv else sys.stdout):
         code = _run_app()
