@@ -19,7 +19,7 @@ _stdout: TextIO | None = None
 
 
 def results_go_to(stream: TextIO) -> None:
-    """Write results to ``stream``, also while standard output is redirected, as ``--json`` does for all other writers."""
+    """Write results to ``stream``, also while ``--json`` redirects the standard output of all other writers."""
     global _stdout  # noqa: PLW0603 (one process has one standard output)
     _stdout = stream
     globals().pop("out", None)
