@@ -5,6 +5,7 @@ Pictures are drawn with matplotlib's ``Figure`` alone: no pyplot, so no global s
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,8 @@ def new_figure(width: float, height: float, title: str) -> Figure:
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK)
+    # A line of 11 points has about 12 characters per inch; a longer title would run out of the picture.
+    figure.suptitle(textwrap.fill(title, max(20, int(11 * width))), x=0.01, ha="left", fontsize=11, color=INK)
     return figure
 
 
