@@ -48,7 +48,8 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     option = config.option
     if _SIDE_BY_SIDE or not hasattr(option, "numprocesses"):
         return
-    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    # pytest-cov has chosen how it measures by now: with it, -n must be on the command line.
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not getattr(option, "cov_source", None)
     if whole and option.numprocesses is None and not (option.usepdb or option.collectonly):
         cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         option.numprocesses = min(4, cpus) if cpus > 1 else 0

@@ -476,7 +476,7 @@ def test_ci_runs_the_tests_as_the_readme_says():
     steps = re.findall(r"^step (.*)$", CI_RUN.read_text(), re.MULTILINE)
     assert steps[:4] == ["ruff check", "ruff format --check", "mypy", ".ci/check-wheel"]
     assert steps[4].startswith("python .ci/api_reference.py ")
-    assert steps[5:] == ["pytest --cov"]
+    assert steps[5:] == ["pytest --cov -n auto"]
     assert "pip install -e '.[dev]' && pytest" in (ROOT / "README.md").read_text()
 
 
