@@ -17,8 +17,6 @@ app = typer.Typer(
     help="Build, inspect and verify datasets of Arrow shards.", no_args_is_help=True, rich_markup_mode=None
 )
 
-Source = Literal["omniglot", "omniglot-runs", "glyphs", "image-folder"]
-
 
 @app.command("build")
 def build(

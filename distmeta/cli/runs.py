@@ -30,6 +30,7 @@ from distmeta.cli.progress import watching
 from distmeta.errors import ConfigError
 
 if TYPE_CHECKING:
+    from distmeta.run.evaluating import Over
     from distmeta.run.results import Comparison, EvaluationResult, Sweep
 
 
@@ -102,7 +103,7 @@ def evaluate(
 
     Every result is kept in RUN_DIR/evaluations.
     """
-    curves = {"shots": shots, "inner_steps": inner_steps, "lengths": lengths}
+    curves: dict[Over, str | None] = {"shots": shots, "inner_steps": inner_steps, "lengths": lengths}
     modes = {"--against": against} | {f"--{over.replace('_', '-')}": text for over, text in curves.items()}
     given = [option for option, value in modes.items() if value is not None]
     if len(given) > 1:
@@ -124,14 +125,12 @@ def evaluate(
             changed_code,
         )
         found: Comparison | EvaluationResult | Sweep
+        over = next((over for over, text in curves.items() if text is not None), None)
         if against is not None:
             found = evaluating.compare(run_dir, against, request)
-        elif shots is not None:
-            found = evaluating.sweep(run_dir, "shots", numbers("--shots", shots, 1), request)
-        elif inner_steps is not None:
-            found = evaluating.sweep(run_dir, "inner_steps", numbers("--inner-steps", inner_steps, 0), request)
-        elif lengths is not None:
-            found = evaluating.sweep(run_dir, "lengths", numbers("--lengths", lengths, 1), request)
+        elif over is not None:
+            values = numbers(given[0], curves[over] or "", 0 if over == "inner_steps" else 1)
+            found = evaluating.sweep(run_dir, over, values, request)
         else:
             found = evaluating.evaluate(run_dir, request)
     if as_json:

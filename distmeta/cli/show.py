@@ -132,7 +132,7 @@ def cards(as_json: bool) -> None:
 
 
 def card(found: Card, as_json: bool) -> None:
-    """Print one protocol found."""
+    """Print one protocol card."""
     if as_json:
         print_json(found.to_dict())
         return

@@ -18,6 +18,7 @@ import torch
 
 from distmeta.errors import ConfigError, DistmetaError
 from distmeta.experiment.experiment import Experiment
+from distmeta.files import sha256_of
 
 
 @dataclass(frozen=True)
@@ -163,5 +164,5 @@ def _imported(folder: Path) -> dict[str, str]:
             continue
         path = file.relative_to(folder)
         if not {"site-packages", "dist-packages"} & set(path.parts):
-            found[str(path)] = hashlib.sha256(file.read_bytes()).hexdigest()
+            found[str(path)] = sha256_of(file)
     return found

@@ -5,7 +5,7 @@
     RUN_DIR/run.json            what the run is and how far it got (:class:`RunRecord`)
             experiment.json     its settings, for people
             job.py              a copy of the job file, for runs that have one
-            .lock               held by the one process that works on the run
+            .lock               held by the one process that works on the run, see :mod:`distmeta.run.lock`
             checkpoints/        see :mod:`distmeta.runtime.checkpoint`
             metrics.jsonl       see :mod:`distmeta.tracking.metrics_file`
             tracking.json       see :mod:`distmeta.tracking.tracking_record`
@@ -15,7 +15,7 @@
             reproduction.json   ours beside the published number, for runs of a protocol card
             errors/             the full text of errors that came from elsewhere
 
-No other module spells these names; they ask a :class:`RunDirectory`.
+Names without a module beside them are spelled in this file only; others ask a :class:`RunDirectory`.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from distmeta.errors import ConfigError
 from distmeta.experiment.experiment import Experiment
 from distmeta.experiment.job import Job, load_job
-from distmeta.files import read_record, sha256_of, write_record
+from distmeta.files import read_record, sha256_of, write_record, write_whole
+from distmeta.run import lock
+from distmeta.run.lock import LOCK_FILE, cannot_write
 from distmeta.run.record import DatasetFacts, KeptJob, RunRecord, Status
 from distmeta.runtime.checkpoint import CheckpointStore
 from distmeta.tracking.metrics_file import read_metrics
 from distmeta.tracking.tracking_record import TrackingRecord
 
-_RUN, _EXPERIMENT, _JOB, _LOCK = "run.json", "experiment.json", "job.py", ".lock"
+_RUN, _EXPERIMENT, _JOB = "run.json", "experiment.json", "job.py"
 _CHECKPOINTS, _EVALUATIONS, _ERRORS = "checkpoints", "evaluations", "errors"
 _RESULT, _REPRODUCTION, _CURVES = "result.json", "reproduction.json", "curves"
 
@@ -80,9 +80,9 @@ class RunDirectory:
         Raises:
             ConfigError: ``path`` holds something (nothing is overwritten), or cannot be read or made.
         """
-        if path:
+        if path is not None:
             directory = cls(Path(path))
-            directory._require_empty()
+            directory.require_new()
             return directory
         stem = Path("runs") / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
         above = [parent for parent in stem.parents if not parent.exists()]
@@ -95,7 +95,7 @@ class RunDirectory:
                 n += 1
                 folder = stem.with_name(f"{stem.name}-{n}")
             except OSError as error:
-                raise _cannot_write(folder, error) from None
+                raise cannot_write(folder, error) from None
 
     @classmethod
     def open(cls, path: Path | str) -> RunDirectory:
@@ -115,14 +115,19 @@ class RunDirectory:
             for folder in self._made:
                 folder.rmdir()
 
-    def _require_empty(self) -> None:
+    def require_new(self) -> None:
+        """Raise if the folder holds something: nothing is overwritten.
+
+        Raises:
+            ConfigError: it does, or it cannot be read.
+        """
         is_folder = os.path.isdir(self.path)  # not Path.is_dir, which raises where a parent may not be read
         try:
             names = set(os.listdir(self.path)) if is_folder else set()
         except OSError as error:
-            raise _cannot_write(self.path, error) from None
+            raise cannot_write(self.path, error) from None
         # A run that failed before its first step leaves only these files; the folder can be reused.
-        if _LOCK in names and names <= {_LOCK, _JOB, _EXPERIMENT}:
+        if LOCK_FILE in names and names <= {LOCK_FILE, _JOB, _EXPERIMENT}:
             return
         if names or (os.path.exists(self.path) and not is_folder):
             raise ConfigError(
@@ -136,40 +141,29 @@ class RunDirectory:
     def hold(self) -> Iterator[None]:
         """Hold the directory, made if absent, against a second process; the lock ends with this process at the latest.
 
+        Waits up to a second for it. The record is read anew, since its last holder may have changed it.
+
         Raises:
             ConfigError: another process holds it, or it cannot be written.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _cannot_write(self.path, error) from None
-        lock = filelock.FileLock(self.path / _LOCK)
-        try:
-            lock.acquire(timeout=1)  # longer than status() holds it to look
-        except filelock.Timeout:
-            raise ConfigError(
-                f"Another process is working on the run {self.path}; expected one at a time. Wait for it or end it; "
-                f"`distmeta inspect {self.path}` shows how far it is."
-            ) from None
-        except NotImplementedError:  # a file system without locks
-            pass
-        except OSError as error:
-            raise _cannot_write(self.path, error) from None
-        try:
+        with lock.hold(self.path):
+            self.__dict__.pop("record", None)
             yield
-        finally:
-            lock.release()
 
     def status(self) -> Status:
-        """The status now: a run recorded as running that no process of this machine holds was interrupted."""
+        """The status now.
+
+        A run that is recorded as running on this machine and that no process holds was interrupted; of another machine
+        only the record is known.
+        """
         record = self.record
         if record.status != "running" or record.host != platform.node():
             return record.status
-        try:
-            with filelock.FileLock(self.path / _LOCK, timeout=0):
-                return "interrupted"  # kill -9 leaves no time to record it
-        except (filelock.Timeout, NotImplementedError, OSError):
+        if lock.is_held(self.path, record.pid):
             return "running"
+        self.__dict__.pop("record", None)  # it may have ended since the record was read
+        now = self.record.status
+        return "interrupted" if now == "running" else now  # kill -9 leaves no time to record it
 
     # -- what it records ----------------------------------------------------------------------------------------------
 
@@ -234,12 +228,12 @@ class RunDirectory:
         else:
             record = replace(old, **now)
         try:
-            if isinstance(what, Job) and old is None:
-                (self.path / _JOB).write_text(what.source, encoding="utf-8")
+            if isinstance(what, Job):  # also on resume, which may have been given another version of the file
+                write_whole(self.path / _JOB, what.source.encode())
             write_record(self.path / _EXPERIMENT, experiment.settings())
             self._write(record)
         except OSError as error:
-            raise _cannot_write(self.path, error) from None
+            raise cannot_write(self.path, error) from None
 
     def job(self, overrides: Mapping[str, Any] | None = None, *, accept_changed: bool = False) -> Job:
         """Run the job file that the run keeps, with the overrides of the run and ``overrides`` on top.
@@ -389,12 +383,6 @@ class RunDirectory:
                 f"damaged or edited. Restore it (the run was started with {kept.path}), or give --changed-code to go "
                 "on with it as it is now."
             )
-
-
-def _cannot_write(folder: Path, error: OSError) -> ConfigError:
-    return ConfigError(
-        f"The run directory {folder} cannot be written: {error}. Give another --run-dir, or fix its permissions."
-    )
 
 
 def _now() -> str:

@@ -45,6 +45,7 @@ def evaluate(run_dir: Path | str, request: EvaluationRequest | None = None) -> E
     request = request or EvaluationRequest()
     run = FinishedRun.open(run_dir, request)
     prepared = run.on(request)
+    run.directory.require_writable()
     (found,) = _compute(run, [prepared], request, run.selection(request))
     write_record(run.directory.reserve_evaluation(request.split), found.to_dict())
     return found
@@ -65,6 +66,7 @@ def compare(run_a: Path | str, run_b: Path | str, request: EvaluationRequest | N
     a, b = FinishedRun.open(run_a, request), FinishedRun.open(run_b, request)
     on_a, on_b, selection = a.on(request), b.on(request), a.selection(request)
     _require_same_tasks(on_a, on_b, selection)
+    a.directory.require_writable()
     (first,) = _compute(a, [on_a], request, selection)
     (second,) = _compute(b, [on_b], request, selection)
     comparison = Comparison(first, second, a.directory.reserve_evaluation("against"))
@@ -90,6 +92,7 @@ def sweep(run_dir: Path | str, over: Over, values: Sequence[int], request: Evalu
     run = FinishedRun.open(run_dir, request)
     key = _key(run.job.experiment, over, request.split)
     prepared = [run.on(replace(request, overrides={**request.overrides, key: value})) for value in values]
+    run.directory.require_writable()
     found = _compute(run, prepared, request, run.selection(request))
     path = run.directory.reserve_evaluation(over)
     result = Sweep(key, tuple(values), found, path.with_suffix(".png"))
@@ -103,13 +106,13 @@ def _compute(
 ) -> tuple[EvaluationResult, ...]:
     """Evaluate each of ``prepared`` on one backend."""
     place, directory = request.place, run.directory
-    directory.require_writable()
     consequence = "the code evaluated is not the code that was trained"
     warn_of_changed_code(place, directory.changed_code(run.job), consequence)
     if warning := few_classes_warning(prepared[0].experiment.tasks, request.split):
         place.say(warning)
     try:
         with place.open(run.job, prepared[0].experiment.runtime) as backend:
+            place.phase(f"evaluating {directory.path}")
             return tuple(one.evaluate(selection, place, backend) for one in prepared)
     except DistmetaError as error:
         keep_raw_text(directory, error)

@@ -1,4 +1,4 @@
-"""A finished run, opened once, and made ready for any number of evaluations."""
+"""A trained run, opened once, and made ready for any number of evaluations."""
 
 from __future__ import annotations
 

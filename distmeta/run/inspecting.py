@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from distmeta.errors import RuntimeFailure
 from distmeta.run.directory import RunDirectory
 
 
 def inspect_run(run_dir: Path | str) -> dict[str, Any]:
     """The facts of a run, JSON-ready: status, step, ``params_sha256``, settings, dataset fingerprint.
 
-    A damaged checkpoint is listed under ``damaged``; step and digest are those of the newest whole one.
+    What is damaged is listed under ``damaged``; step and digest are those of the newest whole checkpoint.
 
     Raises:
         ConfigError: the folder holds no run.
@@ -22,6 +23,11 @@ def inspect_run(run_dir: Path | str) -> dict[str, Any]:
     store = directory.checkpoints()
     found = store.newest() if store.steps() else None
     last = found.checkpoint if found else None
+    damaged = {f"step {step}": damage for step, damage in store.damage().items()}
+    try:
+        run_id = directory.mlflow_run_id
+    except RuntimeFailure as error:
+        run_id, damaged["tracking record"] = None, error.message
     return {
         "run_dir": str(directory.path),
         "status": status,
@@ -34,8 +40,8 @@ def inspect_run(run_dir: Path | str) -> dict[str, Any]:
         "kernel": last.record["kernel"] if last else None,
         "batch_norm": settings["learner"].get("batch_norm"),
         "test": record.test,
-        "damaged": {f"step {step}": damage for step, damage in found.damaged.items()} if found else {},
+        "damaged": damaged,
         "error": record.error if status == "failed" else None,
-        "mlflow_run_id": directory.mlflow_run_id,
+        "mlflow_run_id": run_id,
         "experiment": settings,
     }

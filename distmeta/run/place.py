@@ -82,19 +82,15 @@ class Place:
 
     @contextmanager
     def opening(self, what: Experiment | Job | None = None, runtime: Runtime | None = None) -> Iterator[Opening]:
-        """Like :meth:`open`, but Ray starts in the background until :meth:`Opening.backend` asks for it."""
+        """Like :meth:`open`, but Ray starts in the background once :meth:`Opening.begin` was called."""
         given = self.backend
         if isinstance(given, Backend):
             yield Opening(lambda: given)
             return
-        if given == "ray":
-            self.phase("starting Ray" if self.address is None else f"connecting to the Ray cluster at {self.address}")
-        opening = Opening(lambda: self._start(what, runtime or Runtime()), background=given == "ray")
+        opening = Opening(lambda: self._start(what, runtime or Runtime()), self.phase, background=given == "ray")
         try:
             yield opening
         finally:
-            if given == "ray":
-                self.phase("leaving Ray")
             opening.close()
 
     def _start(self, what: Experiment | Job | None, runtime: Runtime) -> Backend:
@@ -108,20 +104,31 @@ class Place:
 
 
 class Opening:
-    """A backend that starts now and is waited for later.
+    """A backend that is started early and waited for later.
 
     Args:
         start: starts and returns it.
-        background: start in a thread at once, not when it is first asked for.
+        phase: receives what begins, where that may take seconds.
+        background: whether it starts in a thread of its own, which then owns it.
     """
 
-    def __init__(self, start: Callable[[], Backend], *, background: bool = False) -> None:
-        self._start = start
+    def __init__(
+        self,
+        start: Callable[[], Backend],
+        phase: Callable[[str], None] = lambda text: None,
+        *,
+        background: bool = False,
+    ) -> None:
+        self._start, self._phase, self._background = start, phase, background
         self._backend: Backend | None = None
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._started, self._closing = threading.Event(), threading.Event()
-        if background:
+
+    def begin(self) -> None:
+        """Start it in the background; a backend that starts in no time waits until it is asked for."""
+        if self._background and self._thread is None:
+            self._phase("starting Ray")
             self._thread = threading.Thread(target=self._own, name="distmeta-backend", daemon=True)
             self._thread.start()
 
@@ -131,7 +138,10 @@ class Opening:
         Raises:
             RuntimeFailure: it did not start.
         """
+        self.begin()
         if self._thread is not None:
+            if not self._started.is_set():
+                self._phase("waiting for Ray")
             while not self._started.wait(0.1):  # in short waits: a long one would hold ctrl-C back until it ends
                 pass
             if self._error is not None:
@@ -147,7 +157,11 @@ class Opening:
         """Release what was started, also where nothing asked for it."""
         if self._thread is not None:
             self._closing.set()
-            self._thread.join()
+            try:
+                self._phase("leaving Ray")
+            finally:
+                while self._thread.is_alive():
+                    self._thread.join(0.1)
         elif self._backend is not None:
             self._backend.close()
 

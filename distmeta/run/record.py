@@ -92,7 +92,8 @@ class RunRecord:
         known = {f.name for f in fields(cls)}
         found = {key: value for key, value in values.items() if key in known}
         if found.get("job") is not None:
-            found["job"] = KeptJob(**found["job"])
+            job = found["job"]
+            found["job"] = KeptJob(job["path"], job["folder"], job["overrides"])
         if found.get("dataset") is not None:
             facts = found["dataset"]
             found["dataset"] = DatasetFacts(facts["name"], tuple(facts["input_shape"]))

@@ -19,6 +19,7 @@ from distmeta.run.finishing import RunResult
 from distmeta.run.place import Place
 from distmeta.run.time_box import Pace, measure
 from distmeta.run.training import meta_train
+from distmeta.tracking.tracker import writing
 
 _PLANNED = 0.9
 """Plan for 90 % of the remaining time: step times vary, and the limit is hard."""
@@ -198,7 +199,8 @@ def reproduce(
     done = Reproduction(
         card, result, compared, changed, job.experiment.outer.iterations, planned, minutes, pace, seconds
     )
-    RunDirectory.open(result.run_dir).keep_reproduction(done.to_dict())
+    with writing(result.run_dir):
+        RunDirectory.open(result.run_dir).keep_reproduction(done.to_dict())
     return done
 
 

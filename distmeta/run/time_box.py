@@ -71,6 +71,7 @@ def measure(job: Job, place: Place, *, seconds: float) -> Pace:
         with place.open(job, runtime) as backend, closing(driver):
             infos = driver.start(backend)
             ready = time.monotonic()
+            place.phase("measuring")
             with suppress(_StopMeasuring):
                 driver.train(NullLog())
             most = trial.evaluation.test_tasks  # as many as there are, at the most

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from distmeta.run.directory import RunDirectory
 from distmeta.run.finishing import RunResult, finish
 from distmeta.run.place import Place
 from distmeta.runtime.checkpoint import Checkpoint
-from distmeta.runtime.driver import Driver, require_runnable
+from distmeta.runtime.driver import Driver
 from distmeta.runtime.events import Event
 from distmeta.tasks.base import TaskDistribution
 from distmeta.tracking.git_state import git_tags
@@ -60,15 +60,19 @@ def _run(
     directory = RunDirectory.open(run_dir or ".") if resume else RunDirectory.new(run_dir, experiment.name)
     store = directory.checkpoints(keep=experiment.runtime.keep_checkpoints)
     with ExitStack() as stack:
+        if resume:
+            stack.enter_context(directory.hold())  # before anything is read that another process may still write
+        opening = stack.enter_context(place.opening(what, experiment.runtime))
         try:
             place.phase("checking tasks and data")
-            require_runnable(experiment)
-            opening = stack.enter_context(place.opening(what, experiment.runtime))
-            driver = Driver(experiment, store, place.watch)  # raises where the experiment is invalid
+            # Raises where the experiment is invalid. Ray starts while the model is probed.
+            driver = Driver(experiment, store, place.watch, before_probe=opening.begin)
         except BaseException:
             directory.discard()
             raise
-        with directory.hold():
+        with nullcontext() if resume else directory.hold():
+            if not resume:
+                directory.require_new()
             changed = directory.changed_code(what) if resume and isinstance(what, Job) else ()
             directory.begin(what, experiment, resumed=resume)
             tracker = Tracker(
@@ -96,8 +100,8 @@ def _run(
                 tracker.close("KILLED")
                 raise KeyboardInterrupt(f"Interrupted. Go on with: distmeta resume {directory.path}") from None
             except BaseException as error:
+                keep_raw_text(directory, error)
                 with suppress(OSError):
-                    keep_raw_text(directory, error)
                     directory.update(status="failed", error=str(error))
                 tracker.close("FAILED")
                 raise
@@ -110,13 +114,10 @@ def _run(
 
 
 def keep_raw_text(directory: RunDirectory, error: BaseException) -> None:
-    """Write the full text of a library's error into the run directory; its message then names the file.
-
-    Raises:
-        OSError: the disk refuses.
-    """
+    """Write the full text of a library's error into the run directory; its message then names the file."""
     if isinstance(error, DistmetaError) and error.raw:
-        error.with_note(f"Full text: {directory.keep_error(type(error).__name__, error.raw)}")
+        with suppress(OSError):  # the error itself is worth more than its text
+            error.with_note(f"Full text: {directory.keep_error(type(error).__name__, error.raw)}")
 
 
 def warn_of_changed_code(place: Place, changed: tuple[str, ...], consequence: str) -> None:

@@ -47,19 +47,6 @@ class Trained:
     test: EvaluationReport | None
 
 
-def require_runnable(experiment: Experiment) -> None:
-    """Check tasks, data and settings: what costs little. :class:`Driver` probes the model too.
-
-    Raises:
-        ContractError, DataError, ConfigError: the experiment cannot run.
-    """
-    tasks, evaluation = experiment.tasks, experiment.evaluation
-    tasks.check()
-    require_tasks(tasks, "meta_validation", "evaluation.validation_tasks", evaluation.validation_tasks)
-    require_tasks(tasks, "meta_test", "evaluation.test_tasks", evaluation.test_tasks)
-    require_equal_ways(experiment.learner, tasks.spec_of("meta_train"), tasks.spec)
-
-
 class Driver:
     """Runs one experiment. Constructing it checks everything that can be checked, before any worker starts.
 
@@ -67,6 +54,7 @@ class Driver:
         experiment: what to run.
         store: checkpoints; the run goes on from the last one.
         watch: called with every :class:`Event`.
+        before_probe: called when tasks, data and settings are in order, before the model is probed.
 
     Raises:
         ContractError, DataError, ConfigError: the experiment cannot run.
@@ -74,13 +62,19 @@ class Driver:
     """
 
     def __init__(
-        self, experiment: Experiment, store: CheckpointStore, watch: Callable[[Event], None] = lambda event: None
+        self,
+        experiment: Experiment,
+        store: CheckpointStore,
+        watch: Callable[[Event], None] = lambda event: None,
+        *,
+        before_probe: Callable[[], None] = lambda: None,
     ) -> None:
         self._experiment, self._store, self._watch = experiment, store, watch
         self._log: Log = NullLog()
         self._pool: WorkerPool | None = None
         self._server: Any = None
-        require_runnable(experiment)
+        _require_runnable(experiment)
+        before_probe()
         tasks, spec = experiment.tasks, experiment.tasks.spec_of("meta_train")
         self._begin("probing the model and the learner")
         episodes = tasks.episodes([TaskRef("meta_train", 0, i) for i in range(2)], experiment.seed)
@@ -165,6 +159,7 @@ class Driver:
             raise
         best = self._store.best(self._store.load())
         settings = self._experiment.evaluation
+        self._begin("meta-test")
         return Trained(step, stopped, best, self.evaluate(best, "meta_test", settings.test_tasks, settings.seed))
 
     def evaluate(self, checkpoint: Checkpoint, split: Split, tasks: int, seed: int) -> EvaluationReport | None:
@@ -321,3 +316,12 @@ class Driver:
 
     def _say(self, step: int, text: str) -> None:
         self._watch(Event("message", step, text=text))
+
+
+def _require_runnable(experiment: Experiment) -> None:
+    """Check tasks, data and settings; the whole dataset is read, the first time in a process."""
+    tasks, evaluation = experiment.tasks, experiment.evaluation
+    tasks.check()
+    require_tasks(tasks, "meta_validation", "evaluation.validation_tasks", evaluation.validation_tasks)
+    require_tasks(tasks, "meta_test", "evaluation.test_tasks", evaluation.test_tasks)
+    require_equal_ways(experiment.learner, tasks.spec_of("meta_train"), tasks.spec)

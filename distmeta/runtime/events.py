@@ -12,8 +12,8 @@ class Event:
     """Something that a watcher of the run may show.
 
     Args:
-        kind: ``"message"``, ``"step"``, ``"validation"``, or ``"phase"``: a part of the start that begins now and may
-            take seconds.
+        kind: ``"message"``, ``"step"``, ``"validation"``, or ``"phase"``: a part of the work that begins now and
+            may take seconds, without steps to count.
         step: outer steps done.
         text: for a person.
         values: numbers, by metric name.

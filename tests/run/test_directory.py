@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import errno
+import os
 import shutil
 import sys
 from collections import Counter
@@ -34,12 +36,12 @@ def test_two_runs_that_begin_in_the_same_second_have_two_folders(monkeypatch):
 
     driver, other = training.Driver, []
 
-    def slow(*words):
+    def slow(*words, **options):
         """Another run begins, and ends, while this one is still checked."""
         if not other:
             other.append(None)
             other[0] = distmeta.meta_train(sines())
-        return driver(*words)
+        return driver(*words, **options)
 
     monkeypatch.setattr(directory.datetime, "datetime", Stopped)
     monkeypatch.setattr(training, "Driver", slow)
@@ -82,7 +84,9 @@ def test_the_record_is_typed_and_says_what_was_run(finished):
     assert Path(record.job.path).name == "sines.py"
     assert set(record.code) == {"job.py"}
     assert RunRecord.from_dict(record.to_dict()) == record
-    assert RunRecord.from_dict({**record.to_dict(), "of a later version": 1}) == record
+    later = record.to_dict() | {"of a later version": 1}
+    later["job"] = {**later["job"], "of a later version": 1}
+    assert RunRecord.from_dict(later) == record
 
 
 def test_a_held_run_is_running_and_nobody_else_s(finished):
@@ -198,3 +202,39 @@ def test_a_finished_run_whose_end_is_damaged_is_not_evaluated_by_older_parameter
     assert distmeta.meta_train(job, run_dir="run", resume=True).params_sha256 == before["params_sha256"]
     assert distmeta.inspect_run("run")["damaged"] == {}
     assert distmeta.evaluate("run").params_sha256 == before["params_sha256"]
+
+
+def test_a_run_resumed_from_python_with_an_edited_job_keeps_that_job(finished):
+    Path("sines.py").write_text(SINES + "# a remark\n")
+    distmeta.meta_train(distmeta.load_job("sines.py"), run_dir="run", resume=True)
+    assert RunDirectory.open("run").job().source.endswith("# a remark\n")
+    assert distmeta.evaluate("run", distmeta.EvaluationRequest(tasks=2)).report.tasks == 2
+
+
+def test_a_file_system_without_locks_is_no_reason_not_to_train(finished, monkeypatch):
+    def refuse(*words, **options):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    with finished.hold():
+        finished.update(status="running")
+    assert RunDirectory.open("run").status() == "running"  # this process is alive
+    finished.update(pid=2**22 + 1)  # no process has a number that high
+    assert RunDirectory.open("run").status() == "interrupted"
+
+
+def test_comparing_needs_no_permission_to_write_the_other_run(finished, monkeypatch):
+    shutil.copytree("run", "other")
+    refused = []
+    require = RunDirectory.require_writable
+    monkeypatch.setattr(RunDirectory, "require_writable", lambda self: refused.append(self.path.name) or require(self))
+    distmeta.compare("run", "other", distmeta.EvaluationRequest(tasks=2))
+    assert refused == ["run"]
+    assert not Path("other/evaluations").exists()
+
+
+def test_a_damaged_tracking_record_does_not_hide_the_run(finished):
+    Path("run/tracking.json").write_text("[")
+    facts = distmeta.inspect_run("run")
+    assert (facts["status"], facts["mlflow_run_id"]) == ("finished", None)
+    assert "tracking.json is damaged" in facts["damaged"]["tracking record"]
