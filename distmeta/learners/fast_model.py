@@ -6,6 +6,7 @@ import warnings
 from functools import cached_property
 
 import torch
+from torch import nn
 
 from distmeta.errors import LearnerContractError
 from distmeta.learners.engine import Engine
@@ -146,11 +147,21 @@ class FastModel:
 
     @cached_property
     def _inputs_are_independent(self) -> bool:
-        """Whether a batch of inputs gives what each input gives alone, measured on the support set."""
-        if has_batch_statistics(self._learner.model):
+        """Whether a batch of inputs gives what each input gives alone, measured on inputs that lie further out."""
+        model = self._learner.model
+        if has_batch_statistics(model):
             return False
-        few = self._support_x[[0, -1]]
-        return _close(self._together(self._support_x)[[0, -1]], self._alone(few, loop=True))
+        probe = _probe(self._support_x, model)
+        if probe is None:
+            return False
+        one = self._support_x[:1]
+        try:
+            alone = self._alone(probe, loop=True)
+            forward = self._together(torch.cat([one, probe]))[1:]
+            backward = self._together(torch.cat([one, probe.flip(0)]))[1:].flip(0)
+        except Exception:  # noqa: BLE001 (a model may refuse inputs unlike its own; alone it gets the user's only)
+            return False
+        return _equal_rows(forward, alone) and _equal_rows(backward, alone)
 
     @cached_property
     def _vmap_works(self) -> bool:
@@ -268,6 +279,35 @@ def _close(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Whether predictions are equal up to rounding."""
     relative = 1e-10 if a.dtype == torch.float64 else 1e-5
     return a.shape == b.shape and bool((a - b).abs().max() <= relative * b.abs().max().clamp_min(1))
+
+
+def _equal_rows(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether every row is equal up to the rounding of its own numbers; never where there is a NaN."""
+    relative = 1e-12 if a.dtype == torch.float64 else 1e-6
+    return a.shape == b.shape and bool(((a - b).abs().amax(-1) <= relative * b.abs().amax(-1)).all())
+
+
+def _probe(support_x: torch.Tensor, model: nn.Module) -> torch.Tensor | None:
+    """Inputs that move statistics which the support set itself would leave alone, such as a largest value.
+
+    Returns:
+        Inputs outside the range of the support set. For integers and for models with an embedding table, where such
+        inputs would be no valid indices, rows whose positions are taken from several examples; ``None`` where all
+        examples are equal.
+    """
+    first, last = support_x[[0]], support_x[[-1]]
+    if support_x.is_floating_point() and not any(
+        isinstance(m, nn.Embedding | nn.EmbeddingBag) for m in model.modules()
+    ):
+        return torch.cat([first, last, -3 * first, 3 * last + 1])
+    flat = support_x.flatten(1)
+    count = len(flat)
+    if bool((flat == flat[:1]).all()):
+        return None
+    columns = torch.arange(flat.shape[1], device=flat.device)
+    rows = torch.arange(min(count, 4), device=flat.device)[:, None]
+    mixed = flat[(rows + columns) % count, columns]
+    return torch.cat([first, last, mixed.reshape(-1, *support_x.shape[1:])])
 
 
 def _kind(y: torch.Tensor) -> str:

@@ -159,6 +159,77 @@ def test_batch_statistics_are_found_where_no_norm_layer_shows_them(learner):
     assert relative(one_by_one, fast.logits(2 * x)) < 1e-6
 
 
+class Reshaped(nn.Module):
+    """A linear layer after a function of the whole batch."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.layer, self.function = nn.Linear(4, 3), function
+
+    def forward(self, x):
+        return self.layer(self.function(x))
+
+
+def min_max(x):
+    low, high = x.amin(0), x.amax(0)
+    return (x - low) / (high - low + 1e-3)
+
+
+BATCH_FUNCTIONS = {
+    "largest": lambda x: x / x.abs().max(),
+    "min-max": min_max,
+    "mean": lambda x: x - x.mean(0),
+    "a little mean": lambda x: x + 6e-6 * x.mean(0),
+    "neighbour": lambda x: x + x.roll(1, 0),
+}
+
+
+@pytest.mark.parametrize("function", BATCH_FUNCTIONS.values(), ids=BATCH_FUNCTIONS)
+@pytest.mark.parametrize("examples", [1, 6])
+@pytest.mark.parametrize("learner", [MAML, ProtoNet], ids=["MAML", "ProtoNet"])
+def test_any_statistic_of_the_batch_is_found(learner, function, examples):
+    """The largest value of the support set is the same with one of its members twice, and so was not noticed."""
+    torch.manual_seed(0)
+    x, y = torch.randn(6, 4)[:examples], torch.tensor([0, 0, 1, 1, 2, 2])[:examples]
+    fast = learner(Reshaped(function)).adapt(x, y)
+    new = torch.cat([2 * torch.randn(6, 4), torch.full((1, 4), 40.0)])
+    one_by_one = torch.cat([fast.logits(row[None]) for row in new])
+    assert relative(one_by_one[:-1], fast.logits(new[:-1])) < 1e-6
+    assert relative(one_by_one, fast.logits(new)) < 1e-6
+    if learner is MAML:  # distances between features do not change where all are shifted by the same mean
+        assert not fast._inputs_are_independent
+
+
+def test_a_model_without_statistics_predicts_its_inputs_together():
+    torch.manual_seed(0)
+    for model, x in ((nn.Linear(4, 3), torch.randn(6, 4)), (nn.Linear(4, 3).double(), torch.randn(6, 4).double())):
+        assert MAML(model).adapt(x, torch.tensor([0, 0, 1, 1, 2, 2]))._inputs_are_independent
+
+
+class Words(nn.Module):
+    """Sums the vectors of four words, less a fraction of the batch's mean."""
+
+    def __init__(self, share):
+        super().__init__()
+        self.table, self.share = nn.Embedding(9, 3), share
+
+    def forward(self, x):
+        hidden = self.table(x.long()).sum(1)
+        return hidden - self.share * hidden.mean(0)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float32])
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_indices_stay_within_their_table_while_the_batch_is_probed(share, dtype):
+    torch.manual_seed(0)
+    x, y = torch.randint(9, (6, 4)).to(dtype), torch.tensor([0, 0, 1, 1, 2, 2])
+    fast = MAML(Words(share)).adapt(x, y)
+    assert fast._inputs_are_independent is (share == 0)
+    new = torch.randint(9, (5, 4)).to(dtype)
+    assert relative(torch.cat([fast.logits(row[None]) for row in new]), fast.logits(new)) < 1e-6
+    assert not MAML(Words(0.0)).adapt(x[:1], y[:1])._inputs_are_independent
+
+
 class Counted(nn.Module):
     """Counts its forward passes."""
 
