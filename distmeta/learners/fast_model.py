@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from functools import cached_property
 
 import torch
@@ -10,7 +12,7 @@ from torch import nn
 
 from distmeta.errors import LearnerContractError
 from distmeta.learners.engine import Engine
-from distmeta.learners.functional import has_batch_statistics, vectorised
+from distmeta.learners.functional import evaluating, has_batch_statistics, ordinary, ordinary_tensors, vectorised
 from distmeta.learners.losses import prediction_loss
 from distmeta.types import Episode, Params
 
@@ -21,8 +23,13 @@ class FastModel:
     """A model adapted to one task.
 
     A prediction depends on the support set and its own input alone: one input at a time, all in one batch or in
-    another order give the same. Where the model takes statistics of the batch, each input therefore joins the support
-    set in a forward pass of its own. A *transductive* model predicts the inputs of a call in one batch instead.
+    another order give the same up to rounding. Where the model takes statistics of the batch, each input therefore
+    joins the support set in a forward pass of its own. A *transductive* model predicts the inputs of a call in one
+    batch instead.
+
+    The support set and the parameters are copied. The model is in evaluation mode during a call and has its former mode
+    afterwards: before calls from several threads, call ``model.eval()``. Gradient steps are taken under
+    ``torch.no_grad()`` and ``torch.inference_mode()`` too.
 
     Args:
         learner: the learner as it is in evaluation, its model built.
@@ -59,18 +66,21 @@ class FastModel:
         require_examples(support_x, support_y)
         # One task: a plain loop takes any model, so nothing needs to be probed before the inner loop.
         self._learner, self._vectorise = learner.with_config(vectorise="loop"), learner.config.vectorise
-        self._support_x, self._transductive = support_x, transductive
+        self._transductive = transductive
         targets, ways = support_y, None
         self.classes_ = None
         if not support_y.is_floating_point():
             labels = _sorted_labels(support_y)
-            targets = torch.searchsorted(labels, support_y.long())
+            targets = torch.searchsorted(labels, support_y.long().contiguous())
             self.classes_, ways = labels.to(support_y.dtype), len(labels)
         self._columns = support_y.shape[1] if ways is None else ways
-        learner.model.eval()
-        with torch.no_grad(), vectorised(False):
-            _require_fit(learner, params, support_x, support_y, self.classes_)
-            episode = Episode(support_x, targets, support_x[:0], targets[:0], ways=ways)
+        with self._evaluation(), vectorised(False):
+            self._support_x = support_x.detach().clone()
+            targets, params = targets.detach().clone(), {name: p.detach().clone() for name, p in params.items()}
+            if self.classes_ is not None:
+                self.classes_ = ordinary(self.classes_)
+            _require_fit(learner, params, self._support_x, support_y, self.classes_)
+            episode = Episode(self._support_x, targets, self._support_x[:0], targets[:0], ways=ways)
             self._predict = self._learner.adapted(params, episode)
 
     def predict(self, x: torch.Tensor) -> torch.Tensor:
@@ -96,10 +106,10 @@ class FastModel:
             LearnerContractError: the inputs are no batch of inputs such as the support set's.
         """
         self._require_inputs(x)
-        if not len(x):
-            return self._support_x.new_zeros((0, self._columns))
-        self._learner.model.eval()
-        with torch.no_grad():
+        with self._evaluation():
+            x = ordinary(x)
+            if not len(x):
+                return self._together(self._support_x[[0, 0]])[:0, : self._columns]
             if self._transductive:
                 found = self._together(x)
             elif self._inputs_are_independent:
@@ -121,21 +131,28 @@ class FastModel:
         """Mean loss on labelled examples: cross-entropy in nats for labels, mean squared error for float targets.
 
         Raises:
-            LearnerContractError: a label is not among those of the support set.
+            LearnerContractError: there are no examples, or a label is not among those of the support set.
         """
-        require_examples(x, y)
-        return float(prediction_loss(self.logits(x), self._targets(y)))
+        _require_some(x, y)
+        targets, found = self._targets(y), self.logits(x)
+        return float(prediction_loss(found, targets.to(found.device)))
 
     def accuracy(self, x: torch.Tensor, y: torch.Tensor) -> float:
         """Fraction of ``x`` whose most likely label is ``y``, 0 to 1.
 
         Raises:
-            LearnerContractError: a label is not among those of the support set, or the task is a regression.
+            LearnerContractError: there are no examples, a label is not among those of the support set, or the task is
+                a regression.
         """
         self._require_classes("accuracy")
-        require_examples(x, y)
-        targets = self._targets(y)
-        return float((self.logits(x).argmax(-1) == targets).double().mean())
+        _require_some(x, y)
+        targets, found = self._targets(y), self.logits(x).argmax(-1)
+        return float((found == targets.to(found.device)).double().mean())
+
+    @contextlib.contextmanager
+    def _evaluation(self) -> Iterator[None]:
+        with ordinary_tensors(), evaluating(self._learner.model):
+            yield
 
     def _together(self, x: torch.Tensor) -> torch.Tensor:
         with vectorised(False):
@@ -191,7 +208,7 @@ class FastModel:
                 f"The targets are {_kind(y)}; the model is adapted to a classification task, expected integer labels "
                 f"[n] from {_listed(self.classes_)}. Give labels such as the support set's."
             )
-        labels, known = y.long(), self.classes_.to(y.device).long()
+        labels, known = y.long().contiguous(), self.classes_.to(y.device).long()
         positions = torch.searchsorted(known, labels).clamp_max(len(known) - 1)
         unknown = known[positions] != labels
         if bool(unknown.any()):
@@ -220,6 +237,12 @@ class FastModel:
                 f"The inputs have shape {list(x.shape)}; expected [B, {', '.join(map(str, one))}], as the support "
                 f"set has. {fix}."
             )
+        if x.dtype != self._support_x.dtype or x.device != self._support_x.device:
+            expected = f"{_name(self._support_x.dtype)} on {self._support_x.device}"
+            raise LearnerContractError(
+                f"The inputs are {_name(x.dtype)} on {x.device}; expected {expected}, as the support set is. Use "
+                f'x.to("{self._support_x.device}", {self._support_x.dtype}).'
+            )
 
 
 def require_examples(x: torch.Tensor, y: torch.Tensor) -> None:
@@ -242,6 +265,15 @@ def require_examples(x: torch.Tensor, y: torch.Tensor) -> None:
         raise LearnerContractError(f"There are {len(x)} inputs and {len(y)} labels; expected as many.")
 
 
+def _require_some(x: torch.Tensor, y: torch.Tensor) -> None:
+    """Raise where these are no examples to average over."""
+    require_examples(x, y)
+    if not len(x):
+        raise LearnerContractError(
+            "There are 0 examples, whose mean is no number; expected at least one. Leave the call out."
+        )
+
+
 def _require_fit(
     learner: Engine, params: Params, x: torch.Tensor, y: torch.Tensor, classes: torch.Tensor | None
 ) -> None:
@@ -256,7 +288,7 @@ def _require_fit(
         )
     if learner.model_kind != "classifier":
         return
-    outputs = learner.forward(params, x).shape[-1]
+    outputs = learner.forward(params, x[[0, -1]]).shape[-1]  # two: batch statistics of one may not exist
     if classes is not None and len(classes) > outputs:
         raise LearnerContractError(
             f"The support set has {len(classes)} classes, {_listed(classes)}, but the model of {name} has {outputs} "
@@ -311,7 +343,11 @@ def _probe(support_x: torch.Tensor, model: nn.Module) -> torch.Tensor | None:
 
 
 def _kind(y: torch.Tensor) -> str:
-    return f"{str(y.dtype).removeprefix('torch.')} of shape {list(y.shape)}"
+    return f"{_name(y.dtype)} of shape {list(y.shape)}"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _listed(labels: torch.Tensor) -> str:

@@ -56,12 +56,47 @@ def vectorised(active: bool) -> Iterator[None]:
 
     Attention is computed from matrix products: torch's fused kernels have no second derivative and no batching rule.
     """
+    # Nested, as evaluation is, the norms are exact already: once more would only cost time.
+    norms = ExactNorms() if active and not _VECTORISED.get() else contextlib.nullcontext()
     token = _VECTORISED.set(active)
     try:
-        with sdpa_kernel(SDPBackend.MATH), ExactNorms() if active else contextlib.nullcontext():
+        with sdpa_kernel(SDPBackend.MATH), norms:
             yield
     finally:
         _VECTORISED.reset(token)
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put the model into evaluation mode; every module has its former mode again afterwards.
+
+    Example:
+        >>> model = nn.Linear(2, 1)
+        >>> with evaluating(model):
+        ...     print(model.training)
+        False
+        >>> model.training
+        True
+    """
+    before = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
+
+
+@contextlib.contextmanager
+def ordinary_tensors() -> Iterator[None]:
+    """Leave ``torch.inference_mode``, under which there are no gradients at all; none is recorded unless asked for."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+def ordinary(x: torch.Tensor) -> torch.Tensor:
+    """``x``, copied where it was made under ``torch.inference_mode`` and so can take part in no gradient."""
+    return x.clone() if x.is_inference() else x
 
 
 def has_fused_rnn(model: nn.Module) -> bool:

@@ -14,6 +14,7 @@ from distmeta import MAML, MatchingNet, MetaLearner, MetaModule, ProtoNet, Repti
 from distmeta.errors import LearnerContractError
 from distmeta.learners import find_learners
 from distmeta.learners.fast_model import FastModel
+from distmeta.learners.functional import task_gradient
 from distmeta.seeding import rng
 from distmeta.types import Episode, TaskSpec
 
@@ -272,6 +273,117 @@ def test_a_model_that_vmap_cannot_take_is_computed_in_a_loop():
     x, y = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 0, 1, 1, 2, 2])
     fast = MAML(NoVmap()).adapt(x, y)
     assert torch.equal(torch.cat([fast.logits(row[None]) for row in x]), fast.logits(x))
+
+
+# -- where and when the model is called --------------------------------------------------------------------------------
+
+
+class Stepping(MetaLearner):
+    """Takes its gradient step whenever it predicts, not once."""
+
+    def query_logits(self, params, episode):
+        def loss(point):
+            return F.cross_entropy(self.forward(point, episode.support_x), episode.support_y)
+
+        gradient, _ = task_gradient(loss, params)
+        return self.forward({name: p - gradient[name] for name, p in params.items()}, episode.query_x)
+
+
+@pytest.mark.parametrize(
+    "learner",
+    [lambda m: MAML(m, inner_lr=1.0, inner_steps=5), Stepping, ProtoNet],
+    ids=["MAML", "Stepping", "ProtoNet"],
+)
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_inference_mode_changes_nothing(learner, norm):
+    """MAML took no step at all there, in silence."""
+    torch.manual_seed(0)
+    model = mlp((8,), norm=norm)(TaskSpec((4,), 3, "classification", 6, 6))
+    x, y, new = torch.randn(6, 4), torch.tensor([0, 0, 1, 1, 2, 2]), torch.randn(5, 4)
+    fast = learner(model).adapt(x, y)
+    with torch.inference_mode():
+        inside = learner(model).adapt(x.clone(), y.clone())
+        assert torch.equal(inside.logits(new.clone()), fast.logits(new))
+        assert inside.accuracy(x, y) == fast.accuracy(x, y)
+        made_inside = new.clone()
+    assert torch.equal(inside.logits(made_inside), fast.logits(new))
+    assert torch.equal(inside.predict(new), fast.predict(new))
+
+
+@every_learner
+def test_a_fast_model_owns_its_support_set_and_parameters(name):
+    support_x, support_y, x, _ = images()
+    learner = build(name)
+    params = learner.meta_params
+    fast = learner.adapt(support_x, support_y, params=params)
+    before = fast.logits(x)
+    for tensor in (support_x, support_y, *params.values()):
+        tensor.zero_()
+    assert torch.equal(fast.logits(x), before)
+
+
+@every_learner
+@pytest.mark.parametrize("training", [True, False])
+def test_every_module_has_its_former_mode_afterwards(name, training):
+    support_x, support_y, x, _ = images()
+    learner = build(name)
+    learner.model.train(training)
+    frozen = next(learner.model.children())
+    frozen.eval()
+    before = [module.training for module in learner.model.modules()]
+    fast = learner.adapt(support_x, support_y)
+    assert [module.training for module in learner.model.modules()] == before
+    fast.predict(x)
+    with pytest.raises(LearnerContractError):
+        fast.predict(x[0])
+    assert [module.training for module in learner.model.modules()] == before
+
+
+def test_no_inputs_give_no_outputs_of_the_outputs_own_type():
+    x, y = torch.randint(9, (6, 4)), torch.tensor([0, 0, 1, 1, 2, 2])
+    fast = MAML(Words(0.0)).adapt(x, y)
+    assert fast.logits(x[:0]).dtype == fast.logits(x).dtype == torch.float32
+    assert fast.predict_proba(x[:0]).shape == (0, 3)
+
+
+def test_the_mean_of_no_examples_is_refused():
+    support_x, support_y, x, y = images()
+    fast = build("ProtoNet").adapt(support_x, support_y)
+    for call in (fast.evaluate, fast.accuracy):
+        with pytest.raises(LearnerContractError, match="There are 0 examples, whose mean is no number; expected at le"):
+            call(x[:0], y[:0])
+
+
+@every_learner
+def test_inputs_of_another_type_or_place_are_refused(name):
+    support_x, support_y, x, _ = images()
+    fast = build(name).adapt(support_x, support_y)
+    with pytest.raises(
+        LearnerContractError,
+        match=r"are float64 on cpu; expected float32 on cpu, .* Use x.to\(\"cpu\", torch.float32\)",
+    ):
+        fast.predict(x.double())
+    with pytest.raises(LearnerContractError, match=r"are float32 on meta; expected float32 on cpu"):
+        fast.predict(x.to("meta"))
+
+
+@pytest.mark.filterwarnings("error")
+def test_labels_may_be_a_column_of_a_table():
+    support_x, support_y, x, y = images()
+    fast = build("ProtoNet").adapt(support_x, torch.stack([support_y, support_y], 1)[:, 0])
+    assert fast.accuracy(x, torch.stack([y, y], 1)[:, 1]) == fast.accuracy(x, y)
+
+
+def test_two_rows_show_the_number_of_outputs():
+    seen = []
+
+    class Sized(nn.Linear):
+        def forward(self, x):
+            seen.append(len(x))
+            return super().forward(x)
+
+    MAML(Sized(4, 3)).adapt(torch.randn(6, 4), torch.tensor([0, 0, 1, 1, 2, 2]))
+    assert seen == [2, 6]
 
 
 # -- any labels --------------------------------------------------------------------------------------------------------
