@@ -197,15 +197,22 @@ class Engine(config.Configurable, ABC):
     def evaluate(self, params: Params, episodes: Episode) -> Metrics:
         """Per-task metrics ``[T]`` of a chunk, with no graph kept.
 
-        ``loss`` and the metrics of ``meta_loss``. In classification these have ``accuracy`` (all queries of a task in
-        one batch; transductive where the model has batch statistics), and ``accuracy_non_transductive`` (each query
-        alone with the support set) is put beside it.
+        Args:
+            params: theta, by name.
+            episodes: T stacked tasks, ``[T, ...]``.
+
+        Returns:
+            ``loss`` and the metrics of ``meta_loss``. Classification with a support set adds
+            ``accuracy_non_transductive``, each query alone with the support set, and ``accuracy``, all queries of a
+            task in one batch (transductive where the model has batch statistics), unless ``meta_loss`` returns it.
         """
         self.model.eval()
         with torch.no_grad():
             with contextlib.closing(self.chunk_losses(params, episodes)) as parts:
                 found = _join([{"loss": losses} | metrics for losses, metrics in parts])
-            if "accuracy" in found and episodes.support_x.shape[1]:
+            if episodes.support_x.shape[1] and not episodes.query_y.is_floating_point():
+                if "accuracy" not in found:
+                    found |= map_tasks(self._accuracy_together, params, episodes, loop=self.loops)
                 alone = map_tasks(self._accuracy_alone, params, episodes, loop=self.loops)
                 found["accuracy_non_transductive"] = alone
         return found
@@ -241,12 +248,15 @@ class Engine(config.Configurable, ABC):
             return torch.stack([one(query) for query in query_x])
         # A query alone is a forward pass of the whole support set: some at a time, or memory would be a multiple of
         # what training needs.
-        at_once = max(1, 256 // len(support_x))
+        at_once = max(1, 256 // max(1, len(support_x)))
         mapped: torch.Tensor = vmap(one, randomness="different", chunk_size=at_once)(query_x)
         return mapped
 
     def _predict(self, params: Params, episode: Episode, x: torch.Tensor) -> torch.Tensor:
         return self.query_logits(params, replace(episode, query_x=x))
+
+    def _accuracy_together(self, params: Params, episode: Episode) -> Metrics:
+        return prediction_metrics(self.query_logits(params, episode), episode.query_y)
 
     def _accuracy_alone(self, params: Params, episode: Episode) -> torch.Tensor:
         return prediction_metrics(self.query_logits_alone(params, episode), episode.query_y)["accuracy"]
