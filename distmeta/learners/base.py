@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import abstractmethod
-from typing import Any, Literal, Self, final, get_args
+from typing import Any, Literal, NoReturn, Self, final, get_args
 
 import numpy as np
 import torch
@@ -200,6 +200,11 @@ def _require_names(cls: type[MetaLearner]) -> None:
             raise LearnerContractError(
                 f"{cls.__name__} sets {old!r}, which has no effect any more; expected {new!r}. Rename it."
             )
+    if isinstance(cls.model_kind, property):
+        raise LearnerContractError(
+            f"{cls.__name__} has model_kind as a property; expected a class attribute, one of "
+            f'{", ".join(get_args(ModelKind))}. Write model_kind = "classifier", say, in the class.'
+        )
     if cls.model_kind not in get_args(ModelKind):
         raise LearnerContractError(
             f"{cls.__name__} sets model_kind={cls.model_kind!r}; expected one of {', '.join(get_args(ModelKind))}. "
@@ -209,14 +214,20 @@ def _require_names(cls: type[MetaLearner]) -> None:
 
 def _require_finals(cls: type[MetaLearner]) -> None:
     """Raise on an override of a final method: the engine may not call it, so that it would be half in effect."""
-    for name in cls.__dict__:
-        for parent in cls.__mro__[1:]:
-            if _is_final(parent.__dict__.get(name)):
-                hooks = [hook for hook in _HOOKS if hasattr(cls, hook) and not _is_final(getattr(parent, hook, None))]
-                raise LearnerContractError(
-                    f"{cls.__name__} overrides {name}, which is final in {parent.__name__}; expected one of the hooks "
-                    f"{', '.join(hooks)}, or another name. Write the hook, or rename the method."
-                )
+    for place, owner in enumerate(cls.__mro__):  # a mixin that comes before the learner overrides it too
+        for parent in cls.__mro__[place + 1 :]:
+            for name in owner.__dict__:
+                if _is_final(parent.__dict__.get(name)):
+                    _refuse_override(cls, owner, parent, name)
+
+
+def _refuse_override(cls: type, owner: type, parent: type, name: str) -> NoReturn:
+    by = "" if owner is cls else f" by its base {owner.__name__}"
+    hooks = [hook for hook in _HOOKS if hasattr(cls, hook) and not _is_final(getattr(parent, hook, None))]
+    raise LearnerContractError(
+        f"{cls.__name__} overrides {name}{by}, which is final in {parent.__name__}; expected one of the hooks "
+        f"{', '.join(hooks)}, or another name. Write the hook, or rename the method."
+    )
 
 
 def _is_final(method: object) -> bool:

@@ -15,6 +15,7 @@ from distmeta.learners.inner_loop import GradientLearner
 from distmeta.learners.metric import MetricLearner
 from distmeta.learners.sequence import SequenceLearner
 from distmeta.learners.user_face import UserFace
+from distmeta.types import Episode
 
 
 def public(kind):
@@ -80,11 +81,24 @@ def test_an_override_of_a_final_property_is_refused():
         type("Mine", (MAML,), {"model": property(lambda self: None)})
 
 
+@pytest.mark.parametrize("name", ["query_logits", "evaluate", "adapt"])
+def test_a_mixin_before_the_learner_overrides_nothing_final_either(name):
+    mixin = type("Mixin", (), {name: lambda self: None})
+    with pytest.raises(LearnerContractError, match=f"Mine overrides {name} by its base Mixin, which is final in "):
+        type("Mine", (mixin, MAML), {})
+    assert type("Mine", (MAML, mixin), {}).__mro__[1] is MAML  # hidden by the learner's own
+    type("Mine", (type("Mixin", (), {"meta_loss": lambda self: None}), MAML), {})
+
+
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [
         ({"network": "classifier"}, r"Mine sets 'network', which has no effect any more; expected 'model_kind'"),
         ({"at": lambda self, step: self}, r"Mine sets 'at', which has no effect any more; expected 'at_step'"),
+        (
+            {"model_kind": property(lambda self: "classifier")},
+            r"Mine has model_kind as a property; expected a class attribute, one of classifier, encoder",
+        ),
         ({"model_kind": "clasifier"}, r"model_kind='clasifier'; expected one of classifier, encoder, sequence, any"),
     ],
 )
@@ -129,6 +143,47 @@ def test_evaluation_reports_the_loss_that_is_trained(vectorise):
     assert list(found) == ["loss", "accuracy", "penalty", "accuracy_non_transductive"]
     torch.testing.assert_close(found["loss"], learner.meta_gradient(params, episodes).metrics["loss"])
     assert float(found["penalty"][0]) == pytest.approx(float(sum(p.square().sum() for p in params.values())))
+
+
+class LossOnly(Regularised):
+    """Returns its loss and no metrics."""
+
+    def meta_loss(self, params, episode):
+        loss, _ = super().meta_loss(params, episode)
+        return loss, {}
+
+
+class Scored(MAML):
+    """Calls the fraction of close values an accuracy."""
+
+    def meta_loss(self, params, episode):
+        error = self.query_logits(params, episode) - episode.query_y
+        return error.square().mean(), {"accuracy": (error.abs() < 0.1).to(error.dtype).mean()}
+
+
+@pytest.mark.parametrize("vectorise", ["vmap", "loop"])
+def test_accuracy_is_of_classes_and_needs_no_metric_of_the_loss(vectorise):
+    episodes = (
+        FunctionTasks(clusters).take(1)[0].episode.map(lambda part: part[None]).to(torch.device("cpu"), torch.float32)
+    )
+    torch.manual_seed(0)
+    model = nn.Linear(6, 4)
+    full, bare = (kind(model, vectorise=vectorise) for kind in (Regularised, LossOnly))
+    expected, found = (learner.evaluate(learner.meta_params, episodes) for learner in (full, bare))
+    assert list(found) == ["loss", "accuracy", "accuracy_non_transductive"]
+    for name, value in found.items():
+        assert torch.equal(value, expected[name])
+
+    regression = Episode(torch.rand(2, 5, 6), torch.rand(2, 5, 1), torch.rand(2, 5, 6), torch.rand(2, 5, 1))
+    scored = Scored(nn.Linear(6, 1), vectorise=vectorise)
+    assert list(scored.evaluate(scored.meta_params, regression)) == ["loss", "accuracy"]  # a KeyError before
+
+
+def test_queries_without_a_support_set_are_predicted_alone_too():
+    learner = MAML(nn.Linear(6, 3))
+    x, model = torch.rand(4, 6), learner.model
+    with torch.no_grad():
+        torch.testing.assert_close(learner.predict_alone(model, x[:0], x, loop=False), model(x))
 
 
 def test_the_learner_reads_sizes_off_a_model_that_was_built_or_given():
