@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
@@ -91,17 +92,18 @@ class GradientLearner(MetaLearner):
 
     @final
     def for_evaluation(self) -> Self:
-        """With the value of every setting ``test_NAME`` that is given in place of ``NAME``."""
+        """With the value of every setting ``test_NAME`` that is given in place of a setting ``NAME``."""
         test = {key.removeprefix("test_"): value for key, value in self.config if key.startswith("test_")}
-        changes = {key: value for key, value in test.items() if value is not None}
+        fields = type(self.config).model_fields
+        changes = {key: value for key, value in test.items() if value is not None and key in fields}
         return self.with_config(**changes) if changes else self
 
     @final
     def pictures(self, params: Params, episodes: Episode) -> dict[str, Picture]:
-        """``adaptation``: loss and accuracy on the queries after every inner step."""
+        """``adaptation``: loss and accuracy on the queries after every inner step that the settings allow."""
 
         def after(steps: int) -> GradientLearner:
-            return self.with_config(inner_steps=steps, test_inner_steps=None)
+            return self.with_config(inner_steps=steps, test_inner_steps=steps)
 
         return {"adaptation": adaptation_curve(after, self.config.inner_steps, params, episodes)}
 
@@ -256,7 +258,8 @@ def adaptation_curve(
     """The loss and accuracy on the queries after 0 to ``steps`` inner steps.
 
     Args:
-        after: returns the learner that takes a given number of inner steps.
+        after: returns the learner that takes a given number of inner steps; a number that it refuses by a
+            ``ConfigError`` is left out.
         steps: the largest number.
         params: theta, by name.
         episodes: T stacked tasks.
@@ -265,9 +268,12 @@ def adaptation_curve(
     marks = [k for k in (*range(11), 15, 20, 30, 50, 75, 100, 150, 200, 300, 500, 1000) if k < steps] + [steps]
     if len(marks) > 12:  # most of a long curve's change is early
         marks = [k for k in marks if k in (0, 1, 2, 3, 5, 7, 10) or k > 10]
-    values: dict[str, list[npt.ArrayLike]] = {}
+    learners: dict[int, MetaLearner] = {}
     for k in marks:
-        learner = after(k)
+        with contextlib.suppress(ConfigError):
+            learners[k] = after(k)
+    values: dict[str, list[npt.ArrayLike]] = {}
+    for learner in learners.values():
         learner.model.eval()
 
         def evaluated(theta: Params, episode: Episode, learner: MetaLearner = learner) -> Metrics:
@@ -283,5 +289,8 @@ def adaptation_curve(
         for name in parts[0]:
             values.setdefault(name, []).append(torch.cat([part[name] for part in parts]).cpu().numpy())
     return Curves(
-        f"queries of {len(episodes.query_x)} tasks over the inner loop", "inner steps on the support set", marks, values
+        f"queries of {len(episodes.query_x)} tasks over the inner loop",
+        "inner steps on the support set",
+        list(learners),
+        values,
     )

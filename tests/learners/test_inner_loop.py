@@ -4,9 +4,10 @@ import itertools
 
 import pytest
 import torch
+from pydantic import Field, PositiveInt
 from torch import nn
 
-from distmeta import Sinusoids
+from distmeta import MAML, Sinusoids
 from distmeta.errors import ConfigError
 from distmeta.learners import find_learners
 from distmeta.learners.inner_loop import GradientLearner, gradient_descent, select
@@ -117,6 +118,28 @@ def test_in_evaluation_a_setting_for_tests_replaces_the_other(name):
         batches, _ = sine(name, inner_batch=4, test_inner_batch=2)
         assert batches.for_evaluation().config.inner_batch == 2
         assert sine(name, inner_batch=4)[0].for_evaluation().config.inner_batch == 4
+
+
+class Picky(MAML):
+    """A setting of its own that begins with ``test_``, and no fewer than two steps."""
+
+    class Config(MAML.Config):
+        inner_steps: int = Field(4, ge=2)
+        test_inner_steps: PositiveInt = 3
+        test_augmentation: bool = True
+
+    config: Config
+
+
+def test_a_setting_that_replaces_nothing_stays_itself():
+    learner = Picky(nn.Linear(1, 1)).for_evaluation()
+    assert (learner.config.inner_steps, learner.config.test_augmentation) == (3, True)
+
+
+def test_the_picture_leaves_out_steps_that_the_settings_refuse():
+    _, episodes = sine("MAML")
+    learner = Picky(nn.Linear(1, 1))
+    assert list(learner.pictures(learner.meta_params, episodes)["adaptation"].x) == [2, 3, 4]
 
 
 @pytest.mark.parametrize("name", FAMILY)
