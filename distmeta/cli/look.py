@@ -38,7 +38,8 @@ def inspect(run_dir: RunDir, as_json: Json = False) -> None:
     for key, value in facts.items():
         if value is not None:
             console.out.print(f"{key:<{max(map(len, facts))}}  {value}")
-    if facts["status"] in ("interrupted", "failed"):
+    lost = any(name.startswith("checkpoint") for name in damaged)
+    if facts["status"] in ("interrupted", "failed") or lost:
         console.out.print(f"Go on with: distmeta resume {run_dir}")
 
 

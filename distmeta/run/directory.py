@@ -2,7 +2,7 @@
 
 ::
 
-    RUN_DIR/run.json            what the run is and how far it got (:class:`RunRecord`)
+    RUN_DIR/run.json            what the run is and how far it got (:class:`RunRecord`); .run.json.copy, the same
             experiment.json     its settings, for people
             job.py              a copy of the job file, for runs that have one
             .lock               held by the one process that works on the run, see :mod:`distmeta.run.lock`
@@ -23,10 +23,11 @@ from __future__ import annotations
 import datetime
 import os
 import platform
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,10 @@ from distmeta.run import lock
 from distmeta.run.lock import LOCK_FILE, cannot_write
 from distmeta.run.record import DatasetFacts, KeptJob, RunRecord, Status
 from distmeta.runtime.checkpoint import CheckpointStore
-from distmeta.tracking.metrics_file import read_metrics
-from distmeta.tracking.tracking_record import TrackingRecord
+from distmeta.tracking.metrics_file import METRICS_FILE, read_metrics
+from distmeta.tracking.tracking_record import RECORD_FILE, TrackingRecord
 
-_RUN, _EXPERIMENT, _JOB = "run.json", "experiment.json", "job.py"
+_RUN, _COPY, _EXPERIMENT, _JOB = "run.json", ".run.json.copy", "experiment.json", "job.py"
 _CHECKPOINTS, _EVALUATIONS, _ERRORS = "checkpoints", "evaluations", "errors"
 _RESULT, _REPRODUCTION, _CURVES = "result.json", "reproduction.json", "curves"
 
@@ -176,7 +177,7 @@ class RunDirectory:
             FileDamaged: it is not as it was written.
         """
         try:
-            return RunRecord.from_dict(read_record(self.path / _RUN, undigested=True))
+            return RunRecord.from_dict(read_record(self.path / _RUN, undigested=True, fix=self._way_back()))
         except (OSError, KeyError, TypeError) as error:
             raise ConfigError(
                 f"{self.path} is not a run: {_RUN} could not be read ({error}). Give the folder that `distmeta train` "
@@ -254,7 +255,7 @@ class RunDirectory:
             )
         path, folder = self.path / _JOB, Path(kept.folder)
         if not accept_changed:
-            self._require_own_job(path, kept)
+            self.require_own_job()
         return load_job(
             path,
             {**kept.overrides, **(overrides or {})},
@@ -327,6 +328,17 @@ class RunDirectory:
         path.write_text(text, encoding="utf-8", errors="backslashreplace")
         return path
 
+    def checks(self) -> dict[str, Callable[[], object]]:
+        """By the name of each file besides ``run.json`` and the checkpoints: what raises if it is damaged."""
+        own = (self.path / name for name in (_EXPERIMENT, _RESULT, _REPRODUCTION))
+        records = [path for path in (*own, *sorted((self.path / _EVALUATIONS).glob("*.json"))) if path.exists()]
+        return {
+            **{str(path.relative_to(self.path)): partial(read_record, path, undigested=True) for path in records},
+            METRICS_FILE: self.metrics,
+            RECORD_FILE: lambda: self.mlflow_run_id,
+            _JOB: self.require_own_job,
+        }
+
     def sources(self) -> list[Path]:
         """The files that describe the experiment, as far as they exist: settings and job."""
         return [path for path in (self.path / _EXPERIMENT, self.path / _JOB) if path.exists()]
@@ -349,8 +361,16 @@ class RunDirectory:
                 "permissions, or evaluate a copy of the run."
             ) from None
 
+    def _way_back(self) -> str:
+        """How to restore a damaged record."""
+        if not (self.path / _COPY).is_file():
+            return "Restore it from a copy."
+        where = shlex.quote(str(self.path))
+        return f"The run keeps a copy of it: cp {where}/{_COPY} {where}/{_RUN}"
+
     def _write(self, record: RunRecord) -> None:
         write_record(self.path / _RUN, record.to_dict())
+        write_record(self.path / _COPY, record.to_dict())
         self.__dict__["record"] = record  # what cached_property would have kept
 
     def _keep(self, name: str, values: Mapping[str, Any]) -> Path:
@@ -369,7 +389,15 @@ class RunDirectory:
             else:
                 return path
 
-    def _require_own_job(self, path: Path, kept: KeptJob) -> None:
+    def require_own_job(self) -> None:
+        """Raise if the copy of the job file is not the one that the run wrote.
+
+        Raises:
+            ConfigError: it is not, or it cannot be read.
+        """
+        kept, path = self.record.job, self.path / _JOB
+        if kept is None:
+            return
         expected = (self.record.code or {}).get(_JOB)
         try:
             seen = sha256_of(path)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from distmeta.errors import RuntimeFailure
+from distmeta.errors import ConfigError, FileDamaged, RuntimeFailure
 from distmeta.run.directory import RunDirectory
 
 
@@ -19,15 +20,16 @@ def inspect_run(run_dir: Path | str) -> dict[str, Any]:
         FileDamaged, CheckpointDamaged: its record or every checkpoint is damaged.
     """
     directory = RunDirectory.open(run_dir)
-    record, status, settings = directory.record, directory.status(), directory.settings
+    record, status, damaged = directory.record, directory.status(), damage(directory)
+    settings: dict[str, Any] = {}
+    with suppress(FileDamaged):  # it is among what is damaged
+        settings = directory.settings
+    run_id = None
+    with suppress(RuntimeFailure):
+        run_id = directory.mlflow_run_id
     store = directory.checkpoints()
     found = store.newest() if store.steps() else None
     last = found.checkpoint if found else None
-    damaged = {f"step {step}": damage for step, damage in store.damage().items()}
-    try:
-        run_id = directory.mlflow_run_id
-    except RuntimeFailure as error:
-        run_id, damaged["tracking record"] = None, error.message
     return {
         "run_dir": str(directory.path),
         "status": status,
@@ -38,10 +40,21 @@ def inspect_run(run_dir: Path | str) -> dict[str, Any]:
         "best": last.record["best"] if last else None,
         "engine": last.record["engine"] if last else None,
         "kernel": last.record["kernel"] if last else None,
-        "batch_norm": settings["learner"].get("batch_norm"),
+        "batch_norm": settings.get("learner", {}).get("batch_norm"),
         "test": record.test,
         "damaged": damaged,
         "error": record.error if status == "failed" else None,
         "mlflow_run_id": run_id,
         "experiment": settings,
     }
+
+
+def damage(directory: RunDirectory) -> dict[str, str]:
+    """What is damaged in a run directory besides ``run.json``, by file; empty where all is whole."""
+    found = {f"checkpoint of step {step}": what for step, what in directory.checkpoints().damage().items()}
+    for name, check in directory.checks().items():
+        try:
+            check()
+        except (FileDamaged, ConfigError, RuntimeFailure) as error:
+            found[name] = error.message
+    return found

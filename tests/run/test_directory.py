@@ -134,7 +134,9 @@ def test_damage_in_200_places_is_found(finished, name):
         with pytest.raises(FileDamaged, match=name):
             read_record(path, undigested=True)
     if name == "run.json":
-        with pytest.raises(FileDamaged, match=r"run.json .*Restore it from a copy"):
+        with pytest.raises(
+            FileDamaged, match=r"run.json .*The run keeps a copy of it: cp run/.run.json.copy run/run.json"
+        ):
             RunDirectory.open("run")
 
 
@@ -193,7 +195,7 @@ def test_a_finished_run_whose_end_is_damaged_is_not_evaluated_by_older_parameter
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    assert list(distmeta.inspect_run("run")["damaged"]) == ["step 150"]
+    assert list(distmeta.inspect_run("run")["damaged"]) == ["checkpoint of step 150"]
     with pytest.raises(
         CheckpointDamaged, match=r"step-00000150 \(params.safetensors has sha256 .*`distmeta resume run`"
     ):
@@ -237,4 +239,25 @@ def test_a_damaged_tracking_record_does_not_hide_the_run(finished):
     Path("run/tracking.json").write_text("[")
     facts = distmeta.inspect_run("run")
     assert (facts["status"], facts["mlflow_run_id"]) == ("finished", None)
-    assert "tracking.json is damaged" in facts["damaged"]["tracking record"]
+    assert "tracking.json is damaged" in facts["damaged"]["tracking.json"]
+
+
+@pytest.mark.parametrize("name", ["experiment.json", "result.json", "metrics.jsonl", "job.py"])
+def test_inspect_names_every_damaged_file(finished, name):
+    assert distmeta.inspect_run("run")["damaged"] == {}
+    path = Path("run") / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 1
+    path.write_bytes(content)
+    facts = distmeta.inspect_run("run")
+    assert list(facts["damaged"]) == [name]
+    assert (facts["status"], facts["step"]) == ("finished", 2)
+
+
+def test_the_copy_of_the_record_is_the_record(finished):
+    record = Path("run/run.json").read_bytes()
+    Path("run/run.json").write_bytes(record[:-9])
+    with pytest.raises(FileDamaged, match=r"cp run/\.run\.json\.copy run/run\.json"):
+        distmeta.inspect_run("run")
+    shutil.copy("run/.run.json.copy", "run/run.json")
+    assert Path("run/run.json").read_bytes() == record
