@@ -8,6 +8,7 @@ seen here first, from outside Ray: a process that was killed no longer answers o
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import socket
@@ -20,6 +21,12 @@ SHARED_MEMORY = "/dev/shm"
 # "PRI * HTTP/2.0": every gRPC server answers it, and nothing else, with a SETTINGS frame.
 _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 _SETTINGS = 4
+_KNOCK_S = 5.0
+_AGAIN_S = 0.2
+# What the kernel answers for a port that nobody listens on; a timeout may be a busy peer or a full backlog.
+_REFUSALS = (ConnectionRefusedError, ConnectionResetError)
+# This process or machine is out of descriptors, ports or memory.
+_LOCAL = {errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM}
 
 
 @dataclass
@@ -41,20 +48,47 @@ class Service:
     may_return: bool = False
     silent_since: float | None = None
 
-    def is_gone(self, now: float, patience: float) -> bool:
-        """Knock once; whether there was no answer for ``patience`` seconds."""
-        try:
-            socket.create_connection(self.address, timeout=5).close()
-        except OSError:
+    def is_gone(self, now: float, *, at_once: bool = False) -> bool:
+        """Knock; whether there was no answer for ``patience`` seconds.
+
+        Args:
+            now: monotonic time in seconds.
+            at_once: believe two refusals in a row, unless the service may return.
+        """
+        problem = _knock(self.address)
+        if at_once and not self.may_return and isinstance(problem, _REFUSALS):
+            time.sleep(_AGAIN_S)
+            problem = _knock(self.address)
+            if isinstance(problem, _REFUSALS):
+                return True
+        if problem is None:
+            self.silent_since = None
+        elif not _is_local(problem):
             self.silent_since = self.silent_since if self.silent_since is not None else now
-            return now - self.silent_since >= patience
-        self.silent_since = None
+            return now - self.silent_since >= self.patience
         return False
+
+
+def _knock(address: tuple[str, int]) -> OSError | None:
+    """Connect once; returns what went wrong, None for an answer."""
+    try:
+        socket.create_connection(address, timeout=_KNOCK_S).close()
+    except OSError as error:
+        return error
+    return None
+
+
+def _is_local(problem: OSError) -> bool:
+    """Whether a knock failed on this side, which is no evidence about the peer."""
+    return isinstance(problem, socket.gaierror) or problem.errno in _LOCAL
 
 
 @dataclass
 class ClusterHealth:
-    """Knocks at services, at most once a second unless told otherwise.
+    """Knocks at services, at most once a second by default.
+
+    Every service is knocked at on construction. One that cannot be reached from here even then (another network
+    namespace, address translation) is left out: its silence later would be no news.
 
     Args:
         services: what must answer.
@@ -73,12 +107,16 @@ class ClusterHealth:
     logs: Path | None = None
     _asked: float = field(default=0.0, init=False)
 
+    def __post_init__(self) -> None:
+        knocks = [(service, _knock(service.address)) for service in self.services]
+        self.services = [service for service, problem in knocks if problem is None or _is_local(problem)]
+
     def gone(self, *, at_once: bool = False, period: float = 1.0) -> Service | None:
         """Find the first service that is gone.
 
         Args:
-            at_once: knock now, and take silence for the end unless the service is one that may come back: something
-                failed that its end would explain.
+            at_once: knock now, and take two refusals in a row for the end unless the service may return: something
+                failed that its end would explain. Timeouts need the service's patience all the same.
             period: seconds in which the last answers count as new.
         """
         now = time.monotonic()
@@ -86,7 +124,7 @@ class ClusterHealth:
             return None
         self._asked = now
         for service in self.services:
-            if service.is_gone(now, service.patience if service.may_return or not at_once else 0.0):
+            if service.is_gone(now, at_once=at_once):
                 return service
         return None
 
