@@ -40,6 +40,7 @@ from distmeta.runtime.cluster_health import (
 from distmeta.runtime.ray_errors import cannot_reach, did_not_start, translate
 
 _SHUTDOWN_S = 20.0
+_LONGEST_GET_S = 16.0
 
 
 @contextlib.contextmanager
@@ -173,8 +174,9 @@ class RayBackend(Backend):
                 with self._translated("an actor"):
                     return ray.get(ref, timeout=patience)
             except _NotYet:
-                # A transfer that was cut short begins anew, so each try is given more time than the last.
-                patience *= 2
+                # A transfer that was cut short begins anew, so each try is given more time than the last; but Ray ends
+                # this process a minute after the head is gone, and the cluster is only looked at between tries.
+                patience = min(2 * patience, _LONGEST_GET_S)
 
     @contextlib.contextmanager
     def _translated(self, name: str) -> Iterator[None]:

@@ -134,6 +134,23 @@ def test_a_home_that_cannot_be_written_keeps_no_token(monkeypatch, tmp_path, hom
     assert (len(os.environ.get("RAY_AUTH_TOKEN", "")) == 64) is given
 
 
+def test_the_cluster_is_looked_at_every_16_seconds_at_least(monkeypatch):
+    tries, looks = [], []
+    backend = RayBackend.__new__(RayBackend)
+    monkeypatch.setattr(backend, "_require_cluster", lambda **options: looks.append(options))
+
+    def get(ref, timeout):
+        tries.append(timeout)
+        if len(tries) < 7:
+            raise exceptions.GetTimeoutError
+        return ref
+
+    monkeypatch.setattr(ray, "get", get)
+    assert backend.fetch("value") == "value"
+    assert tries == [2, 4, 8, 16, 16, 16, 16]
+    assert len(looks) == len(tries)
+
+
 def died(text, *, init=False):
     return exceptions.RayActorError("ab", text, actor_init_failed=init)
 
