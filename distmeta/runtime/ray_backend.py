@@ -41,15 +41,19 @@ from distmeta.runtime.ray_errors import cannot_reach, did_not_start, translate
 
 _SHUTDOWN_S = 20.0
 _LONGEST_GET_S = 16.0
+# The thread in which this process leaves a cluster that is gone; until it ends, Ray counts as connected to that one.
+_farewell: threading.Thread | None = None
 
 
 @contextlib.contextmanager
 def _own_sigterm() -> Iterator[None]:
     """Keep the process's own answer to SIGTERM: ray.init sets one that exits without a checkpoint."""
     handler = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 class RayBackend(Backend):
@@ -64,7 +68,7 @@ class RayBackend(Backend):
         search_path: folders of modules that workers import, such as a job file's neighbours.
 
     Raises:
-        RuntimeFailure: there is no cluster at ``address``.
+        RuntimeFailure: there is no cluster at ``address``, or this process is still leaving one that is gone.
     """
 
     name = "ray"
@@ -77,6 +81,11 @@ class RayBackend(Backend):
         by_value: Sequence[types.ModuleType] = (),
         search_path: Sequence[str] = (),
     ) -> None:
+        if _farewell is not None and _farewell.is_alive():
+            raise RuntimeFailure(
+                "Ray is still leaving the cluster that stopped earlier in this process; expected no connection. Wait, "
+                "or go on in a new process: `distmeta resume RUN_DIR`."
+            )
         self._search_path = tuple(search_path)
         self._names: dict[str, str] = {}
         self._gone: DistmetaError | None = None
@@ -84,15 +93,19 @@ class RayBackend(Backend):
         free = shared_memory_free()
         session: str | None = None
         self._messages: collections.deque[str] = collections.deque(maxlen=20)
-        if self._owner:
-            _keep_messages(self._messages)
-            session = _start(address, cpus)
-        self._health = _health(Path(session) / "logs" if session else None, own=self._owner and address is None)
-        store = int(ray.cluster_resources().get("object_store_memory", 0))
-        # Ray puts the object store elsewhere when there is no room for all of it here.
-        self._store_in_shared_memory = self._owner and address is None and free is not None and free >= store
-        for module in by_value:
-            cloudpickle.register_pickle_by_value(module)
+        with contextlib.ExitStack() as undo:
+            if self._owner:
+                undo.enter_context(_kept(self._messages))
+                if address is None:
+                    undo.enter_context(_token())
+                session = _start(address, cpus)
+            self._health = _health(Path(session) / "logs" if session else None, own=self._owner and address is None)
+            store = int(ray.cluster_resources().get("object_store_memory", 0))
+            # Ray puts the object store elsewhere when there is no room for all of it here.
+            self._store_in_shared_memory = self._owner and address is None and free is not None and free >= store
+            for module in by_value:
+                cloudpickle.register_pickle_by_value(module)
+            self._undo = undo.pop_all()
 
     def enter(self) -> None:
         """Put the process's own answer to SIGTERM back: Ray's C++ aborts, and only the main thread can change that."""
@@ -247,15 +260,21 @@ class RayBackend(Backend):
 
     def close(self) -> None:
         """Disconnect; a cluster that was started here ends."""
+        global _farewell  # noqa: PLW0603 (Ray has one connection per process)
         if not self._owner:
             return
         if self._gone is None:
-            ray.shutdown()
+            self._leave()
             return
         # Ray says good-bye to processes that are gone, for as long as it takes.
-        farewell = threading.Thread(target=ray.shutdown, daemon=True)
-        farewell.start()
-        farewell.join(_SHUTDOWN_S)
+        _farewell = threading.Thread(target=self._leave, name="distmeta-farewell", daemon=True)
+        _farewell.start()
+        _farewell.join(_SHUTDOWN_S)
+
+    def _leave(self) -> None:
+        """Disconnect, then put back what was changed in this process for the cluster."""
+        with self._undo:
+            ray.shutdown()
 
 
 class _NotYet(Exception):
@@ -271,7 +290,6 @@ def _start(address: str | None, cpus: int | None) -> str:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
         options |= {"num_cpus": max(cpus or 0, os.cpu_count() or 1), "include_dashboard": False}
-        _provide_token()
     try:
         if address not in (None, "auto", "local"):
             require_grpc(parse_address(str(address)))
@@ -282,22 +300,47 @@ def _start(address: str | None, cpus: int | None) -> str:
         raise (did_not_start(error) if address is None else cannot_reach(address, error)) from None
 
 
-def _provide_token() -> None:
-    """Give Ray its token through the environment where the home folder cannot keep it.
+@contextlib.contextmanager
+def _token() -> Iterator[None]:
+    """Give Ray its token through the environment where the home folder cannot keep it; take it back at the end.
 
     A cluster that is started here has one by default; nobody but its own processes needs it.
     """
-    mode = os.environ.get("RAY_AUTH_MODE", "token").lower()
-    if mode != "token" or os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+    mode = os.environ.get("RAY_AUTH_MODE")
+    if (
+        (mode or "token").lower() != "token"
+        or os.environ.get("RAY_AUTH_TOKEN")
+        or os.environ.get("RAY_AUTH_TOKEN_PATH")
+        or _home_keeps_token()
+    ):
+        yield
         return
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    _forget_token()
+    try:
+        yield
+    finally:
+        del os.environ["RAY_AUTH_TOKEN"]
+        if mode is None:
+            os.environ.pop("RAY_AUTH_MODE", None)  # set by ray.init
+        _forget_token()
+
+
+def _home_keeps_token() -> bool:
     folder = Path("~/.ray").expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        writable = os.access(folder, os.W_OK) or (folder / "auth_token").exists()
+        return os.access(folder, os.W_OK) or (folder / "auth_token").exists()
     except OSError:
-        writable = False
-    if not writable:
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        return False
+
+
+def _forget_token() -> None:
+    """Let Ray read mode and token from the environment again: its C++ keeps what it read once."""
+    raylet = ray._raylet  # not part of Ray's public interface
+    if hasattr(raylet, "Config") and hasattr(raylet, "AuthenticationTokenLoader"):
+        raylet.Config.initialize("")
+        raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _health(logs: Path | None, *, own: bool) -> ClusterHealth:
@@ -320,8 +363,16 @@ def _health(logs: Path | None, *, own: bool) -> ClusterHealth:
     )
 
 
-def _keep_messages(messages: collections.deque[str]) -> None:
+@contextlib.contextmanager
+def _kept(messages: collections.deque[str]) -> Iterator[None]:
     """Keep what Ray would print about its own processes, a log of 40 lines when one ends, instead of printing it."""
     worker = ray._private.worker  # not part of Ray's public interface, so another version may print
-    if hasattr(worker, "print_to_stdstream"):
-        worker.print_to_stdstream = lambda data, **_: messages.append("\n".join(map(str, data.get("lines", ()))))
+    printing = getattr(worker, "print_to_stdstream", None)
+    if printing is None:
+        yield
+        return
+    worker.print_to_stdstream = lambda data, **_: messages.append("\n".join(map(str, data.get("lines", ()))))
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = printing

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import socket
 import threading
 import time
@@ -130,8 +131,79 @@ def test_a_home_that_cannot_be_written_keeps_no_token(monkeypatch, tmp_path, hom
     if mode:
         monkeypatch.setenv("RAY_AUTH_MODE", mode)
     monkeypatch.setattr(os, "environ", dict(os.environ))  # what is set stays here
-    ray_backend._provide_token()
-    assert (len(os.environ.get("RAY_AUTH_TOKEN", "")) == 64) is given
+    before = dict(os.environ)
+    with ray_backend._token():
+        assert (len(os.environ.get("RAY_AUTH_TOKEN", "")) == 64) is given
+        if given:
+            os.environ["RAY_AUTH_MODE"] = "token"  # as ray.init does
+    assert os.environ == before
+
+
+def test_a_start_that_fails_changes_nothing_in_the_process(starting, monkeypatch):
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", "/proc/nonexistent")
+    handler, printing = signal.getsignal(signal.SIGTERM), ray._private.worker.print_to_stdstream
+    seen = []
+
+    def init(**options):
+        signal.signal(signal.SIGTERM, lambda *_: None)  # as ray.init does, also where it fails later
+        seen.append((len(os.environ["RAY_AUTH_TOKEN"]), ray._private.worker.print_to_stdstream is printing))
+        raise ConnectionError("too slow")
+
+    starting(None)
+    monkeypatch.setattr(ray, "init", init)
+    try:
+        with pytest.raises(RuntimeFailure, match="too slow"):
+            RayBackend()
+        assert signal.getsignal(signal.SIGTERM) == handler
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert seen == [(64, False)]
+    assert "RAY_AUTH_TOKEN" not in os.environ
+    assert ray._private.worker.print_to_stdstream is printing
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Returns a function that makes an open backend without a cluster, with the ``ray.shutdown`` that it is given."""
+
+    def made(shutdown):
+        monkeypatch.setattr(ray, "is_initialized", lambda: False)
+        monkeypatch.setattr(ray, "shutdown", shutdown)
+        monkeypatch.setattr(ray, "cluster_resources", dict)
+        monkeypatch.setattr(ray_backend, "_start", lambda address, cpus: "/tmp/session")
+        monkeypatch.setattr(ray_backend, "_health", lambda logs, own: None)
+        monkeypatch.setattr(ray_backend, "_farewell", None)
+        return RayBackend()
+
+    return made
+
+
+def test_closing_lets_ray_print_again(opened):
+    printing = ray._private.worker.print_to_stdstream
+    backend = opened(lambda: None)
+    assert ray._private.worker.print_to_stdstream is not printing
+    thread = threading.Thread(target=backend.close)
+    thread.start()
+    thread.join()
+    assert ray._private.worker.print_to_stdstream is printing
+
+
+def test_no_backend_while_the_process_still_leaves_a_cluster(opened, monkeypatch):
+    monkeypatch.setattr(ray_backend, "_SHUTDOWN_S", 0.05)
+    printing, over = ray._private.worker.print_to_stdstream, threading.Event()
+    backend = opened(lambda: over.wait(10))
+    backend._gone = RuntimeFailure("Ray stopped.")
+    backend.close()
+    try:
+        with pytest.raises(RuntimeFailure, match=r"still leaving the cluster .* `distmeta resume RUN_DIR`"):
+            RayBackend()
+    finally:
+        over.set()
+        ray_backend._farewell.join()
+    assert ray._private.worker.print_to_stdstream is printing
+    RayBackend().close()
 
 
 def test_the_cluster_is_looked_at_every_16_seconds_at_least(monkeypatch):
