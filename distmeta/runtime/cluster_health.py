@@ -179,9 +179,15 @@ def require_grpc(address: tuple[str, int], timeout: float = 10.0) -> None:
         if os.environ.get("RAY_USE_TLS", "0") not in ("0", ""):
             return  # encrypted: Ray's own handshake tells
         connection.sendall(_HTTP2_PREFACE)
-        answer = b""
-        with contextlib.suppress(TimeoutError, ConnectionError):
+        answer, silent = b"", False
+        try:
             while len(answer) < 9 and (more := connection.recv(9 - len(answer))):
                 answer += more
+        except TimeoutError:
+            silent = not answer
+        except ConnectionError:
+            pass  # closed by a program that does not understand
+    if silent:
+        raise TimeoutError(f"no answer within {timeout:g} s")
     if len(answer) < 9 or answer[3] != _SETTINGS or answer[5:9] != bytes(4):
         raise ConnectionError("another program than Ray listens there")

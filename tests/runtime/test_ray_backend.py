@@ -98,8 +98,16 @@ def other_program(answer):
         thread.join()
 
 
-@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"-ERR unknown command\r\n", b""])
-def test_another_program_on_the_port_is_found_at_once(starting, answer, monkeypatch):
+@pytest.mark.parametrize(
+    ("answer", "seen"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "another program than Ray listens there"),
+        (b"-ERR unknown command\r\n", "another program than Ray listens there"),
+        (b"220", "another program than Ray listens there"),
+        (b"", "no answer within 0.5 s"),  # a head that is too busy, as well as a program that waits for more
+    ],
+)
+def test_a_port_without_ray_is_found_at_once(starting, answer, seen, monkeypatch):
     starting(AssertionError("ray.init is not reached"))
     monkeypatch.setattr(ray_backend.require_grpc, "__defaults__", (0.5,))
     with other_program(answer) as address:
@@ -108,8 +116,8 @@ def test_another_program_on_the_port_is_found_at_once(starting, answer, monkeypa
             RayBackend(address)
     assert time.monotonic() - before < 5
     assert str(caught.value) == (
-        f"Could not reach the Ray cluster at {address!r}: another program than Ray listens there. Start one with `ray "
-        "start --head`, give its address, or run with --backend local."
+        f"Could not reach the Ray cluster at {address!r}: {seen}. Start one with `ray start --head`, give its address, "
+        "or run with --backend local."
     )
 
 
