@@ -203,8 +203,8 @@ class LocalBackend(Backend):
                 value = getattr(actor.instance, method)(
                     *(self.fetch(a) if isinstance(a, _LocalRef) else a for a in args)
                 )
-            except Exception as raised:  # noqa: BLE001 (kept and raised at fetch, as a cluster does)
-                error = raised
+            except Exception as caught:  # noqa: BLE001 (kept and raised at fetch, as a cluster does)
+                error = caught
         if parts == 1:
             return _LocalRef(value, error)
         return tuple(_LocalRef(None if error else value[i], error) for i in range(parts))

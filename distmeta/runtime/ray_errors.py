@@ -67,8 +67,7 @@ def translate(cause: exceptions.RayError, text: str, name: str) -> DistmetaError
     Returns:
         A loss, which the pool makes up for, where a process or a value is gone; else an error that ends the run.
     """
-    kinds = exceptions
-    if isinstance(cause, kinds.RayActorError):
+    if isinstance(cause, exceptions.RayActorError):
         if cause.actor_init_failed:
             raw = text.strip()
             last = raw.splitlines()[-1] if raw else "no message"
@@ -78,12 +77,12 @@ def translate(cause: exceptions.RayError, text: str, name: str) -> DistmetaError
                 raw=raw,
             )
         return lost(name, f"died: {_why(str(cause))}", raw=text)
-    if isinstance(cause, kinds.ObjectStoreFullError | kinds.OutOfDiskError):
+    if isinstance(cause, exceptions.ObjectStoreFullError | exceptions.OutOfDiskError):
         return _ends("Ray has no room for results", cause, text, _STORE_FULL)
-    if isinstance(cause, kinds.RuntimeEnvSetupError):
+    if isinstance(cause, exceptions.RuntimeEnvSetupError):
         fix = f"Fix the environment that the job is given. {_RESUME}"
         return _ends(f"Ray could not set up {name}", cause, text, fix)
-    if isinstance(cause, kinds.AuthenticationError):
+    if isinstance(cause, exceptions.AuthenticationError):
         fix = f"Set RAY_AUTH_TOKEN to the cluster's token (`ray get-auth-token` on its head). {_RESUME}"
         return _ends("The Ray cluster refused a call", cause, text, fix)
     # A value or a node is gone, and what was computed with it.
