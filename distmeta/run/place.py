@@ -146,8 +146,6 @@ class Opening:
                 pass
             if self._error is not None:
                 raise self._error
-            assert self._backend is not None
-            self._backend.enter()
         elif self._backend is None:
             self._backend = self._start()
         assert self._backend is not None

@@ -89,9 +89,6 @@ class Backend(ABC):
     def kill(self, actor: Any) -> None:
         """End an actor."""
 
-    def enter(self) -> None:  # noqa: B027 (optional)
-        """Called in the thread that uses the backend, where another thread has constructed it."""
-
     def close(self) -> None:  # noqa: B027 (optional)
         """Release what this backend started."""
 

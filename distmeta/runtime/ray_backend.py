@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import ctypes
 import math
 import os
 import secrets
@@ -47,11 +48,15 @@ _farewell: threading.Thread | None = None
 
 @contextlib.contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Keep the process's own answer to SIGTERM: ray.init sets one that exits without a checkpoint."""
-    handler = signal.getsignal(signal.SIGTERM)
+    """Keep the process's own answer to SIGTERM: ray.init sets two, in C++ and Python, that leave no checkpoint."""
+    # signal.signal works in the main thread only, and Ray may start in another; Python's own way below it works in any.
+    get, set_ = ctypes.pythonapi.PyOS_getsig, ctypes.pythonapi.PyOS_setsig
+    get.restype, set_.restype, set_.argtypes = ctypes.c_void_p, ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
+    handler, below = signal.getsignal(signal.SIGTERM), get(signal.SIGTERM)
     try:
         yield
     finally:
+        set_(signal.SIGTERM, below)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
 
@@ -106,11 +111,6 @@ class RayBackend(Backend):
             for module in by_value:
                 cloudpickle.register_pickle_by_value(module)
             self._undo = undo.pop_all()
-
-    def enter(self) -> None:
-        """Put the process's own answer to SIGTERM back: Ray's C++ aborts, and only the main thread can change that."""
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
     def default_workers(self, threads: int) -> int:
         """One worker per ``threads`` CPUs of the cluster, or one per GPU where there are GPUs."""

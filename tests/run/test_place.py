@@ -12,15 +12,11 @@ from distmeta.run.place import Opening
 
 
 class Counted(LocalBackend):
-    """Counts what is done to it, and in which thread."""
+    """Records in which thread it was closed."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.entered: list[str] = []
         self.closed: list[str] = []
-
-    def enter(self) -> None:
-        self.entered.append(threading.current_thread().name)
 
     def close(self) -> None:
         self.closed.append(threading.current_thread().name)

@@ -1,6 +1,7 @@
 """What Ray raises comes out as one short message with the fix; what it does once it is up is in test_invariants.py."""
 
 import contextlib
+import ctypes
 import os
 import signal
 import socket
@@ -286,3 +287,22 @@ def test_what_ray_raises_is_short_and_kept_whole(cause, name, kind, message):
     assert len(error.message) <= 400
     assert "\n" not in error.message
     assert str(cause).strip() in error.raw
+
+
+def test_the_answer_to_sigterm_is_kept_also_by_another_thread(monkeypatch):
+    """Ray's C++ sets a handler below Python's, and only the main thread could call signal.signal."""
+    got = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: got.append(number))
+
+    def start() -> None:
+        with ray_backend._own_sigterm():
+            ctypes.CDLL(None).signal(signal.SIGTERM, 1)  # SIG_IGN
+
+    try:
+        thread = threading.Thread(target=start)
+        thread.start()
+        thread.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert got == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
