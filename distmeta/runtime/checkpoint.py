@@ -17,6 +17,7 @@ import json
 import os
 import re
 import shutil
+import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -121,19 +122,18 @@ class CheckpointStore:
         Raises:
             CheckpointError: the disk refuses.
         """
-        final, partial, step = self.path(checkpoint.step), self._directory / ".partial", checkpoint.step
+        final, step = self.path(checkpoint.step), checkpoint.step
+        partial = self._directory / f".partial-{step}-{uuid.uuid4().hex}"
         try:
             if os.path.lexists(final) and self._is_whole(step):
                 return final
-            for left in (partial, self._directory / ".discarded"):  # by a process that was killed
-                _remove(left)
+            self._remove_leftovers()  # of a process that was killed: the disk may need their place
             partial.mkdir(parents=True)
             self._write(checkpoint, partial)
             self._discard(step)
             partial.rename(final)
             sync(self._directory)
             self._whole[step] = self._files(step), checkpoint.best_step
-            _remove(self._directory / ".discarded")
         except (OSError, SafetensorError) as error:
             shutil.rmtree(partial, ignore_errors=True)
             raise CheckpointError(
@@ -141,6 +141,7 @@ class CheckpointStore:
                 "its permissions, then `distmeta resume RUN_DIR`."
             ) from None
         self._prune()
+        self._remove_leftovers()
         return final
 
     def steps(self) -> list[int]:
@@ -314,12 +315,19 @@ class CheckpointStore:
             if step not in kept and step < max(last, default=0):
                 with suppress(OSError):
                     self._discard(step)
-                    _remove(self._directory / ".discarded")
 
     def _discard(self, step: int) -> None:
         """Rename what has the name of a checkpoint, if anything does, so that no reader finds half of it."""
         if os.path.lexists(self.path(step)):
-            self.path(step).rename(self._directory / ".discarded")
+            # A name of its own: an earlier one may still be there, held open by a reader on a network file system.
+            self.path(step).rename(self._directory / f".discarded-{step}-{uuid.uuid4().hex}")
+
+    def _remove_leftovers(self) -> None:
+        """Remove what was discarded or never finished, as far as the disk allows; the next call tries the rest."""
+        with suppress(OSError):
+            for name in os.listdir(self._directory):
+                if name.startswith((".partial", ".discarded")):
+                    _remove(self._directory / name)
 
 
 class _Damage(Exception):
@@ -351,8 +359,9 @@ def _name(step: int) -> str:
 
 
 def _remove(path: Path) -> None:
-    """Remove a folder or a file, if it is there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+    """Remove a folder or a file, as far as the disk allows."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink()

@@ -209,6 +209,30 @@ def test_a_disk_that_refuses_to_hold_the_arrays_is_told(store):
     assert [p.name for p in store._directory.iterdir()] == ["step-00000100"]
 
 
+def test_a_discarded_one_that_cannot_be_removed_yet_ends_no_run(store, monkeypatch):
+    """As on NFS, where a file that a reader holds open stays as .nfsXXXX; saving failed before, every time."""
+
+    def busy(*args, **kwargs):
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+
+    def others():
+        return [p.name for p in store._directory.iterdir() if not p.name.startswith("step-")]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rmdir", busy)
+        for step in (100, 110, 120, 130):
+            store.save(make(step))
+        truncate(store.path(130) / "state.json")
+        store.save(make(130))
+    assert store.steps() == [120, 130]
+    assert store.damage() == {}
+    assert sorted(name.rpartition("-")[0] for name in others()) == [f".discarded-{step}" for step in (100, 110, 130)]
+    for name in (".discarded", ".partial"):  # as earlier versions named them
+        (store._directory / name).mkdir()
+    store.save(make(140))
+    assert others() == []
+
+
 def test_nothing_there(store, tmp_path):
     assert store.steps() == []
     with pytest.raises(CheckpointNotFound, match="has no checkpoint; it has none"):
