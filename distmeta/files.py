@@ -6,6 +6,7 @@ digests of its ``manifest.json``, which is written last (:func:`write_digests`, 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -125,13 +126,25 @@ def write_digests(folder: Path, names: Iterable[str]) -> None:
     write_record(folder / MANIFEST, {"files": files})
 
 
+def is_damage(error: OSError) -> bool:
+    """Whether a file that cannot be read is damaged: it is absent, something else has its name, or the disk lost it.
+
+    All else is no finding about the file: no permission, no memory, no file descriptor, a server that does not answer.
+
+    Example:
+        >>> is_damage(OSError(errno.ENOENT, "")), is_damage(OSError(errno.EMFILE, ""))
+        (True, False)
+    """
+    return error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO)
+
+
 def damage_in(folder: Path) -> list[str]:
     """What of a folder is not as ``manifest.json`` has it, each a clause that begins with the file; empty: all whole.
 
     Every byte is read. Files that the manifest does not list are passed over.
 
     Raises:
-        PermissionError: a file may not be read, which is no damage.
+        OSError: a file cannot be read for a reason that is no damage (:func:`is_damage`).
 
     Example:
         >>> import tempfile
@@ -150,9 +163,9 @@ def damage_in(folder: Path) -> list[str]:
         listed = [(name, int(entry["bytes"]), str(entry["sha256"])) for name, entry in files]
     except FileDamaged as error:
         return [error.message.removeprefix(f"{folder}{os.sep}").rstrip(". ")]
-    except PermissionError:
-        raise
     except OSError as error:
+        if not is_damage(error):
+            raise
         return [f"{MANIFEST} cannot be read: {error.strerror}"]
     except (LookupError, TypeError, ValueError, AttributeError):
         return [f"{MANIFEST} is not a list of digests"]
@@ -163,9 +176,9 @@ def damage_in(folder: Path) -> list[str]:
                 found.append(f"{name} has {now} bytes, expected {size}")
             elif (digest := sha256_of(folder / name)) != sha256:
                 found.append(f"{name} has {_shown(digest, sha256)}")
-        except PermissionError:
-            raise
         except OSError as error:
+            if not is_damage(error):
+                raise
             found.append(f"{name} cannot be read: {error.strerror}")
     return found
 

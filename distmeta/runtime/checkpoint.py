@@ -22,14 +22,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from distmeta.errors import CheckpointDamaged, CheckpointError, CheckpointNotFound
-from distmeta.files import MANIFEST, damage_in, sync, write_digests
+from distmeta.files import MANIFEST, damage_in, is_damage, sync, write_digests
 from distmeta.learners.param_layout import ParamLayout
 from distmeta.types import FloatArray
 
@@ -166,9 +166,9 @@ class CheckpointStore:
         """The checkpoint of ``step``, or the last one, after every byte of it was checked.
 
         Raises:
-            CheckpointNotFound: there is none.
+            CheckpointNotFound: there is none, or it was removed while it was read.
             CheckpointDamaged: a file of it is not as it was written.
-            CheckpointError: it is of another format, or may not be read.
+            CheckpointError: it is of another format, or cannot be read now.
         """
         steps = self._require(step)
         at = steps[-1] if step is None else step
@@ -183,17 +183,27 @@ class CheckpointStore:
     def newest(self) -> Newest:
         """The newest whole checkpoint, and what is wrong with the newer ones.
 
+        One that a training run removes meanwhile is passed over: there is a newer one then.
+
         Raises:
             CheckpointNotFound: there is none.
             CheckpointDamaged: all are damaged; each is named.
-            CheckpointError: one is of another format, or may not be read.
+            CheckpointError: one is of another format, or cannot be read now.
         """
         damaged: dict[int, str] = {}
-        for step in reversed(self._require()):
+        steps, gone = self._require(), set[int]()
+        while steps:
+            step = steps.pop()
             try:
                 return Newest(self._read(step), damaged)
+            except CheckpointNotFound:
+                gone.add(step)
+                damaged.clear()
+                steps = [step for step in self._require() if step not in gone]
             except _Damage as damage:
                 damaged[step] = str(damage)
+        if not damaged:
+            self._refuse_gone(max(gone))
         each = "; ".join(f"{_name(step)}: {damage}" for step, damage in damaged.items())
         raise CheckpointDamaged(
             f"Every checkpoint in {self._directory} is damaged: {each}. Restore one from a copy, or delete them all: "
@@ -212,12 +222,14 @@ class CheckpointStore:
         """What is damaged, by step, of all checkpoints; empty where all are whole. Every byte is read.
 
         Raises:
-            CheckpointError: one is of another format, or may not be read.
+            CheckpointError: one is of another format, or cannot be read now.
         """
         found = {}
         for step in self.steps():
             try:
                 self._read(step)
+            except CheckpointNotFound:
+                continue
             except _Damage as damage:
                 found[step] = str(damage)
         return found
@@ -254,45 +266,69 @@ class CheckpointStore:
 
         Raises:
             _Damage: it is not whole.
-            CheckpointError: it is of another format, or may not be read.
+            CheckpointNotFound: it was removed while it was read.
+            CheckpointError: it is of another format, or cannot be read now.
         """
-        folder = self.path(step)
         try:
-            digests = (folder / MANIFEST).exists()
-            if digests and (found := damage_in(folder)):
-                raise _Damage("; ".join(found))
-            state = dict(json.loads((folder / "state.json").read_text(encoding="utf-8")))
-            written = state.pop("format", None)
-            if digests and written != FORMAT:
-                raise CheckpointError(
-                    f"The checkpoint {folder} is of format {written!r}; expected {FORMAT}. Use the distmeta that wrote "
-                    "it."
-                )
-            if not digests and written != 1:
-                raise _Damage(f"{MANIFEST} is absent")
-            params, optimizer = load_file(folder / "params.safetensors"), load_file(folder / "optimizer.safetensors")
-            names, at = tuple(state.pop("names")), int(state.pop("step"))
-            arrays = [params[name] for name in names]
-            layout = ParamLayout(names, tuple(a.shape for a in arrays), arrays[0].dtype.name)
-            checkpoint = Checkpoint(at, np.concatenate([a.reshape(-1) for a in arrays]), layout, optimizer, state)
-            if not digests:
-                _require_plausible(checkpoint, step, params)
-        except PermissionError as error:
+            return self._parse(step)
+        except (_Damage, OSError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError) as error:
+            if not os.path.lexists(self.path(step)):
+                self._refuse_gone(step)
+            if isinstance(error, OSError) and not is_damage(error):
+                raise self._unreadable(step, error) from None
+            raise _Damage(str(error) if isinstance(error, _Damage) else f"{type(error).__name__}: {error}") from None
+
+    def _unreadable(self, step: int, error: OSError) -> CheckpointError:
+        return CheckpointError(
+            f"The checkpoint {self.path(step)} cannot be read: {error}; expected files that can be read, damaged or "
+            "not. Fix their permissions, or what else the system names, and try again."
+        )
+
+    def _refuse_gone(self, step: int) -> NoReturn:
+        raise CheckpointNotFound(
+            f"The checkpoint {self.path(step)} was removed while it was read, as a training run removes old ones; "
+            "expected one that stays. Try again: the run has a newer one."
+        )
+
+    def _parse(self, step: int) -> Checkpoint:
+        folder = self.path(step)
+        digests = _exists(folder / MANIFEST)
+        if digests and (found := damage_in(folder)):
+            raise _Damage("; ".join(found))
+        state = dict(json.loads((folder / "state.json").read_text(encoding="utf-8")))
+        written = state.pop("format", None)
+        if digests and written != FORMAT:
             raise CheckpointError(
-                f"The checkpoint {folder} cannot be read: {error}; expected files that may be read. Fix their "
-                "permissions."
-            ) from None
-        except (OSError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError, SafetensorError) as error:
-            raise _Damage(f"{type(error).__name__}: {error}") from None
+                f"The checkpoint {folder} is of format {written!r}; expected {FORMAT}. Use the distmeta that wrote it."
+            )
+        if not digests and written != 1:
+            raise _Damage(f"{MANIFEST} is absent")
+        params, optimizer = _load(folder / "params.safetensors"), _load(folder / "optimizer.safetensors")
+        names, at = tuple(state.pop("names")), int(state.pop("step"))
+        if at != step:
+            raise _Damage(f"state.json has step {at}, expected {step}")
+        arrays = [params[name] for name in names]
+        layout = ParamLayout(names, tuple(a.shape for a in arrays), arrays[0].dtype.name)
+        checkpoint = Checkpoint(at, np.concatenate([a.reshape(-1) for a in arrays]), layout, optimizer, state)
+        if not digests:
+            _require_plausible(checkpoint, params)
         return checkpoint
 
     def _is_whole(self, step: int) -> bool:
-        """Whether the checkpoint is whole. Its bytes are read again only where the sizes or times of files changed."""
+        """Whether the checkpoint is whole. Its bytes are read again only where the sizes or times of files changed.
+
+        Raises:
+            CheckpointError: it is of another format, or cannot be read now: whole or not, it is to be kept.
+        """
         try:
             now = self._files(step)
             if step not in self._whole or self._whole[step][0] != now:
                 self._whole[step] = now, self._read(step).best_step
-        except (OSError, CheckpointError, _Damage):
+        except (_Damage, CheckpointNotFound):
+            return False
+        except OSError as error:
+            if not is_damage(error):
+                raise self._unreadable(step, error) from None
             return False
         return True
 
@@ -305,12 +341,17 @@ class CheckpointStore:
         """Keep the last whole ones, and the best as each of them has it: a run may go on from any of them.
 
         A damaged one counts for nothing; it is removed once a newer one is whole, unless it is a best: its name is then
-        what an error is about.
+        what an error is about. One that cannot be read now, or is of another format, is kept.
         """
-        steps = self.steps()
-        whole = [step for step in steps if self._is_whole(step)]
+        steps, whole, unread = self.steps(), [], []
+        for step in steps:
+            try:
+                if self._is_whole(step):
+                    whole.append(step)
+            except CheckpointError:
+                unread.append(step)
         last = whole[-self._keep :]
-        kept = {*last, *(self._whole[step][1] for step in last)}
+        kept = {*last, *unread, *(self._whole[step][1] for step in last)}
         for step in steps:
             if step not in kept and step < max(last, default=0):
                 with suppress(OSError):
@@ -334,14 +375,12 @@ class _Damage(Exception):
     """What of a checkpoint is damaged, in clauses that begin with the file."""
 
 
-def _require_plausible(checkpoint: Checkpoint, step: int, params: Mapping[str, FloatArray]) -> None:
+def _require_plausible(checkpoint: Checkpoint, params: Mapping[str, FloatArray]) -> None:
     """What can be checked of a checkpoint without digests.
 
     Raises:
-        _Damage: the step, a shape, a type or a number cannot be what was written.
+        _Damage: a shape, a type or a number cannot be what was written.
     """
-    if checkpoint.step != step:
-        raise _Damage(f"state.json has step {checkpoint.step}, expected {step}")
     if not isinstance(checkpoint.record["identity"], dict) or not isinstance(checkpoint.record["best"], dict | None):
         raise _Damage("state.json has no identity or best of the expected type")
     if set(params) != set(checkpoint.layout.names):
@@ -352,6 +391,24 @@ def _require_plausible(checkpoint: Checkpoint, step: int, params: Mapping[str, F
                 raise _Damage(f"{file}.safetensors: {name} has shape {list(array.shape)}")
             if not np.isfinite(array).all():
                 raise _Damage(f"{file}.safetensors: {name} has numbers that are not finite")
+
+
+def _exists(path: Path) -> bool:
+    """Whether the file is there; unlike ``Path.exists``, an error that leaves it open is raised in every Python."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def _load(path: Path) -> dict[str, FloatArray]:
+    """The arrays of a safetensors file."""
+    with path.open("rb"):  # safetensors names a file absent whatever keeps it from being opened
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise _Damage(f"SafetensorError: {error}") from None
 
 
 def _name(step: int) -> str:

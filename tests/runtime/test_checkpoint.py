@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from distmeta import Outer
 from distmeta.errors import CheckpointDamaged, CheckpointError, CheckpointNotFound
-from distmeta.files import write_digests
+from distmeta.files import is_damage, write_digests
 from distmeta.learners.param_layout import ParamLayout
 from distmeta.runtime import checkpoint as module
 from distmeta.runtime.checkpoint import Checkpoint, CheckpointStore
@@ -390,19 +390,133 @@ def test_bytes_are_read_again_for_pruning_only_where_files_changed(store, monkey
     assert read == ["step-00000090", "step-00000100"]
 
 
-def test_a_file_that_may_not_be_read_is_no_damage(store, monkeypatch):
+def failing(monkeypatch, code, folder="step-00000100", name="params.safetensors"):
+    """Opening one file fails."""
+    real = module.Path.open
+
+    def refuse(path, *args, **kwargs):
+        if path.name == name and path.parent.name == folder:
+            raise OSError(code, os.strerror(code), str(path))
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(module.Path, "open", refuse)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("name", ["params.safetensors", "manifest.json"])
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE])
+def test_a_file_that_cannot_be_read_now_is_no_damage_and_is_kept(store, monkeypatch, code, name, version):
+    """It was passed over, and the next save removed it."""
+    if version == 1 and name == "manifest.json":
+        pytest.skip("format 1 has none")
+    for step in (80, 90, 100):
+        save = old if version == 1 else CheckpointStore.save
+        save(store, make(step))
+    with monkeypatch.context() as patch:
+        failing(patch, code, name=name)
+        for read in (store.load, store.newest, store.damage):
+            with pytest.raises(
+                CheckpointError, match=rf"step-00000100 cannot be read: .*{os.strerror(code)}.*; expected .*Fix their"
+            ) as error:
+                read()
+            assert type(error.value) is CheckpointError
+        again = CheckpointStore(store._directory)
+        with pytest.raises(CheckpointError, match="step-00000100 cannot be read"):
+            again.save(make(100))
+        for step in (110, 120, 130):
+            again.save(make(step))
+    assert store.steps() == [100, 120, 130]
+    assert_same(store.load(100), make(100))
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOENT])
+def test_a_file_that_the_disk_lost_is_damage(store, monkeypatch, code):
     store.save(make(80))
     store.save(make(100))
+    failing(monkeypatch, code)
+    newest = store.newest()
+    assert newest.checkpoint.step == 80
+    assert newest.damaged == {100: f"params.safetensors cannot be read: {os.strerror(code)}"}
 
-    def refuse(folder):
-        raise PermissionError(errno.EACCES, "Permission denied", str(folder / "params.safetensors"))
 
-    monkeypatch.setattr(module, "damage_in", refuse)
-    with pytest.raises(
-        CheckpointError, match=r"step-00000100 cannot be read: .*Permission denied.*Fix their perm"
-    ) as e:
-        store.newest()
-    assert not isinstance(e.value, CheckpointDamaged)
+def test_without_file_descriptors_nothing_is_damaged(store):
+    """safetensors names any file that it cannot open absent."""
+    path = old(store, make(100)) / "params.safetensors"
+    limits, held = resource.getrlimit(resource.RLIMIT_NOFILE), []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(limits[0], 512), limits[1]))
+        with pytest.raises(OSError, match="Too many"):
+            while True:
+                held.append(open(os.devnull, "rb"))  # noqa: SIM115
+        for free in (0, 1):
+            while len(held) and free:
+                held.pop().close()
+                free -= 1
+            with pytest.raises(OSError) as error:
+                module._load(path)
+            assert not is_damage(error.value)
+    finally:
+        for file in held:
+            file.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert_same(store.load(), make(100))
+
+
+def test_a_checkpoint_of_a_newer_version_is_kept(store):
+    for step in (80, 90):
+        store.save(make(step))
+    rewrite(format=3)(store.path(80) / "state.json")
+    sign(store.path(80))
+    again = CheckpointStore(store._directory)
+    for step in (100, 110):
+        again.save(make(step))
+    assert store.steps() == [80, 100, 110]
+
+
+def meanwhile(monkeypatch, store, step, change):
+    """The checkpoint is changed just before its digests are checked."""
+    real, folder = module.damage_in, store.path(step)
+
+    def slow(at):
+        if at == folder and folder.exists():
+            change()
+        return real(at)
+
+    monkeypatch.setattr(module, "damage_in", slow)
+
+
+def test_one_that_a_run_removes_while_it_is_read_is_not_damaged(store, monkeypatch):
+    for step in (90, 100):
+        store.save(make(step))
+    writer = CheckpointStore(store._directory)
+    meanwhile(monkeypatch, store, 100, lambda: [writer.save(make(step)) for step in (110, 120)])
+    newest = store.newest()
+    assert_same(newest.checkpoint, make(120))
+    assert newest.notice() == ""
+
+
+def test_the_damage_of_all_passes_over_what_a_run_removes(store, monkeypatch):
+    for step in (90, 100):
+        store.save(make(step))
+    truncate(store.path(100) / "state.json")
+    meanwhile(monkeypatch, store, 90, lambda: shutil.rmtree(store.path(90)))
+    assert list(store.damage()) == [100]
+
+
+@pytest.mark.parametrize("read", ["load", "newest"])
+def test_one_that_is_gone_when_it_is_read_is_not_found(store, monkeypatch, read):
+    store.save(make(100))
+    meanwhile(monkeypatch, store, 100, lambda: shutil.rmtree(store.path(100)))
+    with pytest.raises(CheckpointNotFound, match=r"was removed while it was read.*Try again|it has none"):
+        getattr(store, read)()
+
+
+def test_a_copy_under_the_name_of_another_step_is_damage(store):
+    """Step 10 was read as step 20, and named so."""
+    shutil.copytree(store.save(make(10)), store.path(20))
+    newest = store.newest()
+    assert_same(newest.checkpoint, make(10))
+    assert newest.damaged == {20: "state.json has step 10, expected 20"}
 
 
 def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(tmp_path):
