@@ -8,16 +8,19 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from distmeta.errors import RuntimeFailure
+from distmeta.files import write_whole
 
 METRICS_FILE = "metrics.jsonl"
 
 _CHECK = b', "crc32": "'
+_ROW = re.compile(rb'(.*?, "crc32": "[0-9a-f]{8}"}).?', re.DOTALL)
 _NOT_FINITE = ("nan", "inf", "-inf")
 
 
@@ -81,16 +84,23 @@ def _number(value: Any) -> float:
 
 
 def whole_lines(path: Path) -> Iterator[bytes]:
-    """The lines that end; none of a file that is not there."""
+    """The lines that end, and what of the last one is whole though its end is lost; none of a file that is not there.
+
+    A row whose checksum fits is whole: only the newline after it was damaged, or not written any more.
+    """
     with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
         for line in file:
             if line.endswith(b"\n"):
                 yield line
+                continue
+            at = 0
+            while (match := _ROW.match(line, at)) and parse_row(row := match[1] + b"\n") is not None:
+                yield row
+                at = match.end()
 
 
 def open_for_append(path: Path) -> BinaryIO:
-    """Opened after cutting off a torn last line: the next row must not be glued to it."""
-    if path.exists():
-        with path.open("rb+") as file:
-            file.truncate(sum(len(line) for line in whole_lines(path)))
+    """Opened after cutting off a torn last line, or ending a whole one: the next row must not be glued to it."""
+    if path.exists() and (content := b"".join(whole_lines(path))) != path.read_bytes():
+        write_whole(path, content)
     return path.open("ab")
