@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distmeta.errors import CheckpointDamaged, ConfigError
+from distmeta.errors import CheckpointDamaged, CheckpointNotFound, ConfigError
 from distmeta.experiment.experiment import Experiment
 from distmeta.experiment.job import Job
 from distmeta.learners.base import MetaLearner
@@ -67,7 +67,13 @@ class FinishedRun:
             )
         if found.damaged and request is not None:
             request.place.say(found.notice("evaluating by"))
-        return cls(directory, job, found.checkpoint, store.best(found.checkpoint))
+        last = found.checkpoint
+        try:
+            best = store.best(last)
+        except CheckpointNotFound:  # a run that trains on may have removed it since: its newest one has a newer best
+            last = store.newest().checkpoint
+            best = store.best(last)
+        return cls(directory, job, last, best)
 
     def selection(self, request: EvaluationRequest) -> TaskSelection:
         """Number and seed of the tasks: those of this run where none were given."""

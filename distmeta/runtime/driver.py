@@ -52,7 +52,7 @@ class Driver:
 
     Args:
         experiment: what to run.
-        store: checkpoints; the run goes on from the last one.
+        store: checkpoints; the run goes on from the newest whole one.
         watch: called with every :class:`Event`.
         before_probe: called when tasks, data and settings are in order, before the model is probed.
 
@@ -101,7 +101,7 @@ class Driver:
 
     @property
     def first_step(self) -> int:
-        """The step that training goes on from: that of the last checkpoint, or 0."""
+        """The step that training goes on from: that of the newest whole checkpoint, or 0."""
         return self._start_checkpoint.step
 
     def start(self, backend: Backend) -> tuple[WorkerInfo, ...]:

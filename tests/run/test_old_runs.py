@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import distmeta
+from distmeta.errors import CheckpointNotFound
 from distmeta.run.directory import RunDirectory
+from distmeta.run.finished_run import FinishedRun
+from distmeta.runtime.checkpoint import CheckpointStore
 from distmeta.tracking.tracker import sync
 
 OLD = Path(__file__).parent / "old_runs"
@@ -40,6 +44,34 @@ def test_inspect(old, name, status, step, monkeypatch):
     if status == "finished":
         assert facts["params_sha256"] == FINISHED
     assert facts["experiment"]["learner"]["inner_lr"] == 0.01
+
+
+@pytest.mark.parametrize("newer", [True, False])
+def test_a_best_one_that_a_run_removes_meanwhile_is_looked_up_again(old, monkeypatch, newer):
+    """Opening a run that trains on raised CheckpointNotFound."""
+    store = RunDirectory.open(old / "interrupted").checkpoints()
+    path = store.path(40) / "state.json"
+    state = json.loads(path.read_text())
+    path.write_text(json.dumps({**state, "best": {**state["best"], "step": 30}}))
+    last, real, asked = store.load(40), CheckpointStore.best, []
+    best = {**state["best"], "step": 45}
+
+    def slow(self, checkpoint):
+        asked.append(checkpoint.step)
+        if len(asked) == 1:
+            shutil.rmtree(store.path(30))
+            if newer:
+                store.save(replace(last, step=45, record={**last.record, "best": best}))
+        return real(self, checkpoint)
+
+    monkeypatch.setattr(CheckpointStore, "best", slow)
+    if newer:
+        run = FinishedRun.open(old / "interrupted")
+        assert (run.last.step, run.best.step, asked) == (45, 45, [40, 45])
+    else:
+        with pytest.raises(CheckpointNotFound, match="has no checkpoint of step 30"):
+            FinishedRun.open(old / "interrupted")
+        assert asked == [40, 40]
 
 
 def test_a_killed_run_is_resumed_to_the_same_bits(old):
