@@ -58,7 +58,7 @@ class TrackingRecord:
         """The record of ``run_dir``; None where there is none.
 
         Raises:
-            RuntimeFailure: the file is not a record.
+            RuntimeFailure: the file is not a record, or cannot be read.
         """
         path = run_dir / RECORD_FILE
         try:
@@ -73,6 +73,11 @@ class TrackingRecord:
             raise RuntimeFailure(
                 f"{path} is damaged or is not a tracking record. Move it away, and the run is tracked anew from "
                 f"{METRICS_FILE}."
+            ) from None
+        except OSError as error:
+            raise RuntimeFailure(
+                f"{path} cannot be read: {error.strerror}; expected a file that may be read. Fix its permissions, or "
+                f"move it away, and the run is tracked anew from {METRICS_FILE}."
             ) from None
 
     def save(self, run_dir: Path) -> None:

@@ -5,6 +5,7 @@ The server stands behind a gate that can be shut (requests fail) or deaf (they a
 
 from __future__ import annotations
 
+import errno
 import http.client
 import json
 import logging
@@ -27,6 +28,7 @@ import pytest
 
 from distmeta.errors import RuntimeFailure
 from distmeta.files import read_record, write_record
+from distmeta.tracking import tracking_record
 from distmeta.tracking.metrics_file import read_metrics
 from distmeta.tracking.tracker import DatasetInput, SyncReport, Tracker, sync
 from helpers import free_ports
@@ -646,6 +648,19 @@ def test_sync_needs_a_run(tmp_path: Path) -> None:
     (tmp_path / "tracking.json").write_text("[")
     with pytest.raises(RuntimeFailure, match="not a tracking record"):
         sync(tmp_path)
+    (tmp_path / "tracking.json").unlink()
+    (tmp_path / "tracking.json").mkdir()
+    with pytest.raises(RuntimeFailure, match=r"json cannot be read: Is a directory; expected .*move it away, and"):
+        sync(tmp_path)
+
+
+def test_a_record_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, **options: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(tracking_record, "read_record", refuse)
+    with pytest.raises(RuntimeFailure, match=r"json cannot be read: Permission denied; .*Fix its permissions"):
+        tracking_record.TrackingRecord.load(tmp_path)
 
 
 # --- where to look, what ran -----------------------------------------------------------------------------------------
