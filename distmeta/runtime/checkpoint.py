@@ -406,9 +406,10 @@ def _load(path: Path) -> dict[str, FloatArray]:
     """The arrays of a safetensors file."""
     with path.open("rb"):  # safetensors names a file absent whatever keeps it from being opened
         try:
-            return load_file(path)
+            arrays: dict[str, FloatArray] = load_file(path)
         except SafetensorError as error:
             raise _Damage(f"SafetensorError: {error}") from None
+    return arrays
 
 
 def _name(step: int) -> str:

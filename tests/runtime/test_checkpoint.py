@@ -6,6 +6,7 @@ import os
 import re
 import resource
 import shutil
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -445,16 +446,14 @@ def test_without_file_descriptors_nothing_is_damaged(store):
     limits, held = resource.getrlimit(resource.RLIMIT_NOFILE), []
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(limits[0], 512), limits[1]))
-        with pytest.raises(OSError, match="Too many"):
+        with suppress(OSError):
             while True:
                 held.append(open(os.devnull, "rb"))  # noqa: SIM115
-        for free in (0, 1):
-            while len(held) and free:
-                held.pop().close()
-                free -= 1
-            with pytest.raises(OSError) as error:
+        for _ in range(2):  # none is left, then one, which is not enough for safetensors
+            with pytest.raises(OSError, match=r"Too many|No such file") as error:
                 module._load(path)
             assert not is_damage(error.value)
+            held.pop().close()
     finally:
         for file in held:
             file.close()
