@@ -12,6 +12,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,26 +39,21 @@ def write_whole(path: Path, content: bytes) -> None:
         b'one'
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()
+        raise
     sync(path.parent)
 
 
-def write_json(path: Path, values: Any) -> None:
-    """:func:`write_whole` of ``values`` as JSON.
-
-    Args:
-        path: the file.
-        values: JSON-ready.
-    """
-    write_whole(path, _encode(values))
-
-
 def write_record(path: Path, values: Mapping[str, Any]) -> None:
-    """:func:`write_json`, with the sha256 of the file's own bytes as its last value.
+    """:func:`write_whole` of ``values`` as JSON, with the sha256 of the file's own bytes as its last value.
 
     The sha256 is over all bytes of the file but the 64 digits themselves.
 

@@ -1,7 +1,10 @@
 """Files are written whole or not at all, and their damage is found."""
 
+import errno
 import hashlib
+import io
 import json
+import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,7 +12,7 @@ import pytest
 
 from distmeta import files
 from distmeta.errors import FileDamaged
-from distmeta.files import damage_in, read_record, write_digests, write_json, write_record
+from distmeta.files import damage_in, read_record, write_digests, write_record, write_whole
 
 
 class Killed(BaseException):
@@ -18,25 +21,35 @@ class Killed(BaseException):
 
 def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path, monkeypatch):
     path = tmp_path / "run.json"
-    write_json(path, {"a": 1})
+    write_whole(path, b"one")
 
-    def die(handle):
+    def die(*args):
         raise Killed
 
-    with monkeypatch.context() as patch:
-        patch.setattr(files.os, "fsync", die)
-        with pytest.raises(Killed):
-            write_json(path, {"a": 2})
-    assert json.loads(path.read_text()) == {"a": 1}
-    write_json(path, {"a": 3})
-    assert json.loads(path.read_text()) == {"a": 3}
+    for module, name in ((files.os, "fsync"), (files.Path, "replace")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, die)
+            with pytest.raises(Killed):
+                write_whole(path, b"two")
+        assert path.read_bytes() == b"one"
+        assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
+    write_whole(path, b"three")
+    assert path.read_bytes() == b"three"
+    assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path):
+    (tmp_path / "run.json").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_whole(tmp_path / "run.json", b"one")
     assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
 
 
 @pytest.mark.parametrize("text", ["plain", "Ж ∂ 字", "bytes of a file name: \udc80"])
 def test_any_text_comes_back(text, tmp_path):
-    write_json(tmp_path / "a.json", {"text": text})
-    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"text": text}
+    write_record(tmp_path / "a.json", {"text": text})
+    assert read_record(tmp_path / "a.json") == {"text": text}
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))["text"] == text
 
 
 # -- one file under its own digest -------------------------------------------------------------------------------------
@@ -96,7 +109,7 @@ def test_every_bit_of_the_line_with_the_digest_counts(tmp_path):
 
 def test_a_file_without_a_digest_is_read_where_that_is_said(tmp_path):
     path = tmp_path / "run.json"
-    write_json(path, RECORD)
+    path.write_text(json.dumps(RECORD))
     assert read_record(path, undigested=True) == RECORD
     with pytest.raises(FileDamaged, match=r"run.json does not end with its own sha256.*Restore it from a copy"):
         read_record(path)
@@ -154,3 +167,18 @@ def test_each_damaged_file_is_named(folder):
         "a.bin has 5 bytes, expected 300",
         "b.bin cannot be read: No such file or directory",
     ]
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EMFILE, errno.ENOMEM, errno.ESTALE])
+@pytest.mark.parametrize("name", ["a.bin", "manifest.json"])
+def test_a_file_that_cannot_be_read_now_is_no_damage(folder, monkeypatch, code, name):
+    real = io.open
+
+    def refuse(path, *args, **kwargs):
+        if str(path) == str(folder / name):
+            raise OSError(code, os.strerror(code))
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(io, "open", refuse)
+    with pytest.raises(OSError, match=os.strerror(code)):
+        damage_in(folder)

@@ -8,8 +8,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from distmeta.data.manifest import FILE_NAME
 from distmeta.errors import DataError
+from distmeta.files import MANIFEST
 
 
 def cache_dir() -> Path:
@@ -34,7 +34,7 @@ def build_once(target: Path, build: Callable[[Path], object]) -> Path:
     Raises:
         DataError: ``target`` exists but is not a dataset, or the cache cannot be written.
     """
-    if os.path.isfile(target / FILE_NAME):
+    if os.path.isfile(target / MANIFEST):
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ def build_once(target: Path, build: Callable[[Path], object]) -> Path:
             private.rename(target)
         except OSError as error:
             # Renaming onto a folder that is not empty fails: another process was first, and its build is used.
-            if not (target / FILE_NAME).is_file():
+            if not (target / MANIFEST).is_file():
                 raise DataError(
                     f"{target} is in the way: it is not a dataset ({error.strerror}). Remove it, or set DISTMETA_CACHE."
                 ) from None

@@ -9,9 +9,9 @@ from types import MappingProxyType
 
 from distmeta.config import did_you_mean
 from distmeta.data.cache import build_once, cache_dir
-from distmeta.data.manifest import FILE_NAME
 from distmeta.data.sources.glyphs import build_glyphs
 from distmeta.errors import DataError, ManifestError
+from distmeta.files import MANIFEST
 
 DATASETS: Mapping[str, str] = MappingProxyType(
     {
@@ -50,14 +50,14 @@ def resolve(data: str | Path) -> Path:
     """
     path = Path(data)
     # os.path, since pathlib raises if a parent folder may not be read.
-    if os.path.isdir(path) and (str(data) not in DATASETS or os.path.isfile(path / FILE_NAME)):
+    if os.path.isdir(path) and (str(data) not in DATASETS or os.path.isfile(path / MANIFEST)):
         return path
     if str(data) == "glyphs":
         target = cache_dir() / f"glyphs-{GLYPHS_SIZE}-{GLYPHS_INSTANCES}-v1"
         return build_once(target, lambda out: build_glyphs(out, size=GLYPHS_SIZE, instances=GLYPHS_INSTANCES))
     if str(data) in DATASETS:
         built = cache_dir() / str(data)
-        if os.path.isfile(built / FILE_NAME):
+        if os.path.isfile(built / MANIFEST):
             return built
         raise ManifestError(
             f"{data} is not built in {built}. Build it with: distmeta data build {data} --out DIR, "

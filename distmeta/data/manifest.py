@@ -14,12 +14,11 @@ import pydantic
 
 from distmeta.config import digest
 from distmeta.errors import DataError, FileDamaged, ManifestError, SplitLeak
-from distmeta.files import read_record, write_record
+from distmeta.files import MANIFEST, read_record, write_record
 from distmeta.types import SPLITS, Split
 
 FORMAT = "distmeta-shards"
 VERSION = 1
-FILE_NAME = "manifest.json"
 REBUILD = "Restore the file from a copy, or build the dataset again."
 
 
@@ -133,12 +132,12 @@ def read_manifest(directory: Path) -> Manifest:
         ManifestError: absent, unreadable, damaged, of another version, or not matching its own fingerprint.
         SplitLeak: a class name is in two splits.
     """
-    path = directory / FILE_NAME
+    path = directory / MANIFEST
     try:
         values = read_record(path, undigested=True, fix=REBUILD)
     except (FileNotFoundError, NotADirectoryError):
         raise ManifestError(
-            f"{directory} holds no finished dataset: there is no {FILE_NAME}. "
+            f"{directory} holds no finished dataset: there is no {MANIFEST}. "
             f"Build one with: distmeta data build glyphs|omniglot|image-folder --out {directory}"
         ) from None
     except OSError as error:
@@ -158,7 +157,7 @@ def read_manifest(directory: Path) -> Manifest:
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Commit the dataset: write, fsync, rename. Before the rename there is no dataset, after it a whole one."""
-    write_record(directory / FILE_NAME, manifest.model_dump(mode="json"))
+    write_record(directory / MANIFEST, manifest.model_dump(mode="json"))
 
 
 def check_disjoint(names: Mapping[Split, list[str]], source: object) -> None:

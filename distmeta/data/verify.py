@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from distmeta.data.dataset import FIX, FileState, ShardDataset, open_whole, state_of
-from distmeta.data.manifest import FILE_NAME, ShardEntry, fingerprint_of
+from distmeta.data.manifest import ShardEntry, fingerprint_of
 from distmeta.data.shard_file import Images, pixel_bytes
 from distmeta.errors import DataError, ManifestError, ShardCorrupt
+from distmeta.files import MANIFEST
 from distmeta.types import SPLITS, Split
 
 
@@ -63,7 +64,7 @@ def verify_once(directory: Path | str) -> VerifyReport:
     dataset = ShardDataset.open(directory)
     names = [shard.path for entry in dataset.manifest.splits.values() for shard in entry.shards]
     try:
-        states = tuple(state_of(dataset.directory / name) for name in (FILE_NAME, *names))
+        states = tuple(state_of(dataset.directory / name) for name in (MANIFEST, *names))
     except OSError as error:
         raise DataError(f"{dataset.directory} was changed while it was read: {error}. {FIX}") from None
     return _verify_unchanged(str(dataset.directory), states)
@@ -79,14 +80,14 @@ def _verify(dataset: ShardDataset, *, again: bool) -> VerifyReport:
     splits = dataset.manifest.splits
     ids = [c.id for entry in splits.values() for c in entry.classes]
     if len(set(ids)) != len(ids):
-        raise ManifestError(f"{dataset.directory / FILE_NAME}: class ids repeat. Build the dataset again.")
+        raise ManifestError(f"{dataset.directory / MANIFEST}: class ids repeat. Build the dataset again.")
     for split, entry in splits.items():
         content = hashlib.sha256()
         for shard in entry.shards:
             content.update(pixel_bytes(_verify_shard(dataset, split, shard, again)))
         if content.hexdigest() != entry.content_sha256:
             raise ManifestError(
-                f"{dataset.directory / FILE_NAME}: the pixels of {split} do not give the content_sha256 it states: "
+                f"{dataset.directory / MANIFEST}: the pixels of {split} do not give the content_sha256 it states: "
                 f"the manifest belongs to another build. Build the dataset again."
             )
     return VerifyReport(

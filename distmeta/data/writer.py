@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from distmeta.config import canonical_json
 from distmeta.data.manifest import (
-    FILE_NAME,
     ClassEntry,
     Manifest,
     ShardEntry,
@@ -25,7 +24,7 @@ from distmeta.data.manifest import (
 )
 from distmeta.data.shard_file import Images, ShardHeader, pixel_bytes, write_shard
 from distmeta.errors import DataError
-from distmeta.files import sha256_of, sync
+from distmeta.files import MANIFEST, sha256_of, sync
 from distmeta.types import SPLITS, Split
 
 SHARD_BYTES = 256 * 2**20
@@ -101,7 +100,7 @@ def write_dataset(
     _check_json(provenance)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        if (directory / FILE_NAME).exists():
+        if (directory / MANIFEST).exists():
             raise DataError(
                 f"{directory} already holds a dataset and nothing was written. Give another folder with --out, "
                 f"or delete this one first."
@@ -239,7 +238,7 @@ def _remove_leftovers(directory: Path) -> None:
         for path in (directory / split).glob("*.arrow"):
             if re.fullmatch(r"\d{5}\.arrow", path.name):
                 path.unlink()
-    for partial in directory.glob(f".{FILE_NAME}.*"):
+    for partial in directory.glob(f".{MANIFEST}.*"):
         partial.unlink(missing_ok=True)
 
 

@@ -19,7 +19,7 @@ from distmeta.data import dataset as module
 from distmeta.data.manifest import fingerprint_of, read_manifest
 from distmeta.data.verify import verify_once
 from distmeta.errors import DataError, ManifestError, ShardCorrupt, SplitLeak
-from distmeta.files import read_record, sha256_of, write_json, write_record
+from distmeta.files import read_record, sha256_of, write_record
 from distmeta.types import SPLITS
 
 from .conftest import SHAPE, build, classes
@@ -584,7 +584,8 @@ def test_damage_anywhere_in_the_manifest_is_named(dataset_dir, read):
 
 def without_digest(directory):
     """Leave the manifest as earlier versions wrote it."""
-    write_json(directory / "manifest.json", read_record(directory / "manifest.json"))
+    path = directory / "manifest.json"
+    path.write_text(json.dumps(read_record(path), indent=1))
 
 
 def test_a_manifest_of_an_earlier_version_is_read(dataset_dir):
