@@ -229,7 +229,7 @@ class FastModel:
         one = list(self._support_x.shape[1:])
         if not isinstance(x, torch.Tensor):
             raise LearnerContractError(
-                f"The inputs are a {type(x).__name__}; expected a tensor {['B', *one]}. Use torch.from_numpy(...)."
+                f"The inputs are a {type(x).__name__}; expected a tensor {['B', *one]}. Use torch.as_tensor(...)."
             )
         if list(x.shape[1:]) != one or not x.dim():
             fix = "For a single input, give x[None]" if list(x.shape) == one else "Prepare them as the support set"
@@ -253,7 +253,7 @@ def require_examples(x: torch.Tensor, y: torch.Tensor) -> None:
     """
     if not isinstance(x, torch.Tensor) or not isinstance(y, torch.Tensor):
         raise LearnerContractError(
-            f"Examples are a {type(x).__name__} and a {type(y).__name__}; expected tensors. Use torch.from_numpy(...)."
+            f"Examples are a {type(x).__name__} and a {type(y).__name__}; expected tensors. Use torch.as_tensor(...)."
         )
     integers = not (y.is_floating_point() or y.is_complex() or y.dtype == torch.bool)
     if not (integers and y.dim() == 1) and not (y.is_floating_point() and y.dim() == 2):
