@@ -198,7 +198,7 @@ def test_somebody_s_own_line_is_named():
     [
         (torch.rand(3, 2), torch.arange(3).float(), r"float32 of shape \[3\]; expected integers.*y\.long\(\)"),
         (torch.rand(3, 2), torch.arange(2), "3 inputs and 2 labels"),
-        (torch.rand(3, 2).numpy(), torch.arange(3), r"ndarray and a Tensor.*torch\.from_numpy"),
+        (torch.rand(3, 2).numpy(), torch.arange(3), r"ndarray and a Tensor.*torch\.as_tensor"),
     ],
 )
 def test_what_are_no_labels_is_refused_before_it_gives_a_number(x, y, message):
