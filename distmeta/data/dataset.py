@@ -211,7 +211,7 @@ FileState = tuple[str, int, int, int]
 
 
 def state_of(path: Path) -> FileState:
-    """What tells without reading a file whether it was changed."""
+    """Size and times of a file, which show without reading whether it was changed."""
     status = path.stat()
     return str(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns
 

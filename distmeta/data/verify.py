@@ -53,7 +53,7 @@ def verify(directory: Path | str) -> VerifyReport:
 
 
 def verify_once(directory: Path | str) -> VerifyReport:
-    """:func:`verify`, without reading again what this process has verified and nobody has changed since.
+    """:func:`verify`, without reading again what this process has verified and what has not changed since.
 
     For runs and evaluations, which are checked each time they begin: a sweep over five settings reads the data once.
     Sizes and times of the manifest and of every shard tell whether something was changed.
