@@ -31,7 +31,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from distmeta.errors import ConfigError
+from distmeta.errors import ConfigError, DistmetaError
 from distmeta.experiment.experiment import Experiment
 from distmeta.experiment.job import Job, load_job
 from distmeta.files import read_record, sha256_of, write_record, write_whole
@@ -40,10 +40,11 @@ from distmeta.run.lock import LOCK_FILE, cannot_write
 from distmeta.run.record import DatasetFacts, KeptJob, RunRecord, Status
 from distmeta.runtime.checkpoint import CheckpointStore
 from distmeta.tracking.metrics_file import METRICS_FILE, read_metrics
+from distmeta.tracking.mlflow_errors import ERROR_FOLDER
 from distmeta.tracking.tracking_record import RECORD_FILE, TrackingRecord
 
 _RUN, _COPY, _EXPERIMENT, _JOB = "run.json", ".run.json.copy", "experiment.json", "job.py"
-_CHECKPOINTS, _EVALUATIONS, _ERRORS = "checkpoints", "evaluations", "errors"
+_CHECKPOINTS, _EVALUATIONS = "checkpoints", "evaluations"
 _RESULT, _REPRODUCTION, _CURVES = "result.json", "reproduction.json", "curves"
 
 
@@ -317,16 +318,17 @@ class RunDirectory:
         """Write the comparison with a published number."""
         return self._keep(_REPRODUCTION, values)
 
-    def keep_error(self, name: str, text: str) -> Path:
-        """Write the full text of an error that came from elsewhere, under a new name each time.
+    def keep_raw_text(self, error: BaseException) -> None:
+        """Write the full text of a library's error under a new name; the error's message then names the file.
 
         Args:
-            name: a word for the file's name.
-            text: all of it.
+            error: one without such a text is left as it is.
         """
-        path = self._reserve(_ERRORS, name, "txt")
-        path.write_text(text, encoding="utf-8", errors="backslashreplace")
-        return path
+        if isinstance(error, DistmetaError) and error.raw:
+            with suppress(OSError):  # the error itself is worth more than its text
+                path = self._reserve(ERROR_FOLDER, type(error).__name__, "txt")
+                path.write_text(error.raw, encoding="utf-8", errors="backslashreplace")
+                error.with_note(f"Full text: {path}")
 
     def checks(self) -> dict[str, Callable[[], object]]:
         """By the name of each file besides ``run.json`` and the checkpoints: what raises if it is damaged."""

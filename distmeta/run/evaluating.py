@@ -20,7 +20,6 @@ from distmeta.files import write_record
 from distmeta.learners.pictures import Curves
 from distmeta.run.finished_run import FinishedRun, PreparedEvaluation
 from distmeta.run.results import Comparison, EvaluationRequest, EvaluationResult, Sweep, TaskSelection
-from distmeta.run.training import keep_raw_text, warn_of_changed_code
 from distmeta.runtime.evaluation import few_classes_warning
 from distmeta.types import Split, TaskRef
 
@@ -107,7 +106,7 @@ def _compute(
     """Evaluate each of ``prepared`` on one backend."""
     place, directory = request.place, run.directory
     consequence = "the code evaluated is not the code that was trained"
-    warn_of_changed_code(place, directory.changed_code(run.job), consequence)
+    place.warn_of_changed_code(directory.changed_code(run.job), consequence)
     if warning := few_classes_warning(prepared[0].experiment.tasks, request.split):
         place.say(warning)
     try:
@@ -115,7 +114,7 @@ def _compute(
             place.phase(f"evaluating {directory.path}")
             return tuple(one.evaluate(selection, place, backend) for one in prepared)
     except DistmetaError as error:
-        keep_raw_text(directory, error)
+        directory.keep_raw_text(error)
         raise
 
 

@@ -62,8 +62,21 @@ class Place:
         """Send a message to the watcher."""
         self.watch(Event("message", step, text=text))
 
+    def warn_of_changed_code(self, changed: tuple[str, ...], consequence: str) -> None:
+        """Warn that the job's code has changed. Changed settings are refused; only people can tell what code does.
+
+        Args:
+            changed: paths of the files that changed; nothing is sent where there are none.
+            consequence: what follows if the change is one of what is computed.
+        """
+        if changed:
+            self.say(
+                f"{', '.join(changed)}: not as when the run was last started. If that changes what is computed, "
+                f"{consequence}: restore the code, or `distmeta train` a new run."
+            )
+
     def phase(self, text: str) -> None:
-        """Tell the watcher which part of the start has begun."""
+        """Tell the watcher which part of the work has begun."""
         self.watch(Event("phase", 0, text=text))
 
     @contextmanager

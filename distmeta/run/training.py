@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from distmeta.config import flatten
-from distmeta.errors import DistmetaError, ServerLost
+from distmeta.errors import ServerLost
 from distmeta.experiment.experiment import Experiment
 from distmeta.experiment.job import Job
 from distmeta.experiment.settings import Outer, Runtime
@@ -86,7 +86,7 @@ def _run(
             )
             try:
                 backend = opening.backend()
-                warn_of_changed_code(place, changed, "the steps to come are another experiment's")
+                place.warn_of_changed_code(changed, "the steps to come are another experiment's")
                 infos = driver.start(backend)
                 tracker.truncate(driver.first_step)  # rows after the last checkpoint, whose steps are done again
                 tags = _tags(what, experiment, infos[0].kernel)
@@ -100,7 +100,7 @@ def _run(
                 tracker.close("KILLED")
                 raise KeyboardInterrupt(f"Interrupted. Go on with: distmeta resume {directory.path}") from None
             except BaseException as error:
-                keep_raw_text(directory, error)
+                directory.keep_raw_text(error)
                 with suppress(OSError):
                     directory.update(status="failed", error=str(error))
                 tracker.close("FAILED")
@@ -111,28 +111,6 @@ def _run(
                 with suppress(ServerLost):
                     driver.close()
     return result, (driver, trained.best)
-
-
-def keep_raw_text(directory: RunDirectory, error: BaseException) -> None:
-    """Write the full text of a library's error into the run directory; its message then names the file."""
-    if isinstance(error, DistmetaError) and error.raw:
-        with suppress(OSError):  # the error itself is worth more than its text
-            error.with_note(f"Full text: {directory.keep_error(type(error).__name__, error.raw)}")
-
-
-def warn_of_changed_code(place: Place, changed: tuple[str, ...], consequence: str) -> None:
-    """Warn that the job's code has changed. Changed settings are refused; only people can tell what code does.
-
-    Args:
-        place: receives the message.
-        changed: paths of the files that changed.
-        consequence: what follows if the change is one of what is computed.
-    """
-    if changed:
-        place.say(
-            f"{', '.join(changed)}: not as when the run was last started. If that changes what is computed, "
-            f"{consequence}: restore the code, or `distmeta train` a new run."
-        )
 
 
 def _close_finished(tracker: Tracker, folder: Path) -> str:

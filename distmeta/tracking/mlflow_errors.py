@@ -10,8 +10,8 @@ from pathlib import Path
 
 from distmeta.errors import first_sentence
 
-ERROR_FILE = "errors/tracking.txt"
-"""The full text of the last failure, in the run directory."""
+ERROR_FOLDER = "errors"
+"""Where a run directory keeps the full text of what libraries raise; of the tracking store, the last failure."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Refusal:
 
     def keep(self, run_dir: Path) -> str:
         """Write the full text into the run directory; returns a sentence that names the file, if the disk takes it."""
-        path = run_dir / ERROR_FILE
+        path = run_dir / ERROR_FOLDER / "tracking.txt"
         with contextlib.suppress(OSError):
             path.parent.mkdir(exist_ok=True)
             path.write_text(self.raw, encoding="utf-8", errors="backslashreplace")

@@ -15,7 +15,7 @@ import pytest
 
 import distmeta
 from distmeta.data import dataset
-from distmeta.errors import CheckpointDamaged, ConfigError, FileDamaged, TaskContractError
+from distmeta.errors import CheckpointDamaged, ConfigError, FileDamaged, ServerLost, TaskContractError
 from distmeta.files import read_record
 from distmeta.run import directory, training
 from distmeta.run.directory import RunDirectory
@@ -116,7 +116,28 @@ def test_the_job_file_is_the_one_that_the_run_wrote(finished):
 def test_names_are_reserved_for_one(finished):
     first, second = (finished.reserve_evaluation("meta_test") for _ in range(2))
     assert [path.name for path in (first, second)] == ["meta_test-1.json", "meta_test-2.json"]
-    assert finished.keep_error("ServerLost", "all of it").read_text() == "all of it"
+
+
+def test_the_full_text_of_an_error_is_kept_in_a_file_that_its_message_names(finished):
+    errors = [ServerLost("It died.", raw=f"all of {n}") for n in (1, 2)]
+    for error in errors:
+        finished.keep_raw_text(error)
+    for number, error in enumerate(errors, start=1):
+        file = finished.path / "errors" / f"ServerLost-{number}.txt"
+        assert str(error).endswith(f"Full text: {file}")
+        assert file.read_text() == f"all of {number}"
+
+
+def test_an_error_without_a_full_text_and_a_disk_that_refuses_leave_the_message_alone(finished):
+    for error in (ServerLost("It died."), ValueError("no error of distmeta")):
+        before = str(error)
+        finished.keep_raw_text(error)
+        assert str(error) == before
+        assert not (finished.path / "errors").exists()
+    (finished.path / "errors").write_text("a file")
+    error = ServerLost("It died.", raw="all of it")
+    finished.keep_raw_text(error)
+    assert "Full text" not in str(error)
 
 
 @pytest.mark.parametrize("name", ["run.json", "experiment.json", "result.json"])
