@@ -100,7 +100,12 @@ class Place:
         if isinstance(given, Backend):
             yield Opening(lambda: given)
             return
-        opening = Opening(lambda: self._start(what, runtime or Runtime()), self.phase, background=given == "ray")
+        opening = Opening(
+            lambda: self._start(what, runtime or Runtime()),
+            self.phase,
+            begins="starting Ray" if self.address is None else f"connecting to the Ray cluster at {self.address}",
+            background=given == "ray",
+        )
         try:
             yield opening
         finally:
@@ -122,6 +127,7 @@ class Opening:
     Args:
         start: starts and returns it.
         phase: receives what begins, where that may take seconds.
+        begins: the first of these.
         background: whether it starts in a thread of its own, which then owns it.
     """
 
@@ -130,9 +136,10 @@ class Opening:
         start: Callable[[], Backend],
         phase: Callable[[str], None] = lambda text: None,
         *,
+        begins: str = "starting Ray",
         background: bool = False,
     ) -> None:
-        self._start, self._phase, self._background = start, phase, background
+        self._start, self._phase, self._begins, self._background = start, phase, begins, background
         self._backend: Backend | None = None
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
@@ -141,7 +148,7 @@ class Opening:
     def begin(self) -> None:
         """Start it in the background; a backend that starts in no time waits until it is asked for."""
         if self._background and self._thread is None:
-            self._phase("starting Ray")
+            self._phase(self._begins)
             self._thread = threading.Thread(target=self._own, name="distmeta-backend", daemon=True)
             self._thread.start()
 

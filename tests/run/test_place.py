@@ -42,6 +42,18 @@ def test_a_backend_of_the_background_is_closed_by_the_thread_that_started_it():
     assert phases.count("starting Ray") == 1
 
 
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [(None, "starting Ray"), ("ray://head:10001", "connecting to the Ray cluster at ray://head:10001")],
+)
+def test_the_watcher_receives_what_is_waited_for(monkeypatch, address, expected):
+    monkeypatch.setattr(Place, "_start", lambda *_: Counted())
+    phases: list[str] = []
+    place = Place(backend="ray", address=address, watch=lambda event: phases.append(event.text))
+    with place.open():
+        assert phases[0] == expected
+
+
 def test_a_backend_that_nobody_asked_for_is_closed_too():
     backend = Counted()
     opening = Opening(lambda: backend, background=True)
