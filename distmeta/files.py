@@ -123,7 +123,7 @@ def write_digests(folder: Path, names: Iterable[str]) -> None:
 
 
 def is_damage(error: OSError) -> bool:
-    """Whether a file that cannot be read is damaged: it is absent, something else has its name, or the disk lost it.
+    """Return whether an error of reading shows damage: the file is absent, of another kind, or lost by the disk.
 
     All else is no finding about the file: no permission, no memory, no file descriptor, a server that does not answer.
 
@@ -135,7 +135,7 @@ def is_damage(error: OSError) -> bool:
 
 
 def damage_in(folder: Path) -> list[str]:
-    """What of a folder is not as ``manifest.json`` has it, each a clause that begins with the file; empty: all whole.
+    """List what differs from ``manifest.json`` in a folder, each a clause that begins with the file; empty: all whole.
 
     Every byte is read. Files that the manifest does not list are passed over.
 

@@ -1,1 +1,1 @@
-"""What is run: settings, experiments, job files, protocol cards."""
+"""The experiment that is run: settings, experiments, job files, protocol cards."""

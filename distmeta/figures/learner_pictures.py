@@ -182,7 +182,7 @@ def _draw_heatmaps(picture: Heatmaps, path: Path) -> Path:
 
 
 def _is_tall(values: npt.NDArray[np.float64]) -> bool:
-    """Whether these are the many slots of a memory, most of them unused."""
+    """Return whether these are the many slots of a memory, most of them unused."""
     return len(values) > 30
 
 

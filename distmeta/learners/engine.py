@@ -34,7 +34,7 @@ Predict = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Engine(config.Configurable, ABC):
-    """What the runtime calls on a learner.
+    """The methods of a learner that the runtime calls.
 
     Methods marked final are the runtime's. The others are hooks of families: an author of one algorithm reads
     :class:`~distmeta.learners.base.MetaLearner` instead.

@@ -308,13 +308,13 @@ def _sorted_labels(y: torch.Tensor) -> torch.Tensor:
 
 
 def _close(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether predictions are equal up to rounding."""
+    """Return whether predictions are equal up to rounding."""
     relative = 1e-10 if a.dtype == torch.float64 else 1e-5
     return a.shape == b.shape and bool((a - b).abs().max() <= relative * b.abs().max().clamp_min(1))
 
 
 def _equal_rows(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether every row is equal up to the rounding of its own numbers; never where there is a NaN."""
+    """Return whether every row is equal up to the rounding of its own numbers; never where there is a NaN."""
     relative = 1e-12 if a.dtype == torch.float64 else 1e-6
     return a.shape == b.shape and bool(((a - b).abs().amax(-1) <= relative * b.abs().amax(-1)).all())
 

@@ -100,12 +100,12 @@ def ordinary(x: torch.Tensor) -> torch.Tensor:
 
 
 def has_fused_rnn(model: nn.Module) -> bool:
-    """Whether the model has a layer that a GPU computes by cuDNN's recurrent kernels."""
+    """Return whether the model has a layer that a GPU computes by cuDNN's recurrent kernels."""
     return any(isinstance(layer, nn.RNNBase) for layer in model.modules())
 
 
 def has_batch_statistics(model: nn.Module) -> bool:
-    """Whether a norm layer of the model takes the statistics of the batch at hand in evaluation.
+    """Return whether a norm layer of the model takes the statistics of the batch at hand in evaluation.
 
     Example:
         >>> has_batch_statistics(nn.BatchNorm1d(3, track_running_stats=False)), has_batch_statistics(nn.LayerNorm(3))
@@ -116,7 +116,7 @@ def has_batch_statistics(model: nn.Module) -> bool:
 
 
 def differentiable_twice(model: nn.Module) -> contextlib.AbstractContextManager[None]:
-    """What a forward pass of ``model`` needs for second derivatives, and for first ones in evaluation.
+    """Return the context that ``model`` needs for second derivatives, and for first ones in evaluation.
 
     cuDNN's recurrent kernels have no second derivative, and no first one after ``eval()``: layers such as ``nn.LSTM``
     are computed by torch's own, slower. Other models are left as they are.

@@ -42,7 +42,7 @@ class Trainer(Protocol):
 
 
 class UserFace(Engine):
-    """What users call on a learner, all of it final."""
+    """The methods of a learner that users call, all of them final."""
 
     @final
     def train(

@@ -50,7 +50,7 @@ def inspect_run(run_dir: Path | str) -> dict[str, Any]:
 
 
 def damage(directory: RunDirectory) -> dict[str, str]:
-    """What is damaged in a run directory besides ``run.json``, by file; empty where all is whole."""
+    """Find what is damaged in a run directory besides ``run.json``, by file; empty where all is whole."""
     found = {f"checkpoint of step {step}": what for step, what in directory.checkpoints().damage().items()}
     for name, check in directory.checks().items():
         try:

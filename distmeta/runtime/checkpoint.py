@@ -219,7 +219,7 @@ class CheckpointStore:
         return last if last.best_step in (None, last.step) else self.load(last.best_step)
 
     def damage(self) -> dict[int, str]:
-        """What is damaged, by step, of all checkpoints; empty where all are whole. Every byte is read.
+        """Find what is damaged in all checkpoints, by step; empty where all are whole. Every byte is read.
 
         Raises:
             CheckpointError: one is of another format, or cannot be read now.
@@ -315,7 +315,7 @@ class CheckpointStore:
         return checkpoint
 
     def _is_whole(self, step: int) -> bool:
-        """Whether the checkpoint is whole. Its bytes are read again only where the sizes or times of files changed.
+        """Return whether it is whole. Its bytes are read again only where the sizes or times of files changed.
 
         Raises:
             CheckpointError: it is of another format, or cannot be read now: whole or not, it is to be kept.
@@ -372,11 +372,11 @@ class CheckpointStore:
 
 
 class _Damage(Exception):
-    """What of a checkpoint is damaged, in clauses that begin with the file."""
+    """A checkpoint is damaged; the message names each file and its fault."""
 
 
 def _require_plausible(checkpoint: Checkpoint, params: Mapping[str, FloatArray]) -> None:
-    """What can be checked of a checkpoint without digests.
+    """Check what a checkpoint without digests lets be checked.
 
     Raises:
         _Damage: a shape, a type or a number cannot be what was written.
@@ -394,7 +394,7 @@ def _require_plausible(checkpoint: Checkpoint, params: Mapping[str, FloatArray])
 
 
 def _exists(path: Path) -> bool:
-    """Whether the file is there; unlike ``Path.exists``, an error that leaves it open is raised in every Python."""
+    """Return whether the file exists; an error that leaves this open is raised, which ``Path.exists`` hides."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):

@@ -1,4 +1,4 @@
-"""Whether the processes that a Ray driver cannot do without still answer.
+"""Probe the processes that a Ray driver cannot do without.
 
 A driver whose own node lost its raylet waits for workers that never start, or is ended by Ray's C++ code without a word
 as soon as it touches the object store; one whose head (GCS) is gone is ended the same way a minute later. Both are
@@ -79,7 +79,7 @@ def _knock(address: tuple[str, int]) -> OSError | None:
 
 
 def _is_local(problem: OSError) -> bool:
-    """Whether a knock failed on this side, which is no evidence about the peer."""
+    """Return whether a knock failed on this side, which is no evidence about the peer."""
     return isinstance(problem, socket.gaierror) or problem.errno in _LOCAL
 
 
