@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
 
 from distmeta.data.manifest import Manifest, check_disjoint
+from distmeta.data.pictures import colours, fitted, open_picture
 from distmeta.data.splits import split_by_lists, split_by_percent
 from distmeta.data.writer import ClassImages, Progress, write_dataset
 from distmeta.errors import DataError
@@ -30,7 +30,6 @@ SPLIT_FOLDERS: dict[str, Split] = {
 """Name of a split folder to its split."""
 
 SUFFIXES = {".png", ".jpg", ".jpeg"}
-MODES = {1: "L", 3: "RGB"}
 
 
 def build_image_folder(
@@ -69,6 +68,7 @@ def build_image_folder(
 
     Example:
         >>> import tempfile
+        >>> from PIL import Image
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     for split, name in [("train", "cat"), ("test", "dog")]:
         ...         (Path(folder) / "photos" / split / name).mkdir(parents=True)
@@ -117,45 +117,25 @@ class _Reader:
         self.first: tuple[Path, tuple[int, ...], int] | None = None
 
     def read(self, path: Path) -> npt.NDArray[np.uint8]:
-        try:
-            with Image.open(path) as file:
-                image = ImageOps.exif_transpose(file)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f"{path} cannot be read as an image: {error}. Replace or remove it.") from None
-        if image.mode.startswith(("I", "F")):
-            raise DataError(f"{path} has mode {image.mode}, more than 8 bits per pixel. Convert it to 8-bit PNG first.")
-        colours = 1 if image.mode in ("1", "L", "LA", "La") else 3
-        if self.size is not None:
-            # Palettes and bits cannot be interpolated: convert before the resize.
-            image = ImageOps.fit(
-                _flatten(image, self.channels or colours), (self.size, self.size), Image.Resampling.LANCZOS
-            )
-        else:
-            image = _flatten(image, self.channels or colours)
+        image = open_picture(path)
+        found = colours(image)
+        pixels = fitted(image, self.channels or found, None if self.size is None else (self.size, self.size))
+        shape = (pixels.shape[2], pixels.shape[1])
         if self.first is None:
-            self.first = path, image.size, colours
-        like, shape, like_colours = self.first
-        if image.size != shape:
+            self.first = path, shape, found
+        like, like_shape, like_colours = self.first
+        if shape != like_shape:
             raise DataError(
-                f"{path} is {image.width}x{image.height}, but {like} is {shape[0]}x{shape[1]}; expected one size. "
+                f"{path} is {shape[0]}x{shape[1]}, but {like} is {like_shape[0]}x{like_shape[1]}; expected one size. "
                 f"Give --size to scale and crop all images, for example --size 84."
             )
-        if self.channels is None and colours != like_colours:
+        if self.channels is None and found != like_colours:
             kinds = {1: "grey", 3: "colour"}
             raise DataError(
-                f"{path} is {kinds[colours]}, but {like} is {kinds[like_colours]}; expected one kind. "
+                f"{path} is {kinds[found]}, but {like} is {kinds[like_colours]}; expected one kind. "
                 f"Give --channels 1 or --channels 3 to convert all images."
             )
-        pixels = np.asarray(image, np.uint8)
-        return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
-
-
-def _flatten(image: Image.Image, channels: int) -> Image.Image:
-    """Convert to grey or RGB, with transparent parts white; dropping alpha would show the colour below."""
-    if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
-        over = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
-    return image.convert(MODES[channels])
+        return pixels
 
 
 def _find_classes(root: Path, split: str | Path | None) -> dict[Split, list[Path]]:

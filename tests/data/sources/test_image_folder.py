@@ -128,11 +128,12 @@ def test_truncated_image_is_named(flat, tmp_path):
         build_image_folder(flat, tmp_path / "out", split="60/20/20", size=8)
 
 
-def test_sixteen_bit_images_are_refused(tmp_path):
+def test_sixteen_bit_images_are_scaled_to_eight(tmp_path):
     (tmp_path / "in/train/a").mkdir(parents=True)
-    Image.fromarray(np.full((4, 4), 40000, np.uint16)).save(tmp_path / "in/train/a/1.png")
-    with pytest.raises(DataError, match="more than 8 bits"):
-        build_image_folder(tmp_path / "in", tmp_path / "out")
+    Image.fromarray(np.full((4, 4), 257 * 155 + 100, np.uint16)).save(tmp_path / "in/train/a/1.png")
+    build_image_folder(tmp_path / "in", tmp_path / "out")
+    split = ShardDataset.open(tmp_path / "out").split("meta_train")
+    assert split.gather(np.array([0]), np.array([0])).max() == 155
 
 
 def test_a_class_in_two_splits(tmp_path):
