@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from distmeta.run.results import Comparison, EvaluationRequest, EvaluationResult, Sweep
     from distmeta.run.training import meta_train
     from distmeta.runtime.backend import LocalBackend
+    from distmeta.serving.export import export
+    from distmeta.serving.loading import load
+    from distmeta.serving.predictor import AdaptedModel, Predictor
     from distmeta.tasks.algorithmic import (
         AssociativeRecallTask,
         CopyTask,
@@ -89,6 +92,9 @@ _HOMES = {
     "run.results": ("Comparison", "EvaluationRequest", "EvaluationResult", "Sweep"),
     "run.training": ("meta_train",),
     "runtime.backend": ("LocalBackend",),
+    "serving.export": ("export",),
+    "serving.loading": ("load",),
+    "serving.predictor": ("AdaptedModel", "Predictor"),
     "tasks.algorithmic": ("AssociativeRecallTask", "CopyTask", "NGramsTask", "PrioritySortTask", "RepeatCopyTask"),
     "tasks.base": ("Task", "TaskDistribution"),
     "tasks.few_shot": ("FewShot",),
@@ -104,6 +110,7 @@ __all__ = [
     "MAML",
     "MANN",
     "NTM",
+    "AdaptedModel",
     "AssociativeRecallTask",
     "Comparison",
     "CopyTask",
@@ -128,6 +135,7 @@ __all__ = [
     "NGramsTask",
     "Outer",
     "Place",
+    "Predictor",
     "PrioritySortTask",
     "ProtoNet",
     "RepeatCopyTask",
@@ -143,9 +151,11 @@ __all__ = [
     "compare",
     "conv4",
     "evaluate",
+    "export",
     "from_arrays",
     "inspect_run",
     "koch_cnn",
+    "load",
     "load_job",
     "lstm",
     "mann",

@@ -29,11 +29,18 @@ FLOORS = {
     "runtime": 6,
     "testing": 6,
     "run": 7,
-    "__init__": 8,
-    "cli": 9,
-    "__main__": 10,
+    "serving": 8,
+    "__init__": 9,
+    "cli": 10,
+    "__main__": 11,
 }
-ONLY_IN = {"ray": {"runtime.ray_backend", "runtime.ray_errors", "run.submitting"}, "mlflow": {"tracking.mlflow_link"}}
+ONLY_IN = {
+    "ray": {"runtime.ray_backend", "runtime.ray_errors", "run.submitting", "serving.service"},
+    "mlflow": {"tracking.mlflow_link", "serving.mlflow_model", "serving.mlflow_store"},
+}
+    "ray": {"runtime.ray_backend", "runtime.ray_errors", "run.submitting", "serving.service"},
+    "mlflow": {"tracking.mlflow_link", "serving.mlflow_model", "serving.mlflow_store"},
+}
 
 
 def modules():

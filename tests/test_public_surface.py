@@ -7,6 +7,7 @@ from distmeta.cli.main import app
 
 MODULES = {"data", "errors", "learners", "models", "tasks", "testing"}
 NAMES = {
+    "AdaptedModel",
     "AssociativeRecallTask",
     "Comparison",
     "CopyTask",
@@ -34,6 +35,7 @@ NAMES = {
     "NTM",
     "Outer",
     "Place",
+    "Predictor",
     "PrioritySortTask",
     "ProtoNet",
     "RepeatCopyTask",
@@ -49,9 +51,11 @@ NAMES = {
     "compare",
     "conv4",
     "evaluate",
+    "export",
     "from_arrays",
     "inspect_run",
     "koch_cnn",
+    "load",
     "load_job",
     "lstm",
     "mann",

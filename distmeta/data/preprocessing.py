@@ -147,7 +147,8 @@ class Preprocessing:
                 )
             scaled = x.dtype == np.uint8 and self.dtype == "uint8"
             rows: Floats = x.astype(np.float32)
-            return rows / np.float32(255) if scaled else rows
+            rows /= np.float32(255 if scaled else 1)
+            return rows
         x = _channels_first(x, self.input_shape)
         if x.shape[2] * x.shape[3] > max_pixels:
             raise DataError(
@@ -175,7 +176,7 @@ class Preprocessing:
         if x.shape[1:] != self.input_shape or not np.issubdtype(x.dtype, np.floating):
             raise DataError(
                 f"The inputs are {x.dtype} {list(x.shape)}; the model was trained on floats of its dataset's own "
-                f"scale, expected floats [B, {', '.join(map(str, self.input_shape))}]. Prepare them as that dataset was."
+                f"scale, expected floats [B, {', '.join(map(str, self.input_shape))}]. Prepare them as it was."
             )
         return x.astype(np.float32)
 

@@ -20,6 +20,9 @@ from distmeta.errors import ConfigError, DistmetaError
 from distmeta.experiment.experiment import Experiment
 from distmeta.files import sha256_of
 
+JOB = "job.py"
+"""The name that a run keeps its job file under, and the key of that file's digest."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -121,7 +124,7 @@ def load_job(
         experiment = experiment.replace(name=name or path.stem)
     source, known = path.read_text(encoding="utf-8"), experiment.keys()
     overrides = {key: value for key, value in (defaults or {}).items() if key in known} | overrides
-    code = {"job.py": hashlib.sha256(source.encode()).hexdigest(), **_imported(folder)}
+    code = {JOB: hashlib.sha256(source.encode()).hexdigest(), **_imported(folder)}
     return Job(experiment.with_overrides(overrides), module, path, folder, source, overrides, code)
 
 

@@ -24,6 +24,7 @@ from distmeta import config
 from distmeta.errors import DistmetaError, LearnerContractError, ModelContractError
 from distmeta.learners.functional import vectorised
 from distmeta.learners.losses import prediction_metrics
+from distmeta.learners.support_statistics import keeping_statistics
 from distmeta.seeding import torch_seed
 from distmeta.types import Episode, MetaGradient, Metrics, ModelFactory, Params, TaskSpec
 
@@ -87,14 +88,33 @@ class Engine(config.Configurable, ABC):
         """Hook: read sizes off the model once it is built and the shapes of the tasks are known."""
         return
 
-    def adapted(self, params: Params, episode: Episode) -> Predict:
-        """Hook: learn one task from its support set, once, and return the function that predicts its queries.
+    def learned(self, params: Params, episode: Episode) -> Params:
+        """Hook: what one task's support set teaches, tensors by name; nothing where predictions need no step before.
 
         Args:
             params: the meta-parameters.
             episode: one task; its queries are not used.
         """
+        return {}
+
+    def using(self, params: Params, learned: Params, episode: Episode) -> Predict:
+        """Hook: the function that predicts the queries of a task whose support set was learned from.
+
+        Args:
+            params: the meta-parameters.
+            learned: what :meth:`learned` returned.
+            episode: the task; its queries are not used.
+        """
         return partial(self._predict, params, episode)
+
+    def explained(self, params: Params, episode: Episode, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Hook: what decided the predictions of ``x [M, ...]``, each without the others.
+
+        Returns:
+            Any of ``support_weights [M, S]``, the weight of each support example, and ``logits_by_step
+            [M, steps + 1, N]``, the logits after each inner step.
+        """
+        return {}
 
     def chunk_losses(self, params: Params, episodes: Episode) -> Generator[tuple[torch.Tensor, Metrics]]:
         """Hook: the losses and metrics of T stacked tasks, each ``[tasks]``, in parts that are differentiated apart."""
@@ -218,13 +238,37 @@ class Engine(config.Configurable, ABC):
         return found
 
     @final
+    def adapted(self, params: Params, episode: Episode) -> Predict:
+        """Learn one task from its support set, once, and return the function that predicts its queries in one batch.
+
+        Args:
+            params: the meta-parameters.
+            episode: one task; its queries are not used.
+        """
+        return self.using(params, self.learned(params, episode), episode)
+
+    @final
+    def keeping_statistics(self, predict: Predict, params: Params, episode: Episode) -> Predict:
+        """``predict`` with batch statistics fixed to those of the support set, so that no input sees another's.
+
+        Args:
+            predict: what :meth:`using` returned, or another function that makes the same forward passes.
+            params: the meta-parameters.
+            episode: the task; its queries are not used.
+        """
+        support = episode.support_x
+        if self.joins_support:  # the support set is in the batch of its own accord: once is enough
+            return keeping_statistics(predict, lambda: self.forward(params, support))
+        return keeping_statistics(predict, lambda: predict(support))
+
+    @final
     def query_logits_alone(self, params: Params, episode: Episode) -> torch.Tensor:
         """Like ``query_logits``, each query predicted without the others: the non-transductive figure.
 
-        Each query joins the support set in the forward pass (Nichol et al. 2018, section 6.1), so that batch statistics
-        have something to average over and no query sees another.
+        Batch statistics are those of the support set. Where a model mixes the inputs of a batch in any other way, each
+        query joins the support set in a forward pass of its own (Nichol et al. 2018, section 6.1).
         """
-        predict = self.adapted(params, episode)
+        predict = self.keeping_statistics(self.adapted(params, episode), params, episode)
         return self.predict_alone(predict, episode.support_x, episode.query_x, loop=self.loops)
 
     @final

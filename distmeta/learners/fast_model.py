@@ -6,13 +6,16 @@ import contextlib
 import warnings
 from collections.abc import Iterator
 from functools import cached_property
+from typing import Any
 
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from distmeta.errors import LearnerContractError
 from distmeta.learners.engine import Engine
-from distmeta.learners.functional import evaluating, has_batch_statistics, ordinary, ordinary_tensors, vectorised
+from distmeta.learners.functional import evaluating, ordinary, ordinary_tensors, vectorised
+from distmeta.learners.labels import Classes, Labels, is_regression, kind_of, shown
 from distmeta.learners.losses import prediction_loss
 from distmeta.types import Episode, Params
 
@@ -23,9 +26,9 @@ class FastModel:
     """A model adapted to one task.
 
     A prediction depends on the support set and its own input alone: one input at a time, all in one batch or in
-    another order give the same up to rounding. Where the model takes statistics of the batch, each input therefore
-    joins the support set in a forward pass of its own. A *transductive* model predicts the inputs of a call in one
-    batch instead.
+    another order give the same up to rounding. Batch statistics are therefore those of the support set, taken once;
+    where the model mixes the inputs of a batch in another way, each input joins the support set in a forward pass of
+    its own. A *transductive* model predicts the inputs of a call in one batch instead, by the statistics of that batch.
 
     The support set and the parameters are copied. The model is in evaluation mode during a call and has its former mode
     afterwards: before calls from several threads, call ``model.eval()``. Gradient steps are taken under
@@ -35,8 +38,10 @@ class FastModel:
         learner: the learner as it is in evaluation, its model built.
         params: meta-parameters, by name.
         support_x: ``[S, ...]`` inputs.
-        support_y: ``[S]`` labels, any integers; or ``[S, D]`` floats for regression.
+        support_y: ``[S]`` labels: a tensor of integers, or any hashable values in a list or an array; or ``[S, D]``
+            floats for regression.
         transductive: predict the inputs of a call together.
+        learned: what was learned from this very support set before, which is then not learned again.
 
     Raises:
         LearnerContractError: these are no examples, or none that the model can learn from.
@@ -46,47 +51,66 @@ class FastModel:
         >>> fast = distmeta.MAML(torch.nn.Linear(2, 3)).adapt(torch.eye(2), torch.tensor([30, 7]))
         >>> fast.classes_.tolist(), fast.predict_proba(torch.rand(4, 2)).shape
         ([7, 30], torch.Size([4, 2]))
-        >>> set(fast.predict(torch.rand(4, 2)).tolist()) <= {7, 30}
+        >>> fast = distmeta.MAML(torch.nn.Linear(2, 3)).adapt(torch.eye(2), ["cat", "ant"])
+        >>> set(fast.predict(torch.rand(4, 2)).tolist()) <= {"ant", "cat"}
         True
     """
-
-    classes_: torch.Tensor | None
-    """The labels of the support set ``[N]``, sorted: the order of the columns of ``predict_proba``; ``None`` in
-    regression."""
 
     def __init__(
         self,
         learner: Engine,
         params: Params,
         support_x: torch.Tensor,
-        support_y: torch.Tensor,
+        support_y: Labels,
         *,
         transductive: bool = False,
+        learned: Params | None = None,
     ) -> None:
-        require_examples(support_x, support_y)
+        support_y = require_examples(support_x, support_y)
         # One task: a plain loop takes any model, so nothing needs to be probed before the inner loop.
         self._learner, self._vectorise = learner.with_config(vectorise="loop"), learner.config.vectorise
         self._transductive = transductive
-        targets, ways = support_y, None
-        self.classes_ = None
-        if not support_y.is_floating_point():
-            labels = _sorted_labels(support_y)
-            targets = torch.searchsorted(labels, support_y.long().contiguous())
-            self.classes_, ways = labels.to(support_y.dtype), len(labels)
-        self._columns = support_y.shape[1] if ways is None else ways
+        self._classes: Classes | None = None
+        if isinstance(support_y, torch.Tensor) and support_y.is_floating_point():
+            targets, self._columns = support_y, support_y.shape[1]
+        else:
+            self._classes, targets = Classes.of(support_y)
+            self._columns = len(self._classes)
         with self._evaluation(), vectorised(False):
             self._support_x = support_x.detach().clone()
-            targets, params = targets.detach().clone(), {name: p.detach().clone() for name, p in params.items()}
-            if self.classes_ is not None:
-                self.classes_ = ordinary(self.classes_)
-            _require_fit(learner, params, self._support_x, support_y, self.classes_)
-            episode = Episode(self._support_x, targets, self._support_x[:0], targets[:0], ways=ways)
-            self._predict = self._learner.adapted(params, episode)
+            targets = targets.detach().to(support_x.device).clone()
+            self._params = {name: p.detach().clone() for name, p in params.items()}
+            if self._classes is not None and isinstance(self._classes.values, torch.Tensor):
+                self._classes = Classes(ordinary(self._classes.values))
+            _require_fit(learner, self._params, self._support_x, targets, self._classes)
+            ways = None if self._classes is None else len(self._classes)
+            self._task = Episode(self._support_x, targets, self._support_x[:0], targets[:0], ways=ways)
+            self._learned = self._learner.learned(self._params, self._task) if learned is None else learned
+            self._predict = self._learner.using(self._params, self._learned, self._task)
+            if not transductive:
+                self._predict = self._learner.keeping_statistics(self._predict, self._params, self._task)
 
-    def predict(self, x: torch.Tensor) -> torch.Tensor:
-        """The most likely label of each input ``[B, ...]``, ``[B]``; in regression the values ``[B, D]``."""
+    @property
+    def classes_(self) -> torch.Tensor | npt.NDArray[Any] | None:
+        """The different labels of the support set ``[N]``, the columns of ``predict_proba``; ``None`` in regression.
+
+        Sorted where they can be, else in the order of their first examples. A tensor where the labels were one, an
+        array otherwise.
+        """
+        return None if self._classes is None else self._classes.values
+
+    @property
+    def learned(self) -> Params:
+        """What was learned from the support set: phi of a gradient learner, nothing of a metric learner."""
+        return self._learned
+
+    def predict(self, x: torch.Tensor) -> torch.Tensor | npt.NDArray[Any]:
+        """The most likely label of each input ``[B, ...]``, ``[B]``; in regression the values ``[B, D]``.
+
+        Labels are those of the support set: a tensor where these were one, an array otherwise.
+        """
         found = self.logits(x)
-        return found if self.classes_ is None else self.classes_[found.argmax(-1).to(self.classes_.device)]
+        return found if self._classes is None else self._classes.named(found.argmax(-1))
 
     def predict_proba(self, x: torch.Tensor) -> torch.Tensor:
         """Probabilities ``[B, N]`` of the labels of the support set, columns in the order of ``classes_``.
@@ -119,25 +143,42 @@ class FastModel:
                 found = torch.cat([self._together(torch.cat([one, part]))[1:] for part in parts])
             else:
                 found = self._alone(x, loop=not self._vmap_works)
-        if self.classes_ is not None and found.shape[-1] < self._columns:
+        if self._classes is not None and found.shape[-1] < self._columns:
             raise LearnerContractError(
                 f"{type(self._learner).__name__} returned {found.shape[-1]} numbers per input for a support set of "
                 f"{self._columns} classes; expected one per class. Adapt with fewer classes, or give a model with more "
                 "outputs."
             )
-        return found if self.classes_ is None else found[:, : self._columns]
+        return found if self._classes is None else found[:, : self._columns]
 
-    def evaluate(self, x: torch.Tensor, y: torch.Tensor) -> float:
+    def explain(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What decided the predictions of ``x [B, ...]``, each input without the others.
+
+        Returns:
+            ``support_weights [B, S]`` of metric learners: the weight of each support example, rows sum to 1.
+            ``logits_by_step [B, steps + 1, N]`` of gradient learners: the logits after each inner step. Empty for
+            learners that have neither.
+
+        Raises:
+            LearnerContractError: the inputs are no batch of inputs such as the support set's.
+        """
+        self._require_inputs(x)
+        with self._evaluation(), vectorised(False):
+            found = self._learner.explained(self._params, self._task, ordinary(x))
+        if self._classes is not None and "logits_by_step" in found:
+            found["logits_by_step"] = found["logits_by_step"][..., : self._columns]
+        return found
+
+    def evaluate(self, x: torch.Tensor, y: Labels) -> float:
         """Mean loss on labelled examples: cross-entropy in nats for labels, mean squared error for float targets.
 
         Raises:
             LearnerContractError: there are no examples, or a label is not among those of the support set.
         """
-        _require_some(x, y)
-        targets, found = self._targets(y), self.logits(x)
+        targets, found = self._targets(_require_some(x, y)), self.logits(x)
         return float(prediction_loss(found, targets.to(found.device)))
 
-    def accuracy(self, x: torch.Tensor, y: torch.Tensor) -> float:
+    def accuracy(self, x: torch.Tensor, y: Labels) -> float:
         """Fraction of ``x`` whose most likely label is ``y``, 0 to 1.
 
         Raises:
@@ -145,8 +186,7 @@ class FastModel:
                 a regression.
         """
         self._require_classes("accuracy")
-        _require_some(x, y)
-        targets, found = self._targets(y), self.logits(x).argmax(-1)
+        targets, found = self._targets(_require_some(x, y)), self.logits(x).argmax(-1)
         return float((found == targets.to(found.device)).double().mean())
 
     @contextlib.contextmanager
@@ -165,10 +205,7 @@ class FastModel:
     @cached_property
     def _inputs_are_independent(self) -> bool:
         """Whether a batch of inputs gives what each input gives alone, measured on inputs that lie further out."""
-        model = self._learner.model
-        if has_batch_statistics(model):
-            return False
-        probe = _probe(self._support_x, model)
+        probe = _probe(self._support_x, self._learner.model)
         if probe is None:
             return False
         one = self._support_x[:1]
@@ -194,32 +231,24 @@ class FastModel:
             return False
         return _close(found, self._alone(few, loop=True))
 
-    def _targets(self, y: torch.Tensor) -> torch.Tensor:
+    def _targets(self, y: Labels) -> torch.Tensor:
         """``y`` as positions in ``classes_``; float targets as they are."""
-        if self.classes_ is None:
-            if not y.is_floating_point() or y.shape[1] != self._columns:
+        if self._classes is None:
+            if not isinstance(y, torch.Tensor) or not y.is_floating_point() or y.shape[1] != self._columns:
                 raise LearnerContractError(
-                    f"The targets are {_kind(y)}; the model is adapted to a regression task, expected floats "
+                    f"The targets are {kind_of(y)}; the model is adapted to a regression task, expected floats "
                     f"[n, {self._columns}]. Give targets such as the support set's."
                 )
             return y
-        if y.is_floating_point():
+        if is_regression(y):
             raise LearnerContractError(
-                f"The targets are {_kind(y)}; the model is adapted to a classification task, expected integer labels "
-                f"[n] from {_listed(self.classes_)}. Give labels such as the support set's."
+                f"The targets are {kind_of(y)}; the model is adapted to a classification task, expected labels "
+                f"[n] from {shown(self._classes.values.tolist())}. Give labels such as the support set's."
             )
-        labels, known = y.long().contiguous(), self.classes_.to(y.device).long()
-        positions = torch.searchsorted(known, labels).clamp_max(len(known) - 1)
-        unknown = known[positions] != labels
-        if bool(unknown.any()):
-            raise LearnerContractError(
-                f"The labels {_listed(_sorted_labels(labels[unknown]))} are not in the support set, which has "
-                f"{_listed(known)}; expected only those. Adapt with examples of every class, or leave these out."
-            )
-        return positions
+        return self._classes.positions(y)
 
     def _require_classes(self, method: str) -> None:
-        if self.classes_ is None:
+        if self._classes is None:
             raise LearnerContractError(
                 f"{method}() needs classes; the model is adapted to a regression task, with float targets. Use "
                 "predict() or evaluate(), or adapt with integer labels."
@@ -245,45 +274,52 @@ class FastModel:
             )
 
 
-def require_examples(x: torch.Tensor, y: torch.Tensor) -> None:
+def require_examples(x: torch.Tensor, y: Labels) -> Labels:
     """Raise where ``y`` cannot be the labels of ``x``: a wrong type would be a wrong loss, silently.
+
+    Returns:
+        ``y``; floats in an array as a tensor.
 
     Raises:
         LearnerContractError: names what was seen and the fix.
     """
-    if not isinstance(x, torch.Tensor) or not isinstance(y, torch.Tensor):
+    if not isinstance(x, torch.Tensor):
         raise LearnerContractError(
             f"Examples are a {type(x).__name__} and a {type(y).__name__}; expected tensors. Use torch.as_tensor(...)."
         )
-    integers = not (y.is_floating_point() or y.is_complex() or y.dtype == torch.bool)
-    if not (integers and y.dim() == 1) and not (y.is_floating_point() and y.dim() == 2):
-        raise LearnerContractError(
-            f"Labels are {_kind(y)}; expected integers [n], or floats [n, D] for regression. Use y.long(), or "
-            "y[:, None] for one number per input."
-        )
+    if is_regression(y):
+        y = torch.as_tensor(y)
+        if y.dim() != 2:
+            raise LearnerContractError(
+                f"Labels are {kind_of(y)}; expected integers [n], or floats [n, D] for regression. Use y.long(), or "
+                "y[:, None] for one number per input."
+            )
+        y = y.to(x.device, x.dtype if x.is_floating_point() else y.dtype)
+    else:
+        Classes.of(y)
     if len(x) != len(y):
         raise LearnerContractError(f"There are {len(x)} inputs and {len(y)} labels; expected as many.")
+    return y
 
 
-def _require_some(x: torch.Tensor, y: torch.Tensor) -> None:
+def _require_some(x: torch.Tensor, y: Labels) -> Labels:
     """Raise where these are no examples to average over."""
-    require_examples(x, y)
+    y = require_examples(x, y)
     if not len(x):
         raise LearnerContractError(
             "There are 0 examples, whose mean is no number; expected at least one. Leave the call out."
         )
+    return y
 
 
-def _require_fit(
-    learner: Engine, params: Params, x: torch.Tensor, y: torch.Tensor, classes: torch.Tensor | None
-) -> None:
+def _require_fit(learner: Engine, params: Params, x: torch.Tensor, y: torch.Tensor, classes: Classes | None) -> None:
     """Raise where the learner or its model cannot learn from such a support set."""
     name = type(learner).__name__
     if not len(x):
         raise LearnerContractError(f"The support set of {name} is empty; expected at least one labelled example.")
     if learner.model_kind == "encoder" and classes is None:
         raise LearnerContractError(
-            f"{name} compares with the examples of each class; the targets are {_kind(y)}, expected integer labels "
+            f"{name} compares with the examples of each class; the targets are {kind_of(y)}, expected integer labels "
             "[n]. Use MAML or Reptile for regression."
         )
     if learner.model_kind != "classifier":
@@ -291,20 +327,15 @@ def _require_fit(
     outputs = learner.forward(params, x[[0, -1]]).shape[-1]  # two: batch statistics of one may not exist
     if classes is not None and len(classes) > outputs:
         raise LearnerContractError(
-            f"The support set has {len(classes)} classes, {_listed(classes)}, but the model of {name} has {outputs} "
-            f"outputs; expected at most {outputs} classes. Meta-train with tasks.ways={len(classes)}, or use a metric "
-            "learner such as ProtoNet, which takes any number."
+            f"The support set has {len(classes)} classes, {shown(classes.values.tolist())}, but the model of {name} "
+            f"has {outputs} outputs; expected at most {outputs} classes. Meta-train with tasks.ways={len(classes)}, or "
+            "use a metric learner such as ProtoNet, which takes any number."
         )
     if classes is None and y.shape[1] != outputs:
         raise LearnerContractError(
-            f"The targets are {_kind(y)}, but the model of {name} has {outputs} outputs; expected floats "
+            f"The targets are {kind_of(y)}, but the model of {name} has {outputs} outputs; expected floats "
             f"[n, {outputs}]. Give as many numbers per input as the model has outputs."
         )
-
-
-def _sorted_labels(y: torch.Tensor) -> torch.Tensor:
-    labels: torch.Tensor = y.long().unique()  # type: ignore[no-untyped-call]
-    return labels
 
 
 def _close(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -342,14 +373,5 @@ def _probe(support_x: torch.Tensor, model: nn.Module) -> torch.Tensor | None:
     return torch.cat([first, last, mixed.reshape(-1, *support_x.shape[1:])])
 
 
-def _kind(y: torch.Tensor) -> str:
-    return f"{_name(y.dtype)} of shape {list(y.shape)}"
-
-
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _listed(labels: torch.Tensor) -> str:
-    shown = ", ".join(str(label) for label in labels[:10].tolist())
-    return shown if len(labels) <= 10 else f"{shown} and {len(labels) - 10} more"

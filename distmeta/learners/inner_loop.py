@@ -86,9 +86,24 @@ class GradientLearner(MetaLearner):
         return self.forward(self.fast_params(params, episode), episode.query_x)
 
     @final
-    def adapted(self, params: Params, episode: Episode) -> Predict:
-        """f(.; phi), after one inner loop."""
-        return partial(self.forward, self.fast_params(params, episode))
+    def learned(self, params: Params, episode: Episode) -> Params:
+        """phi, after one inner loop."""
+        return self.fast_params(params, episode)
+
+    @final
+    def using(self, params: Params, learned: Params, episode: Episode) -> Predict:
+        """f(.; phi)."""
+        return partial(self.forward, learned)
+
+    @final
+    def explained(self, params: Params, episode: Episode, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """``logits_by_step``: the logits after 0 to ``inner_steps`` steps, as far as the settings allow."""
+        found = []
+        for steps in range(self.config.inner_steps + 1):
+            with contextlib.suppress(ConfigError):
+                learner = self.with_config(inner_steps=steps, test_inner_steps=steps)
+                found.append(learner.keeping_statistics(learner.adapted(params, episode), params, episode)(x))
+        return {"logits_by_step": torch.stack(found, 1)}
 
     @final
     def for_evaluation(self) -> Self:

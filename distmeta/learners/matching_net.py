@@ -90,6 +90,11 @@ class MatchingNet(MetricLearner):
         outside = one_hot(episode, support).T == 0
         return attention[:, None, :].masked_fill(outside, -torch.inf).logsumexp(-1)
 
+    def support_weights(self, params: Params, episode: Episode) -> torch.Tensor:
+        """a(x, x_i), the attention itself."""
+        support, query = self.features(params, episode)
+        return self.log_attention(query, support).exp()
+
     def features(self, params: Params, episode: Episode) -> tuple[torch.Tensor, torch.Tensor]:
         """g(x_i) ``[N*K, D]`` and f(x) ``[M, D]``, in context where the option is on."""
         support, query = self.embed(params, episode)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import final
 
 import torch
@@ -31,6 +32,24 @@ class MetricLearner(MetaLearner):
         features = self.forward(params, torch.cat([episode.support_x, episode.query_x]))
         support, query = features[: len(episode.support_x)], features[len(episode.support_x) :]
         return support, query
+
+    def support_weights(self, params: Params, episode: Episode) -> torch.Tensor:
+        """Hook: the weight of each support example in the decision about each query, ``[M, N*K]``; rows sum to 1.
+
+        By default the softmax of minus the squared distances between features, relative to their mean.
+        """
+        support, query = self.embed(params, episode)
+        distance = squared_distance(query, support)
+        return (-distance / distance.mean(-1, keepdim=True).clamp_min(1e-12)).softmax(-1)
+
+    @final
+    def explained(self, params: Params, episode: Episode, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """``support_weights`` of each input."""
+
+        def weights(batch: torch.Tensor) -> torch.Tensor:
+            return self.support_weights(params, replace(episode, query_x=batch))
+
+        return {"support_weights": self.keeping_statistics(weights, params, episode)(x)}
 
 
 def one_hot(episode: Episode, like: torch.Tensor) -> torch.Tensor:

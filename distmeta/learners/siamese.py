@@ -95,6 +95,10 @@ class Siamese(MetricLearner):
         """
         return self._logits(self._scores(params, episode), episode)
 
+    def support_weights(self, params: Params, episode: Episode) -> torch.Tensor:
+        """Softmax over the pairs of a query: of minus the distance, or of the log-odds of p."""
+        return self._scores(params, episode).softmax(-1)
+
     def meta_loss(self, params: Params, episode: Episode) -> tuple[torch.Tensor, Metrics]:
         """The loss of the pairs, see the head of this file."""
         scores, pairs = self._scores(params, episode), self.pairs_of(episode, next(iter(params.values())))

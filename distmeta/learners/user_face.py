@@ -6,6 +6,7 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast, final
 
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -13,6 +14,7 @@ from distmeta.errors import LearnerContractError
 from distmeta.learners.engine import Engine
 from distmeta.learners.fast_model import FastModel
 from distmeta.learners.functional import trainable
+from distmeta.learners.labels import Labels
 from distmeta.seeding import rng
 from distmeta.types import Params
 
@@ -74,7 +76,7 @@ class UserFace(Engine):
     def adapt(
         self,
         support_x: torch.Tensor,
-        support_y: torch.Tensor,
+        support_y: Labels,
         *,
         transductive: bool = False,
         params: Params | None = None,
@@ -83,7 +85,8 @@ class UserFace(Engine):
 
         Args:
             support_x: ``[S, ...]`` inputs.
-            support_y: ``[S]`` labels, any integers; or ``[S, D]`` floats for regression.
+            support_y: ``[S]`` labels: a tensor of integers, or any hashable values in a list or an array; or ``[S, D]``
+                floats for regression.
             transductive: let the inputs of a later ``predict`` share batch statistics, so that each prediction depends
                 on the others. Otherwise a prediction depends on the support set and its own input alone.
             params: the meta-parameters to start from; those that the model holds now when left out.
@@ -154,7 +157,7 @@ class MetaModule:
         """Use ``learner`` from now on; called by the learner that takes this model."""
         self._meta_learner, self._fast_model = learner, None
 
-    def adapt(self, x: torch.Tensor, y: torch.Tensor, *, transductive: bool = False) -> FastModel:
+    def adapt(self, x: torch.Tensor, y: Labels, *, transductive: bool = False) -> FastModel:
         """Learn one task from labelled examples ``x`` and ``y``; the other methods then use it.
 
         See :meth:`UserFace.adapt`.
@@ -166,7 +169,7 @@ class MetaModule:
         self._fast_model = self._meta_learner.adapt(x, y, transductive=transductive)
         return self._fast_model
 
-    def predict(self, x: torch.Tensor) -> torch.Tensor:
+    def predict(self, x: torch.Tensor) -> torch.Tensor | npt.NDArray[Any]:
         """Labels or values from the adapted model, see :meth:`FastModel.predict`."""
         return self._adapted().predict(x)
 
@@ -174,7 +177,7 @@ class MetaModule:
         """Probabilities from the adapted model, see :meth:`FastModel.predict_proba`."""
         return self._adapted().predict_proba(x)
 
-    def evaluate(self, x: torch.Tensor, y: torch.Tensor) -> float:
+    def evaluate(self, x: torch.Tensor, y: Labels) -> float:
         """Loss of the adapted model, see :meth:`FastModel.evaluate`."""
         return self._adapted().evaluate(x, y)
 

@@ -5,6 +5,7 @@
     RUN_DIR/run.json            what the run is and how far it got (:class:`RunRecord`); .run.json.copy, the same
             experiment.json     its settings, for people
             job.py              a copy of the job file, for runs that have one
+            code/               copies of the modules beside the job file that it imports
             .lock               held by the one process that works on the run, see :mod:`distmeta.run.lock`
             checkpoints/        see :mod:`distmeta.runtime.checkpoint`
             metrics.jsonl       see :mod:`distmeta.tracking.metrics_file`
@@ -33,17 +34,19 @@ from typing import Any
 
 from distmeta.errors import ConfigError, DistmetaError
 from distmeta.experiment.experiment import Experiment
+from distmeta.experiment.job import JOB as _JOB
 from distmeta.experiment.job import Job, load_job
 from distmeta.files import read_record, sha256_of, write_record, write_whole
 from distmeta.run import lock
+from distmeta.run.kept_code import keep_modules, require_modules
 from distmeta.run.lock import LOCK_FILE, cannot_write
-from distmeta.run.record import DatasetFacts, KeptJob, RunRecord, Status
+from distmeta.run.record import DatasetFacts, KeptJob, LearnedFrom, RunRecord, Status
 from distmeta.runtime.checkpoint import CheckpointStore
 from distmeta.tracking.metrics_file import METRICS_FILE, read_metrics
 from distmeta.tracking.mlflow_errors import ERROR_FOLDER
 from distmeta.tracking.tracking_record import RECORD_FILE, TrackingRecord
 
-_RUN, _COPY, _EXPERIMENT, _JOB = "run.json", ".run.json.copy", "experiment.json", "job.py"
+_RUN, _COPY, _EXPERIMENT, _CODE = "run.json", ".run.json.copy", "experiment.json", "code"
 _CHECKPOINTS, _EVALUATIONS = "checkpoints", "evaluations"
 _RESULT, _REPRODUCTION, _CURVES = "result.json", "reproduction.json", "curves"
 
@@ -225,6 +228,7 @@ class RunDirectory:
                 created=_now(),
                 dataset_fingerprint=experiment.tasks.fingerprint,
                 dataset=DatasetFacts.of(experiment),
+                learned_from=LearnedFrom.of(experiment),
                 **now,
             )
         else:
@@ -232,6 +236,7 @@ class RunDirectory:
         try:
             if isinstance(what, Job):  # also on resume, which may have been given another version of the file
                 write_whole(self.path / _JOB, what.source.encode())
+                keep_modules(self.path / _CODE, what)
             write_record(self.path / _EXPERIMENT, experiment.settings())
             self._write(record)
         except OSError as error:
@@ -254,15 +259,45 @@ class RunDirectory:
                 "distmeta.meta_train(experiment, run_dir=..., resume=True); to evaluate a run from here, train it from "
                 "a job file."
             )
-        path, folder = self.path / _JOB, Path(kept.folder)
+        path, folder, modules = self.path / _JOB, Path(kept.folder), self.path / _CODE
         if not accept_changed:
             self.require_own_job()
         return load_job(
             path,
             {**kept.overrides, **(overrides or {})},
-            folder=folder if os.path.isdir(folder) else None,
+            folder=folder if os.path.isdir(folder) else modules if modules.is_dir() else None,
             name=Path(kept.path).stem,
         )
+
+    def own_job(self) -> Job:
+        """Run the kept job file with the modules that the run keeps, those of the training, wherever the originals are.
+
+        Raises:
+            ConfigError: the run was started from Python, or a file was changed or damaged.
+        """
+        kept, modules = self.record.job, self.path / _CODE
+        if kept is None or not modules.is_dir():  # nothing beside the job file, or a run of an earlier version
+            return self.job()
+        self.require_own_job()
+        require_modules(modules, self.record.code or {})
+        return load_job(self.path / _JOB, kept.overrides, folder=modules, name=Path(kept.path).stem)
+
+    def code_files(self) -> dict[str, Path]:
+        """The job file and the modules beside it, as kept: path in the job's folder, to file.
+
+        Raises:
+            ConfigError: one was changed or damaged, or the run was started from Python.
+        """
+        kept = self.record.job
+        if kept is None:
+            raise ConfigError(
+                f"{self.path} was started from Python, not from a job file; expected `{_JOB}` in it. Train it from a "
+                "job file."
+            )
+        self.require_own_job()
+        modules = self.path / _CODE
+        folder = modules if modules.is_dir() else Path(kept.folder)
+        return {_JOB: self.path / _JOB, **require_modules(folder, self.record.code or {})}
 
     def changed_code(self, job: Job) -> tuple[str, ...]:
         """Paths of the job's code that differ from when the run was last started; none where that was not recorded."""
@@ -332,6 +367,7 @@ class RunDirectory:
 
     def checks(self) -> dict[str, Callable[[], object]]:
         """By the name of each file besides ``run.json`` and the checkpoints: what raises if it is damaged."""
+        modules = self.path / _CODE
         own = (self.path / name for name in (_EXPERIMENT, _RESULT, _REPRODUCTION))
         records = [path for path in (*own, *sorted((self.path / _EVALUATIONS).glob("*.json"))) if path.exists()]
         return {
@@ -339,6 +375,7 @@ class RunDirectory:
             METRICS_FILE: self.metrics,
             RECORD_FILE: lambda: self.mlflow_run_id,
             _JOB: self.require_own_job,
+            **({_CODE: partial(require_modules, modules, self.record.code or {})} if modules.is_dir() else {}),
         }
 
     def sources(self) -> list[Path]:

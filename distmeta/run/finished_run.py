@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,37 @@ from distmeta.runtime.evaluation import evaluate_on, require_tasks
 from distmeta.runtime.resuming import require_same_experiment
 from distmeta.runtime.worker import WorkerSetup
 from distmeta.seeding import rng
+
+
+def trained_checkpoints(
+    directory: RunDirectory, say: Callable[[str], None] | None = None
+) -> tuple[Checkpoint, Checkpoint]:
+    """The last checkpoint of a run, and the one with the best meta-validation.
+
+    Args:
+        directory: of the run.
+        say: receives a message where damaged checkpoints were passed over.
+
+    Raises:
+        CheckpointNotFound: there is no checkpoint yet.
+        CheckpointDamaged: all of them are damaged, or the best one is.
+    """
+    store = directory.checkpoints()
+    found = store.newest()
+    if found.damaged and directory.record.status == "finished":
+        # The best parameters may be among what was lost: others would be used under this run's name.
+        raise CheckpointDamaged(
+            f"{found.notice('the newest whole one is that of')} Expected the checkpoint that the run ended with. "
+            f"`distmeta resume {directory.path}` does the lost steps again, with the same bits."
+        )
+    if found.damaged and say is not None:
+        say(found.notice("evaluating by"))
+    last = found.checkpoint
+    try:
+        return last, store.best(last)
+    except CheckpointNotFound:  # a run that trains on may have removed it since: its newest one has a newer best
+        last = store.newest().checkpoint
+        return last, store.best(last)
 
 
 @dataclass(frozen=True)
@@ -57,22 +88,8 @@ class FinishedRun:
         """
         directory = RunDirectory.open(run_dir)
         job = directory.job(accept_changed=request is not None and request.accept_changed)
-        store = directory.checkpoints()
-        found = store.newest()
-        if found.damaged and directory.record.status == "finished":
-            # The best parameters may be among what was lost: others would be evaluated under this run's name.
-            raise CheckpointDamaged(
-                f"{found.notice('the newest whole one is that of')} Expected the checkpoint that the run ended with. "
-                f"`distmeta resume {run_dir}` does the lost steps again, with the same bits."
-            )
-        if found.damaged and request is not None:
-            request.place.say(found.notice("evaluating by"))
-        last = found.checkpoint
-        try:
-            best = store.best(last)
-        except CheckpointNotFound:  # a run that trains on may have removed it since: its newest one has a newer best
-            last = store.newest().checkpoint
-            best = store.best(last)
+        say = None if request is None else request.place.say
+        last, best = trained_checkpoints(directory, say)
         return cls(directory, job, last, best)
 
     def selection(self, request: EvaluationRequest) -> TaskSelection:

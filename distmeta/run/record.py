@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
+from distmeta.data.preprocessing import Preprocessing
 from distmeta.experiment.experiment import Experiment
+from distmeta.types import TaskSpec
 
 Status = Literal["running", "interrupted", "failed", "finished"]
 
@@ -45,6 +47,39 @@ class DatasetFacts:
 
 
 @dataclass(frozen=True)
+class LearnedFrom:
+    """What a learner was built for: enough to use it where the training data are absent.
+
+    Args:
+        spec: shapes of the training tasks.
+        preprocessing: how the inputs were made.
+    """
+
+    spec: TaskSpec
+    preprocessing: Preprocessing
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> LearnedFrom:
+        """That of an experiment's tasks."""
+        return cls(experiment.tasks.spec_of("meta_train"), experiment.tasks.preprocessing)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> LearnedFrom:
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            KeyError, TypeError, ValueError: the values are none.
+        """
+        spec = {**values["spec"], "input_shape": tuple(int(n) for n in values["spec"]["input_shape"])}
+        return cls(TaskSpec(**spec), Preprocessing.from_dict(values["preprocessing"]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        spec = {**asdict(self.spec), "input_shape": list(self.spec.input_shape)}
+        return {"spec": spec, "preprocessing": self.preprocessing.to_dict()}
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """``run.json``: what a run is and how far it got.
 
@@ -64,6 +99,7 @@ class RunRecord:
         updated: when this record was last written, ISO 8601.
         step: outer steps of the finished run.
         stopped_early: whether ``evaluation.patience`` ended it.
+        learned_from: shapes and preprocessing of the training tasks; ``None`` in runs of older versions.
     """
 
     name: str
@@ -81,6 +117,7 @@ class RunRecord:
     updated: str = ""
     step: int | None = None
     stopped_early: bool = False
+    learned_from: LearnedFrom | None = None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunRecord:
@@ -97,8 +134,11 @@ class RunRecord:
         if found.get("dataset") is not None:
             facts = found["dataset"]
             found["dataset"] = DatasetFacts(facts["name"], tuple(facts["input_shape"]))
+        if found.get("learned_from") is not None:
+            found["learned_from"] = LearnedFrom.from_dict(found["learned_from"])
         return cls(**found)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return asdict(self)
+        learned_from = None if self.learned_from is None else self.learned_from.to_dict()
+        return {**asdict(self), "learned_from": learned_from}

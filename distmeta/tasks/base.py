@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from distmeta import config
+from distmeta.data.preprocessing import Preprocessing
 from distmeta.errors import TaskContractError
 from distmeta.seeding import rng
 from distmeta.types import SPLITS, Episode, Metrics, Split, TaskRef, TaskSpec
@@ -44,6 +45,11 @@ class TaskDistribution(config.Configurable, ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """64 hex digits that change when the data behind the tasks changes."""
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How the inputs were made, for what is given to a trained learner later; plain numbers by default."""
+        return Preprocessing(tuple(self.spec.input_shape))
 
     @property
     def splits(self) -> tuple[Split, ...]:

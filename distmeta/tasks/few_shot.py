@@ -13,6 +13,7 @@ from pydantic import PositiveInt
 from distmeta import config
 from distmeta.data.catalog import DATASETS, resolve
 from distmeta.data.dataset import ClassSplit, ShardDataset
+from distmeta.data.preprocessing import Preprocessing
 from distmeta.data.shard_file import Images
 from distmeta.data.verify import verify_once
 from distmeta.errors import DataError, TaskContractError
@@ -116,6 +117,11 @@ class FewShot(TaskDistribution):
     def fingerprint(self) -> str:
         """The dataset's fingerprint."""
         return self.dataset.fingerprint
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How the dataset's inputs were made."""
+        return Preprocessing.of(self.dataset.manifest)
 
     @property
     def splits(self) -> tuple[Split, ...]:

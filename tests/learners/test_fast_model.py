@@ -383,7 +383,7 @@ def test_two_rows_show_the_number_of_outputs():
             return super().forward(x)
 
     MAML(Sized(4, 3)).adapt(torch.randn(6, 4), torch.tensor([0, 0, 1, 1, 2, 2]))
-    assert seen == [2, 6]
+    assert seen == [2, 6, 6]  # the inner step, and the statistics to be kept
 
 
 # -- any labels --------------------------------------------------------------------------------------------------------

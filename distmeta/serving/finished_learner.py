@@ -1,0 +1,105 @@
+"""The learner of a finished run with its best parameters, independent of the training data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from distmeta.errors import CheckpointMismatch, ConfigError
+from distmeta.learners.base import MetaLearner
+from distmeta.learners.functional import frozen_digest
+from distmeta.learners.param_layout import ParamLayout
+from distmeta.run.directory import RunDirectory
+from distmeta.run.finished_run import trained_checkpoints
+from distmeta.run.record import LearnedFrom
+from distmeta.runtime.checkpoint import Checkpoint
+from distmeta.seeding import rng
+from distmeta.serving.predictor import Predictor
+
+
+class FinishedLearner:
+    """The learner of a run with its best parameters, independent of the training data.
+
+    Args:
+        directory: of the run.
+        learner: its model built.
+        learned_from: shapes and preprocessing of the training tasks.
+        last: the last checkpoint.
+        best: the checkpoint that the run was evaluated by.
+    """
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        learner: MetaLearner,
+        learned_from: LearnedFrom,
+        last: Checkpoint,
+        best: Checkpoint,
+    ) -> None:
+        self.directory = directory
+        self.learner = learner
+        self.learned_from = learned_from
+        self.last = last
+        self.best = best
+
+    @classmethod
+    def open(cls, run_dir: Path | str, learner: MetaLearner | None = None) -> FinishedLearner:
+        """Open a run; its job file is run, unless its learner is given.
+
+        Raises:
+            ConfigError: the folder holds no run, or one that was started from Python and no learner is given.
+            CheckpointNotFound, CheckpointDamaged: there is no whole checkpoint, or the best one is lost.
+            CheckpointMismatch: the model is not the one that was trained.
+        """
+        directory = RunDirectory.open(run_dir)
+        last, best = trained_checkpoints(directory)
+        learned_from, seed = directory.record.learned_from, int(last.record["identity"]["seed"])
+        if learner is None:
+            experiment = directory.own_job().experiment
+            learner = experiment.learner
+            learned_from = learned_from or LearnedFrom.of(experiment)
+        if learned_from is None:
+            raise ConfigError(
+                f"{run_dir} is a run of an earlier version, started from Python: the shapes of its tasks were not "
+                "kept. Train it again, from a job file."
+            )
+        learner = learner.bind(learned_from.spec, seed).with_config(vectorise=last.record["engine"])
+        layout = ParamLayout.of(learner.init_meta_params(rng(seed, "init")))
+        if layout != best.layout:
+            raise CheckpointMismatch(
+                f"The parameters of {run_dir} have other names or shapes than the model that its job file builds; "
+                "expected those of the training. Install the versions that it was trained with, or give the learner."
+            )
+        was, now = last.record["identity"].get("frozen"), frozen_digest(learner.model)
+        if was != now:
+            raise CheckpointMismatch(
+                f"The weights of {run_dir} that are not trained are others now (sha256 {str(now)[:12]}, were "
+                f"{str(was)[:12]}); expected those of the training. Restore the file that the model reads them from."
+            )
+        learner.load(best.layout.unflatten(best.vector))
+        return cls(directory, learner, learned_from, last, best)
+
+    def predictor(self) -> Predictor:
+        """The learner for use."""
+        params = self.best.layout.unflatten(self.best.vector)
+        return Predictor(self.learner, params, self.learned_from.spec, self.learned_from.preprocessing, self.card())
+
+    def card(self) -> Mapping[str, Any]:
+        """JSON-ready facts about the run: what it is, what it was trained on, how well it did."""
+        record, directory = self.directory.record, self.directory
+        settings = directory.settings
+        return {
+            "name": record.name,
+            "created": record.created,
+            "learner": settings.get("learner", {}),
+            "tasks": settings.get("tasks", {}),
+            "dataset": {
+                "name": record.dataset.name if record.dataset else "",
+                "fingerprint": record.dataset_fingerprint,
+            },
+            "step": self.best.step,
+            "params_sha256": self.best.params_sha256,
+            "test": dict(record.test) if record.test else None,
+            "mlflow_run_id": directory.mlflow_run_id,
+        }

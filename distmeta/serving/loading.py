@@ -1,0 +1,41 @@
+"""``distmeta.load``: a trained learner from wherever it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from distmeta.errors import ConfigError
+from distmeta.learners.base import MetaLearner
+from distmeta.serving.export import is_export, read_export
+from distmeta.serving.finished_learner import FinishedLearner
+from distmeta.serving.predictor import Predictor
+
+
+def load(source: Path | str, *, learner: MetaLearner | None = None) -> Predictor:
+    """A trained learner, ready for new tasks: it gives the logits that its evaluation computed.
+
+    The job file of the run (or of the export) is run, so that the model can be built: load what you trust. Neither the
+    training data nor the job's own folder are needed, nor Ray; MLflow only for what is there.
+
+    Args:
+        source: a run directory, a folder written by ``distmeta export``, ``runs:/RUN_ID`` or ``models:/NAME@ALIAS``.
+        learner: for a run that was started from Python, without a job file: the learner, as it was given then.
+
+    Raises:
+        ConfigError: ``source`` is neither, or its job file does not run.
+        CheckpointError: there is no whole checkpoint, or the model is not the one that was trained.
+    """
+    text = str(source)
+    if text.startswith(("runs:/", "models:/")):
+        from distmeta.serving.mlflow_store import fetched
+
+        return load(fetched(text), learner=learner)
+    folder = Path(source)
+    if is_export(folder):
+        return read_export(folder)
+    if not folder.is_dir():
+        raise ConfigError(
+            f"There is no folder {folder}; expected a run directory, a folder of `distmeta export`, runs:/RUN_ID or "
+            "models:/NAME@ALIAS."
+        )
+    return FinishedLearner.open(folder, learner).predictor()

@@ -1,0 +1,259 @@
+"""A trained learner that is given a few examples of a new task, and then asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from distmeta.data.pictures import MAX_PIXELS
+from distmeta.data.preprocessing import Preprocessing
+from distmeta.errors import LearnerContractError
+from distmeta.learners.base import MetaLearner
+from distmeta.learners.engine import map_tasks
+from distmeta.learners.fast_model import FastModel
+from distmeta.learners.functional import evaluating, ordinary_tensors
+from distmeta.learners.labels import Classes, Labels
+from distmeta.types import Episode, Params, TaskSpec
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What decided the answer about one input.
+
+    Args:
+        classes: the labels ``[N]``.
+        logits: ``[N]``.
+        support_weights: the weight of each support example ``[S]``, sums to 1; ``None`` for learners without.
+        support_labels: the label of each support example ``[S]``.
+        logits_by_step: the logits after each inner step ``[steps + 1, N]``; ``None`` for learners without.
+    """
+
+    classes: Array
+    logits: Array
+    support_labels: Array
+    support_weights: Array | None = None
+    logits_by_step: Array | None = None
+
+    def strongest(self, count: int = 3) -> list[int]:
+        """Places in the support set of the examples that weighed most; empty where there are no weights."""
+        if self.support_weights is None:
+            return []
+        return [int(place) for place in np.argsort(-self.support_weights, kind="stable")[:count]]
+
+
+class Predictor:
+    """A trained learner, ready for new tasks. Make one with :func:`distmeta.load`.
+
+    Args:
+        learner: its model built and holding ``params``, on the CPU.
+        params: the meta-parameters that the run was evaluated by.
+        spec: shapes of the training tasks.
+        preprocessing: how the inputs of the training were made.
+        card: JSON-ready facts: name, learner, dataset, test result.
+
+    Example:
+        >>> import distmeta
+        >>> learner = distmeta.ProtoNet(torch.nn.Flatten())
+        >>> spec = TaskSpec((1, 8, 8), 5, "classification", 5, 5)
+        >>> predictor = Predictor(learner, {}, spec, Preprocessing((1, 8, 8), "uint8"), {})
+        >>> black, white = np.zeros((8, 8), np.uint8), np.full((8, 8), 255, np.uint8)
+        >>> fast = predictor.adapt([black, white], ["night", "snow"])
+        >>> fast.predict([white]).tolist(), fast.classes_.tolist()
+        (['snow'], ['night', 'snow'])
+    """
+
+    def __init__(
+        self,
+        learner: MetaLearner,
+        params: Params,
+        spec: TaskSpec,
+        preprocessing: Preprocessing,
+        card: Mapping[str, Any],
+    ) -> None:
+        self.learner = learner.for_evaluation()
+        self.params = params
+        self.spec = spec
+        self.preprocessing = preprocessing
+        self.card = card
+        learner.model.eval()  # once, so that several threads may predict
+
+    def __repr__(self) -> str:
+        shape, name = list(self.preprocessing.input_shape), self.card.get("name", "")
+        return f"Predictor({type(self.learner).__name__}, {name!r}, inputs {shape})"
+
+    @property
+    def most_classes(self) -> int | None:
+        """The number of classes that a task may have at most; ``None`` for learners that take any number."""
+        return self.spec.outputs if self.learner.model_kind == "classifier" else None
+
+    def inputs(self, given: Any, *, max_pixels: int = MAX_PIXELS) -> torch.Tensor:
+        """Prepare inputs as those of the training were made: ``[B, *input_shape]``.
+
+        Args:
+            given: see :meth:`distmeta.data.preprocessing.Preprocessing.inputs`.
+            max_pixels: width times height of a picture, at most.
+
+        Raises:
+            DataError: an input cannot be converted.
+        """
+        like = next(iter(self.params.values()), torch.zeros(()))
+        return torch.from_numpy(self.preprocessing.inputs(given, max_pixels=max_pixels)).to(like.dtype)
+
+    def adapt(self, images: Any, labels: Labels, *, transductive: bool = False) -> AdaptedModel:
+        """Learn one new task from a few labelled examples.
+
+        Args:
+            images: S examples: paths, PIL images, arrays or tensors; or rows of numbers, where the learner was trained
+                on such.
+            labels: S labels, any hashable values; floats ``[S, D]`` for regression.
+            transductive: let the inputs of a later call share batch statistics, see :class:`FastModel`.
+
+        Raises:
+            DataError: an example cannot be converted.
+            LearnerContractError: these are no examples with their labels, or more classes than the model has outputs.
+        """
+        if self.learner.model_kind == "sequence":
+            self._refuse_support()
+        fast = self.learner.adapt(self.inputs(images), labels, transductive=transductive, params=self.params)
+        return AdaptedModel(self, fast, labels)
+
+    def adapt_all(self, tasks: Sequence[tuple[torch.Tensor, Labels]]) -> list[AdaptedModel]:
+        """Learn several tasks; those of equal shapes and numbers of classes in one vectorised call.
+
+        Args:
+            tasks: of each task prepared inputs ``[S, ...]`` (:meth:`inputs`) and labels ``[S]``.
+
+        Raises:
+            LearnerContractError: as :meth:`adapt`, for the first task that is no task.
+        """
+        if self.learner.model_kind == "sequence":
+            self._refuse_support()
+        together: dict[tuple[Any, ...], list[int]] = {}
+        coded = [Classes.of(labels) for _, labels in tasks]
+        for place, ((x, _), (classes, _)) in enumerate(zip(tasks, coded, strict=True)):
+            together.setdefault((tuple(x.shape), len(classes)), []).append(place)
+        learned: dict[int, Params] = {}
+        for (_, ways), places in together.items():
+            if len(places) == 1 or self.learner.loops or (self.most_classes or ways) < ways:
+                continue
+            support_x = torch.stack([tasks[place][0] for place in places])
+            support_y = torch.stack([coded[place][1] for place in places])
+            episodes = Episode(support_x, support_y, support_x[:, :0], support_y[:, :0], ways=ways)
+            with ordinary_tensors(), evaluating(self.learner.model):
+                found = map_tasks(self.learner.learned, self.params, episodes, loop=False)
+            for row, place in enumerate(places):
+                learned[place] = {name: values[row] for name, values in found.items()}
+        return [
+            AdaptedModel(self, FastModel(self.learner, self.params, x, labels, learned=learned.get(place)), labels)
+            for place, (x, labels) in enumerate(tasks)
+        ]
+
+    def run(self, sequence: Any) -> Array:
+        """The model's output at each step of a sequence that holds its labels, for NTM and MANN.
+
+        Args:
+            sequence: ``[L, ...]`` inputs, or ``[B, L, ...]`` sequences of one length.
+
+        Returns:
+            ``[L, outputs]`` logits (``[B, L, outputs]``): per bit, or per class.
+
+        Raises:
+            LearnerContractError: the learner is of another kind, or the inputs have another shape.
+        """
+        kind, shape = type(self.learner).__name__, list(self.spec.input_shape)
+        if self.learner.model_kind != "sequence":
+            raise LearnerContractError(
+                f"run() is for learners of sequences; {kind} learns from a support set. Use adapt(images, labels)."
+            )
+        like = next(iter(self.params.values()))
+        x = torch.as_tensor(np.asarray(sequence) if not isinstance(sequence, torch.Tensor) else sequence)
+        x = x.to(like.dtype)
+        single = x.dim() == 1 + len(shape)
+        if list(x.shape[2 - single :]) != shape or x.dim() not in (1 + len(shape), 2 + len(shape)) or not x.numel():
+            raise LearnerContractError(
+                f"The sequence has shape {list(x.shape)}; expected [L, {', '.join(map(str, shape))}], or the same with "
+                "a batch axis in front."
+            )
+        if not bool(torch.isfinite(x).all()):
+            raise LearnerContractError("The sequence has NaN or infinite numbers; expected finite ones. Repair it.")
+        with ordinary_tensors(), evaluating(self.learner.model):
+            output = self.learner.forward(self.params, x[None] if single else x)
+        return np.asarray((output[0] if single else output).numpy())
+
+    def _refuse_support(self) -> None:
+        raise LearnerContractError(
+            f"{type(self.learner).__name__} learns a task from one sequence that holds the labels too; expected no "
+            "separate support set. Use run(sequence)."
+        )
+
+
+class AdaptedModel:
+    """A trained learner that has learned one task: ask it about new inputs.
+
+    Args:
+        predictor: where it comes from.
+        fast: the adapted model of tensors.
+        labels: of the support set, as they were given.
+    """
+
+    def __init__(self, predictor: Predictor, fast: FastModel, labels: Labels) -> None:
+        self.predictor = predictor
+        self.fast = fast
+        self._labels = labels
+
+    @property
+    def classes_(self) -> Array | None:
+        """The labels ``[N]``, in the order of the columns of :meth:`predict_proba`; ``None`` in regression."""
+        values = self.fast.classes_
+        return None if values is None else np.asarray(values)
+
+    def predict(self, images: Any) -> Array:
+        """The most likely label of each input ``[B]``; in regression the values ``[B, D]``.
+
+        Args:
+            images: paths, PIL images, arrays, tensors; see :meth:`Predictor.inputs`.
+        """
+        return np.asarray(self.fast.predict(self.predictor.inputs(images)))
+
+    def predict_proba(self, images: Any) -> Array:
+        """Probabilities ``[B, N]``, columns in the order of :attr:`classes_`; rows sum to 1."""
+        return np.asarray(self.fast.predict_proba(self.predictor.inputs(images)))
+
+    def logits(self, images: Any) -> Array:
+        """Logits ``[B, N]``, columns in the order of :attr:`classes_`; in regression the values."""
+        return np.asarray(self.fast.logits(self.predictor.inputs(images)))
+
+    def explain(self, image: Any) -> Explanation:
+        """What decided the answer about one input.
+
+        Metric learners have a weight for each support example; gradient learners the logits after each inner step.
+
+        Args:
+            image: one input, or a batch of one.
+
+        Raises:
+            LearnerContractError: the task is a regression, or these are several inputs.
+        """
+        x = self.predictor.inputs(image)
+        classes = self.classes_
+        if classes is None or len(x) != 1:
+            seen = "the task is a regression" if classes is None else f"{len(x)} inputs were given"
+            raise LearnerContractError(f"explain() is for one input of a classification; {seen}. Give one input.")
+        found = {name: part[0].numpy() for name, part in self.fast.explain(x).items()}
+        return Explanation(
+            classes,
+            self.fast.logits(x)[0].numpy(),
+            np.asarray(self._labels),
+            found.get("support_weights"),
+            found.get("logits_by_step"),
+        )
+
+
+__all__ = ["AdaptedModel", "Explanation", "Predictor"]
