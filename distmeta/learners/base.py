@@ -37,6 +37,7 @@ _HOOKS = (
     "for_evaluation",
     "at_step",
     "exact_gradient",
+    "support_weights",
     "pictures",
 )
 

@@ -143,12 +143,16 @@ def _listed(y: object) -> list[Hashable]:
         )
     labels: list[Any] = [_plain(label) for label in y]
     for label in labels:
-        if isinstance(label, float) or not isinstance(label, Hashable):
+        try:
+            hash(label)
+            hashable = not isinstance(label, float)  # a float is not equal to itself where it is NaN
+        except TypeError:
+            hashable = False
+        if not hashable:
             raise LearnerContractError(
                 f"A label is {label!r}, a {type(label).__name__}; expected a hashable value that is no float, such as "
                 "a string or an integer. Convert the labels, or give floats [n, D] for regression."
             )
-        hash(label)
     return labels
 
 

@@ -3,6 +3,7 @@
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -434,6 +435,57 @@ def test_fewer_classes_than_outputs_share_the_probability_among_them(name):
     assert set(fast.predict(x).tolist()) <= {0, 20}
 
 
+@every_learner
+@pytest.mark.parametrize(
+    "values",
+    [
+        ["ant", "bee", "cat"],
+        [2**70, -1, 3],
+        [("a", 1), ("b", 2), ("b", 3)],
+        [None, "x", 7],
+        [True, False, "maybe"],
+        list(np.array(["q", "r", "s"])),
+        [frozenset("a"), frozenset("b"), frozenset("c")],
+    ],
+)
+def test_labels_are_any_hashable_values_and_come_back_as_they_are(name, values):
+    support_x, support_y, x, y = images()
+    learner = build(name, "group")
+    given = [values[place] for place in support_y]
+    fast = learner.adapt(support_x, given)
+    assert set(fast.classes_.tolist()) == set(values)
+    found = fast.predict(x)
+    assert isinstance(found, np.ndarray)
+    assert found.shape == (len(x),)
+    assert all(type(label) is type(values[0]) or label in values for label in found.tolist())
+    order = [list(values).index(label) for label in fast.classes_.tolist()]
+    plain = learner.adapt(support_x, torch.tensor([order.index(int(place)) for place in support_y]))
+    assert torch.equal(fast.logits(x), plain.logits(x))
+    assert [order[place] for place in plain.predict(x)] == [values.index(label) for label in found.tolist()]
+    truth = [values[place] for place in y]
+    assert fast.accuracy(x, truth) == pytest.approx(
+        np.mean([a == b for a, b in zip(found.tolist(), truth, strict=True)])
+    )
+
+
+def test_strings_are_sorted_and_values_without_an_order_keep_theirs():
+    x = torch.eye(4)
+    fast = MAML(nn.Linear(4, 4)).adapt(x, np.array(["dog", "cat", "ant", "dog"]))
+    assert fast.classes_.tolist() == ["ant", "cat", "dog"]
+    assert fast.predict(x).dtype.kind == "U"
+    mixed = MAML(nn.Linear(4, 4)).adapt(x, ["dog", 3, None, "ant"])
+    assert mixed.classes_.tolist() == ["dog", 3, None, "ant"]
+    with pytest.raises(LearnerContractError, match="The labels emu are not in the support set, which has ant, cat,"):
+        fast.accuracy(x[:1], ["emu"])
+
+
+def test_values_of_an_array_are_a_regression():
+    x = np.linspace(-1, 1, 6)[:, None]
+    fast = MAML(nn.Linear(1, 1), inner_lr=0.1).adapt(torch.as_tensor(x).float(), x)
+    assert fast.classes_ is None
+    assert fast.predict(torch.zeros(2, 1)).dtype == torch.float32
+
+
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64])
 def test_labels_keep_their_type(dtype):
     support_x, support_y, x, y = images()
@@ -460,7 +512,7 @@ def test_a_label_that_the_support_set_lacks_is_refused(name):
     fast = build(name).adapt(support_x, support_y * 2)
     for call in (fast.evaluate, fast.accuracy):
         with pytest.raises(
-            LearnerContractError, match=r"The labels 1, 5 are not in the support set, which has 0, 2, 4; expected only"
+            LearnerContractError, match=r"The labels 5, 1 are not in the support set, which has 0, 2, 4; expected only"
         ):
             call(x[:3], torch.tensor([0, 5, 1]))
 
@@ -469,10 +521,18 @@ def test_a_label_that_the_support_set_lacks_is_refused(name):
     ("labels", "message"),
     [
         (torch.tensor([0.0, 1.0]), r"Labels are float32 of shape \[2\]; expected integers \[n\], or floats \[n, D\]"),
+        (np.array([0.0, 1.0]), r"Labels are float64 of shape \[2\]; expected integers \[n\], or floats \[n, D\]"),
         (torch.tensor([[0], [1]]), r"Labels are int64 of shape \[2, 1\]"),
         (torch.tensor([True, False]), "Labels are bool"),
         (torch.tensor([0, 1, 2]), "There are 2 inputs and 3 labels"),
-        ([0, 1], "a Tensor and a list; expected tensors"),
+        (["a", "b", "c"], "There are 2 inputs and 3 labels"),
+        ("ab", "Labels are a str; expected a list of labels"),
+        ({"a", "b"}, "Labels are a set; expected a list of labels"),
+        ([0.5, 1.5], r"A label is 0.5, a float; expected a hashable value that is no float"),
+        ([float("nan"), 1], r"A label is nan, a float"),
+        ([["a"], ["b"]], r"A label is \['a'\], a list; expected a hashable value"),
+        ([("a", ["b"]), 1], r"A label is \('a', \['b'\]\), a tuple; expected a hashable value"),
+        (np.array([["a"], ["b"]]), r"Labels are <U1 of shape \[2, 1\]; expected one label per input"),
     ],
 )
 def test_what_cannot_be_labels_is_refused(labels, message):
@@ -524,7 +584,7 @@ def test_in_regression_predictions_are_values(name):
 def test_values_are_no_labels_of_a_classification_task():
     support_x, support_y, x, _ = images()
     fast = build("ProtoNet").adapt(support_x, support_y)
-    with pytest.raises(LearnerContractError, match=r"expected integer labels \[n\] from 0, 1, 2"):
+    with pytest.raises(LearnerContractError, match=r"expected labels \[n\] from 0, 1, 2"):
         fast.evaluate(x, torch.zeros(len(x), 1))
     with pytest.raises(LearnerContractError, match=r"compares with the examples of each class.*Use MAML or Reptile"):
         build("ProtoNet").adapt(support_x, torch.zeros(len(support_x), 1))

@@ -134,12 +134,27 @@ def test_a_query_alone_shares_its_batch_with_the_support_set_and_nothing_else(ki
     model = Recording(nn.Linear(DIM, 5), nn.BatchNorm1d(5, track_running_stats=False)).double()
     learner, one = kind(model, vectorise="loop"), episode()
     alone = learner.query_logits_alone(trainable(model), one)
-    assert len(batches) == len(one.query_x)
-    for batch, query in zip(batches, one.query_x, strict=True):
+    assert torch.equal(batches[0], one.support_x)  # whose statistics are kept
+    assert len(batches) == 1 + len(one.query_x)
+    for batch, query in zip(batches[1:], one.query_x, strict=True):
         assert torch.equal(batch, torch.cat([one.support_x, query[None]]))
     together = learner.query_logits(trainable(model), one)
     assert alone.shape == together.shape
     assert not torch.allclose(alone, together)  # batch statistics: the company matters
+
+
+@pytest.mark.parametrize("kind", [ProtoNet, MatchingNet, Siamese])
+def test_a_query_alone_is_normalised_by_the_support_set(kind):
+    model = nn.Sequential(nn.Linear(DIM, 5), nn.BatchNorm1d(5, track_running_stats=False)).double()
+    one = episode()
+    hidden = model[0](one.support_x)
+    fixed = nn.Sequential(nn.Linear(DIM, 5), nn.BatchNorm1d(5)).double().eval()
+    fixed.load_state_dict(model.state_dict(), strict=False)
+    fixed[1].running_mean, fixed[1].running_var = hidden.mean(0).detach(), hidden.var(0, correction=0).detach()
+    found = kind(model).query_logits_alone(trainable(model), one)
+    with torch.no_grad():
+        expected = kind(fixed).query_logits(trainable(fixed), one)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_full_context_depends_on_the_other_examples_and_on_their_order():

@@ -173,8 +173,8 @@ def test_a_model_that_vmap_cannot_take_is_trained_in_a_loop_to_the_same_numbers(
 
 
 @pytest.mark.parametrize("vectorise", ["vmap", "loop"])
-def test_without_transduction_a_query_shares_its_batch_with_the_support_set_alone(vectorise):
-    """Section 6.1: batch statistics over all queries at once (transduction), or over the support set and one query."""
+def test_without_transduction_a_query_is_normalised_by_the_support_set_alone(vectorise):
+    """Batch statistics over all queries at once (transduction), or those of the support set."""
     torch.manual_seed(2)
     norm = nn.BatchNorm1d(6, track_running_stats=False)
     net = nn.Sequential(nn.Linear(DIM, 6), norm, nn.Tanh(), nn.Linear(6, WAYS)).double()
@@ -182,9 +182,11 @@ def test_without_transduction_a_query_shares_its_batch_with_the_support_set_alon
     theta, one = trainable(net), tasks().counted().map(lambda part: part[0])
     phi = learner.with_config(vectorise="loop").fast_params(theta, one)
     together = torch.func.functional_call(net, phi, (one.query_x,))
-    alone = torch.stack(
-        [torch.func.functional_call(net, phi, (torch.cat([one.support_x, q[None]]),))[-1] for q in one.query_x]
-    )
+    hidden = one.support_x @ phi["0.weight"].T + phi["0.bias"]
+    query = one.query_x @ phi["0.weight"].T + phi["0.bias"]
+    query = (query - hidden.mean(0)) / (hidden.var(0, correction=0) + norm.eps).sqrt()
+    query = query * phi["1.weight"] + phi["1.bias"]
+    alone = query.tanh() @ phi["3.weight"].T + phi["3.bias"]
     assert not torch.allclose(together, alone, rtol=1e-3)
     first = Episode(*(part[:1] for part in tasks()))
     for method, expected in ((learner.query_logits, together), (learner.query_logits_alone, alone)):
