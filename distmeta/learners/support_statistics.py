@@ -102,13 +102,14 @@ class _Call(NamedTuple):
 
     def by(self, statistics: Statistics) -> torch.Tensor:
         """Normalise the input by ``statistics``."""
+        if not statistics.mean.requires_grad:
+            return F.batch_norm(self.input, *statistics, self.weight, self.bias, training=False, eps=self.eps)
+        # torch's own has no derivative with respect to the statistics.
         scale = torch.rsqrt(statistics.variance + self.eps)
         if self.weight is not None:
             scale = scale * self.weight
-        shift = -statistics.mean * scale
-        if self.bias is not None:
-            shift = shift + self.bias
-        return torch.addcmul(_of_channels(shift, self.input), self.input, _of_channels(scale, self.input))
+        y = (self.input - _of_channels(statistics.mean, self.input)) * _of_channels(scale, self.input)
+        return y if self.bias is None else y + _of_channels(self.bias, self.input)
 
 
 @dataclass(frozen=True)
