@@ -217,7 +217,7 @@ _TURNED_NOTE = "Characters turned by a quarter are training classes of their own
 _RUNS_NOTE = "The interval is over the 20 runs, 1.96 s / sqrt(20): trials of one run are not independent."
 _PROTONET_NOTES = (
     "The authors evaluate with running averages of the batch norm; here with the statistics of the task's batch "
-    "(accuracy), or of the support set and one query (accuracy_non_transductive).",
+    "(accuracy), or of the support set (accuracy_non_transductive).",
     "The paper halves its rate every 2,000 episodes; here a cosine falls to 0 over all iterations.",
     "The paper publishes no interval for Omniglot, over 1,000 test episodes.",
 )
