@@ -17,7 +17,9 @@ from distmeta.errors import DataError
 
 RGB = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
 GREY = np.random.default_rng(1).integers(0, 256, (9, 12), dtype=np.uint8)
-SMOOTH = np.stack(np.broadcast_arrays(np.arange(0, 240, 5)[:, None], np.arange(0, 240, 5)[None], 90), -1).astype(np.uint8)
+SMOOTH = np.stack(np.broadcast_arrays(np.arange(0, 240, 5)[:, None], np.arange(0, 240, 5)[None], 90), -1).astype(
+    np.uint8
+)
 
 
 def encoded(image, kind, **options):

@@ -83,6 +83,8 @@ def from_arrays(
         )
     if not labels:
         raise DataError("x and y are empty; expected at least one image.")
+    if x.dtype == np.uint8 and x.ndim >= 3:
+        refuse_bits(int(x.max(initial=0)), "x is")
     rows = rows_of(labels)
     divided = divide(rows, splits, class_names, seed)
     provenance: dict[str, Any] = {
@@ -92,6 +94,19 @@ def from_arrays(
     }
     classes = taken(x, rows, divided, allow_duplicates or x.ndim < 3, provenance)
     return write_dataset(out, classes, name=name, provenance=provenance, licence=licence)
+
+
+def refuse_bits(highest: int, what: str) -> None:
+    """Refuse pictures of 0 and 1 as bytes: a network would see 0 and 0.004.
+
+    Raises:
+        DataError: the highest number is 1.
+    """
+    if highest == 1:
+        raise DataError(
+            f"{what} integers of 0 and 1; expected 0 to 255, which networks see as 0 to 1. Give 255 times them, or "
+            "floats."
+        )
 
 
 def rows_of(labels: Sequence[Hashable]) -> dict[Hashable, IntArray]:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from distmeta.data.manifest import Manifest
 from distmeta.data.pictures import Recipe, picture_of
 from distmeta.data.pixel_arrays import as_array, channels_first, check_finite, in_range, is_picture
-from distmeta.data.sources.arrays import ClassNames, Splits, divide, plain_label, rows_of, taken
+from distmeta.data.sources.arrays import ClassNames, Splits, divide, plain_label, refuse_bits, rows_of, taken
 from distmeta.data.writer import Progress, cannot_write, refuse_existing, write_dataset
 from distmeta.errors import DataError, foreign
 
@@ -86,8 +86,7 @@ def from_dataset(
                 spill.add(index, item)
                 if progress is not None:
                     progress(index + 1, total)
-            rows = rows_of(spill.labels)
-            if not rows:
+            if not spill.labels:
                 raise DataError(f"The {type(dataset).__name__} has no items; expected at least one (image, label).")
             provenance: dict[str, Any] = {
                 "source": "torch dataset",
@@ -98,7 +97,8 @@ def from_dataset(
                 "channels": channels,
                 "ink": ink,
             }
-            images = spill.images()
+            refuse_bits(spill.highest, "All images are")
+            images, rows = spill.images(), rows_of(spill.labels)
             divided = divide(rows, splits, class_names, seed)
             classes = taken(images, rows, divided, allow_duplicates or images.ndim < 3, provenance)
             return write_dataset(
@@ -140,6 +140,7 @@ class _Spill:
 
     def __init__(self, file: IO[bytes], recipe: Recipe) -> None:
         self.labels: list[Hashable] = []
+        self.highest = 0
         self._file = file
         self._recipe = recipe
         self._like: tuple[np.dtype[Any], tuple[int, ...]] | None = None
@@ -180,6 +181,7 @@ class _Spill:
     def _image(self, image: Any, index: int) -> npt.NDArray[Any]:
         name = f"Item {index}"
         if is_picture(image):
+            self.highest = 255  # files have a range of their own
             try:
                 return self._recipe.make(image, name)
             except DataError as error:
@@ -192,6 +194,8 @@ class _Spill:
             check_finite(x[None], name)
         if x.ndim == 1 and x.dtype.kind == "f" and self._recipe == Recipe():
             return x.astype(np.float32)
-        pixels = in_range(channels_first(x[None], (), name), f"{name} is")[0]
-        eight = np.rint(pixels * 255).astype(np.uint8) if pixels.dtype.kind == "f" else pixels
-        return self._recipe.make(picture_of(eight), name)
+        pixels = in_range(channels_first(x[None], (), name), f"{name} is", plain=True)[0]
+        if pixels.dtype.kind == "f":
+            pixels = np.rint(pixels * 255).astype(np.uint8)
+        self.highest = max(self.highest, int(pixels.max()))
+        return self._recipe.make(picture_of(pixels), name)
