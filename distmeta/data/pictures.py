@@ -158,9 +158,9 @@ def drawn(image: Image.Image, channels: int, size: tuple[int, int] | None, name:
         np.uint8(0)
     """
     grey = fitted(image, 1, None)[0]
-    ink = bright_ink(grey, name)
+    paper = background(grey, name)
+    ink = _inverted(grey, paper)
     if size is not None:
-        paper = background(grey, name)
         ink = _scaled_whole(ink, size, round(paper) if paper < DARK else 0)
     return np.repeat(ink[None], channels, 0)
 
@@ -195,9 +195,14 @@ def bright_ink(grey: Pixels, name: str) -> Pixels:
         >>> bright_ink(paper, "paper")[2].tolist()
         [0, 0, 255, 0, 0]
     """
-    paper = background(grey, name)
+    return _inverted(grey, background(grey, name))
+
+
+def _inverted(grey: Pixels, paper: float) -> Pixels:
     if paper < DARK:
         return grey
+    if paper == 255:
+        return 255 - grey
     return np.rint(np.clip(paper - grey.astype(np.float64), 0, None) * (255 / paper)).astype(np.uint8)
 
 

@@ -71,7 +71,7 @@ def from_dataset(
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     manifest = from_dataset(dataset, f"{folder}/out", splits="60/20/20")
         >>> manifest.name, {split: [c.name for c in entry.classes] for split, entry in manifest.splits.items()}
-        ('TensorDataset', {'meta_train': ['0', '1', '4'], 'meta_validation': ['2'], 'meta_test': ['3']})
+        ('TensorDataset', {'meta_train': ['1', '2', '3'], 'meta_validation': ['0'], 'meta_test': ['4']})
     """
     recipe = Recipe(None if size is None else (size, size), channels, ink)
     directory = Path(out)
