@@ -250,7 +250,11 @@ def test_imports_go_only_downwards(name):
             "from distmeta.experiment import cards",
             "figures.style imports experiment.cards, its neighbour",
         ),
-        ("tracking.tracker", "import distmeta.data.verify", "tracking.tracker imports data.verify, its neighbour"),
+        (
+            "tracking.tracker",
+            "import distmeta.data.verifying",
+            "tracking.tracker imports data.verifying, its neighbour",
+        ),
         (
             "runtime.driver",
             "from distmeta.run.place import Place",

@@ -73,7 +73,8 @@ PLACE = "--address --backend --workers"
 TRACKING = "--tracking --no-tracking --tracking-required --no-tracking-required --tracking-uri"
 COMMANDS = {
     "check": "job --data --json --set",
-    "data build": "source --channels --from --instances --json --out --size --split",
+    "data build": "source --allow-duplicates --channels --from --ink --instances --json --min-images --out --size "
+    "--skip-corrupt --split --workers",
     "data inspect": "directory --json",
     "data verify": "directory --json",
     "evaluate": "run_dir --against --changed-code --data --inner-steps --json --lengths --seed --set --shots --split "

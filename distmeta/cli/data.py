@@ -18,6 +18,9 @@ app = typer.Typer(
 )
 
 
+_SOURCES = ("omniglot", "omniglot-runs", "glyphs", "image-folder")
+
+
 @app.command("build")
 def build(
     source: Annotated[str, typer.Argument(metavar="omniglot|omniglot-runs|glyphs|image-folder", help="What to build.")],
@@ -35,12 +38,42 @@ def build(
     size: Annotated[int | None, typer.Option(min=4, help="Height and width in pixels.")] = None,
     instances: Annotated[int, typer.Option(min=2, help="glyphs: images per class.")] = 20,
     channels: Annotated[int | None, typer.Option(help="image-folder: 1 for grey, 3 for colour.")] = None,
+    ink: Annotated[
+        bool, typer.Option("--ink", help="image-folder: drawings, light or dark; they become bright ink on 0.")
+    ] = False,
+    min_images: Annotated[
+        int | None, typer.Option(min=1, help="image-folder: leave out classes with fewer images.")
+    ] = None,
+    skip_corrupt: Annotated[
+        bool, typer.Option("--skip-corrupt", help="image-folder: leave out pictures that cannot be read; listed.")
+    ] = False,
+    allow_duplicates: Annotated[
+        bool, typer.Option("--allow-duplicates", help="image-folder: even if two splits share a picture.")
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="image-folder: processes that read; all CPUs by default.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Build a dataset: Omniglot (downloaded, or --from the zips), glyphs, or a folder of images."""
+    """Build a dataset: Omniglot (downloaded, or --from the zips), glyphs, or a folder of images.
+
+    Folders: ROOT/split/class/*.png, ROOT/class/*.png with --split, both also nested (group/class), or
+    ROOT/train.csv (val.csv, test.csv; columns filename, label) beside ROOT/images.
+    """
     from distmeta import data
     from distmeta.config import did_you_mean
 
+    _refuse_unused(
+        source,
+        {
+            "--channels": channels is not None,
+            "--ink": ink,
+            "--min-images": min_images is not None,
+            "--skip-corrupt": skip_corrupt,
+            "--allow-duplicates": allow_duplicates,
+            "--workers": workers is not None,
+        },
+    )
     with bar(f"building {source}", quiet=as_json) as progress:
         if source == "omniglot":
             if split not in (None, "vinyals", "background-evaluation"):
@@ -61,16 +94,28 @@ def build(
         elif source == "image-folder":
             if from_dir is None:
                 raise ConfigError(
-                    "image-folder needs --from ROOT, the folder with ROOT/class/*.png or ROOT/split/class/*.png."
+                    "image-folder needs --from ROOT, the folder with ROOT/class/*.png, ROOT/split/class/*.png or "
+                    "ROOT/train.csv."
                 )
             if channels not in (None, 1, 3):
                 raise ConfigError(f"--channels {channels}; expected 1 or 3.")
             colours: Literal[1, 3] | None = None if channels is None else 1 if channels == 1 else 3
-            data.build_image_folder(from_dir, out_dir, split=split, size=size, channels=colours, progress=progress)
+            data.build_image_folder(
+                from_dir,
+                out_dir,
+                split=split,
+                size=size,
+                channels=colours,
+                ink=ink,
+                min_images=min_images or 1,
+                skip_corrupt=skip_corrupt,
+                allow_duplicates=allow_duplicates,
+                workers=workers,
+                progress=progress,
+            )
         else:
-            known = ("omniglot", "omniglot-runs", "glyphs", "image-folder")
             raise ConfigError(
-                f"There is no source {source!r}.{did_you_mean(source, known)} Give one of {', '.join(known)}."
+                f"There is no source {source!r}.{did_you_mean(source, _SOURCES)} Give one of {', '.join(_SOURCES)}."
             )
     _show(out_dir, as_json)
 
@@ -106,8 +151,15 @@ def verify(directory: Annotated[Path, typer.Argument(metavar="DIR")], as_json: J
     console.out.print(f"fingerprint {report.fingerprint}")
 
 
+def _refuse_unused(source: str, given: dict[str, bool]) -> None:
+    unused = [name for name, is_given in given.items() if is_given]
+    if unused and source != "image-folder" and source in _SOURCES:
+        raise ConfigError(f"{unused[0]} is for image-folder; {source} has no use for it. Leave it out.")
+
+
 def _show(directory: Path, as_json: bool) -> None:
     from distmeta import data
+    from distmeta.data.remarks import remarks
 
     facts = data.inspect(directory)
     if as_json:
@@ -127,4 +179,6 @@ def _show(directory: Path, as_json: bool) -> None:
             split, f"{row['classes']:,}", f"{row['images']:,}", str(row["shards"]), f"{row['bytes'] / 2**20:.1f}"
         )
     console.out.print(table)
+    for line in remarks(facts["provenance"]):
+        console.out.print(line)
     console.out.print(f"fingerprint {facts['fingerprint']}")

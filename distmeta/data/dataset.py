@@ -51,8 +51,8 @@ class ShardDataset:
         >>> import tempfile
         >>> from distmeta.data import from_arrays, verify
         >>> with tempfile.TemporaryDirectory() as out:
-        ...     x, y = np.zeros((50, 1, 8, 8), np.uint8), np.repeat(np.arange(5), 10)
-        ...     manifest = from_arrays(x, y, out, splits="60/20/20")
+        ...     x = np.arange(50 * 64, dtype=np.float32).reshape(50, 1, 8, 8)
+        ...     manifest = from_arrays(x, np.repeat(np.arange(5), 10), out, splits="60/20/20")
         ...     dataset = ShardDataset.open(out)
         ...     dataset.input_shape, dataset.split("meta_train"), verify(out).images["meta_test"]
         ((1, 8, 8), ClassSplit('meta_train', classes=3, images=30), 10)

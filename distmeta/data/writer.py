@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +33,7 @@ SHARD_BYTES = 256 * 2**20
 
 
 Progress = Callable[[int, int | None], None]
-"""Called with (classes done, classes in total or None)."""
+"""Called with (done, in total or None); classes, unless a source counts pictures."""
 
 
 IntArray = npt.NDArray[np.integer]
@@ -69,7 +70,7 @@ def write_dataset(
         out: folder, made if absent. Leftovers of an interrupted build in it are replaced.
         classes: in the order they are to have; all of one dtype and one shape per image.
         name: of the dataset.
-        provenance: where the images come from; anything that JSON can say.
+        provenance: where the images come from; anything that JSON can say. ``classes`` may add to it until they end.
         licence: of the images, in words.
         progress: called after each class.
         total: number of classes, for ``progress``.
@@ -98,22 +99,27 @@ def write_dataset(
     """
     directory = Path(out)
     _check_json(provenance)
+    made = not directory.exists()
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        if (directory / MANIFEST).exists():
-            raise DataError(
-                f"{directory} already holds a dataset and nothing was written. Give another folder with --out, "
-                f"or delete this one first."
-            )
+        refuse_existing(directory)
         _remove_leftovers(directory)
         build = _Build(directory, shard_bytes)
     except OSError as error:
-        raise _cannot_write(directory, error) from None
-    for done, images in enumerate(classes, start=1):
-        build.add(images)
-        if progress is not None:
-            progress(done, total)
-    return build.commit(name, licence, provenance or {})
+        raise cannot_write(directory, error) from None
+    try:
+        for done, images in enumerate(classes, start=1):
+            build.add(images)
+            if progress is not None:
+                progress(done, total)
+        return build.commit(name, licence, provenance or {})
+    except BaseException:  # ctrl-C too: nothing half-written stays
+        with suppress(OSError):
+            if not (directory / MANIFEST).exists():
+                _remove_leftovers(directory)
+                if made:
+                    directory.rmdir()
+        raise
 
 
 class _Pending:
@@ -176,13 +182,11 @@ class _Build:
             sync(self.directory)
             write_manifest(self.directory, manifest)
         except OSError as error:
-            raise _cannot_write(self.directory, error) from None
+            raise cannot_write(self.directory, error) from None
         return manifest
 
     def _check(self, name: str, x: Images) -> None:
-        # Names become JSON and UTF-8; a file name that is not valid UTF-8 arrives here with unprintable surrogates.
-        if not name or not name.isprintable():
-            raise DataError(f"class name {name!r} is empty or has unprintable characters. Rename the class.")
+        check_class_name(name)
         if x.ndim < 2 or 0 in x.shape:
             raise DataError(
                 f"class {name!r} has shape {list(x.shape)}; expected [n, ...] with n at least 1, for example "
@@ -227,9 +231,33 @@ class _Build:
                 path=relative, bytes=path.stat().st_size, sha256=sha256_of(path), classes=tuple(pending.classes)
             )
         except OSError as error:
-            raise _cannot_write(self.directory, error) from None
+            raise cannot_write(self.directory, error) from None
         pending.shards.append(entry)
         pending.classes, pending.images, pending.bytes = [], [], 0
+
+
+def refuse_existing(directory: Path) -> None:
+    """Refuse a folder that holds a dataset: nothing is overwritten.
+
+    Raises:
+        DataError: it does.
+    """
+    if (directory / MANIFEST).exists():
+        raise DataError(
+            f"{directory} already holds a dataset and nothing was written. Give another folder with --out, "
+            f"or delete this one first."
+        )
+
+
+def check_class_name(name: str) -> None:
+    """Refuse a name that cannot be written.
+
+    Raises:
+        DataError: it is empty or has unprintable characters.
+    """
+    # Names become JSON and UTF-8; a file name that is not valid UTF-8 arrives here with unprintable surrogates.
+    if not name or not name.isprintable():
+        raise DataError(f"class name {name!r} is empty or has unprintable characters. Rename the class.")
 
 
 def _remove_leftovers(directory: Path) -> None:
@@ -238,11 +266,14 @@ def _remove_leftovers(directory: Path) -> None:
         for path in (directory / split).glob("*.arrow"):
             if re.fullmatch(r"\d{5}\.arrow", path.name):
                 path.unlink()
+        with suppress(OSError):  # absent, or it holds something else
+            (directory / split).rmdir()
     for partial in directory.glob(f".{MANIFEST}.*"):
         partial.unlink(missing_ok=True)
 
 
-def _cannot_write(directory: Path, error: OSError) -> DataError:
+def cannot_write(directory: Path, error: OSError) -> DataError:
+    """The error for a folder that the disk or its permissions refuse."""
     return DataError(
         f"cannot write the dataset to {directory}: {error}. Give a folder that can be written, with enough space."
     )

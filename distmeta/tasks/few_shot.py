@@ -15,7 +15,7 @@ from distmeta.data.catalog import DATASETS, resolve
 from distmeta.data.dataset import ClassSplit, ShardDataset
 from distmeta.data.preprocessing import Preprocessing
 from distmeta.data.shard_file import Images
-from distmeta.data.verify import verify_once
+from distmeta.data.verifying import verify_once
 from distmeta.errors import DataError, TaskContractError
 from distmeta.tasks.augment import Augmentation, augment
 from distmeta.tasks.base import TaskDistribution

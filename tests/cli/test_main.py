@@ -98,6 +98,30 @@ def test_a_folder_of_images_becomes_a_dataset(run, pictures):
     assert run("data", "verify", "pics").out.startswith("OK: 10 classes, 40 images, 3 shards")
 
 
+def test_what_is_left_out_of_a_folder_is_shown(run, pictures, tmp_path):
+    """Options that mean something for folders only are refused elsewhere: they did nothing, in silence."""
+    root = shutil.copytree(pictures, tmp_path / "in")
+    (root / "a" / "0.png").write_bytes(b"broken")
+    (root / "b" / "notes.txt").write_text("")
+    (root / "k").mkdir()
+    shutil.copy(root / "c" / "1.png", root / "c" / "9.png")
+    Image.fromarray(np.full((12, 12), 9, np.uint8)).save(root / "k" / "1.png")
+    build = ("data", "build", "image-folder", "--from", root, "--split", "60/20/20", "--channels", 1, "--min-images", 2)
+    stopped = run(*build, "--out", "pics")
+    assert stopped.code != 0
+    assert "--skip-corrupt" in stopped.err
+    shown = run(*build, "--out", "pics", "--skip-corrupt", "--workers", 1, "--size", 8)
+    for line in (
+        "left out, not pictures: 1 (b/notes.txt)",
+        "left out, corrupt: 1 (a/0.png)",
+        "left out, fewer than 2 images: 1 (k (1))",
+        "warning: identical pictures within a class: 1 (c/1.png = c/9.png)",
+    ):
+        assert line in " ".join(shown.out.split())
+    refused = run("data", "build", "glyphs", "--out", "other", "--ink")
+    assert "--ink is for image-folder; glyphs has no use for it" in " ".join(refused.err.split())
+
+
 def test_glyphs_are_built_without_a_download(run):
     built = run("data", "build", "glyphs", "--out", "small", "--size", 8, "--instances", 4, "--json").json
     assert built["input_shape"] == [1, 8, 8]

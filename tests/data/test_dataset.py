@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from distmeta.data import ClassImages, ShardDataset, inspect, verify
 from distmeta.data import dataset as module
 from distmeta.data.manifest import fingerprint_of, read_manifest
-from distmeta.data.verify import verify_once
+from distmeta.data.verifying import verify_once
 from distmeta.errors import DataError, ManifestError, ShardCorrupt, SplitLeak
 from distmeta.files import read_record, sha256_of, write_record
 from distmeta.types import SPLITS
@@ -271,13 +271,14 @@ def test_interrupted_build_leaves_no_dataset_and_can_be_repeated(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
+        build(tmp_path / "new", interrupted(), shard_bytes=200)
+    assert not (tmp_path / "new").exists(), "nothing half-written"
+    with pytest.raises(KeyboardInterrupt):
         build(tmp_path, interrupted(), shard_bytes=200)
-    assert list(tmp_path.rglob("*.arrow")), "the test should leave shards behind"
+    assert list(tmp_path.iterdir()) == []
     with pytest.raises(ManifestError, match="distmeta data build"):
         ShardDataset.open(tmp_path)
     assert build(tmp_path) == build(tmp_path.parent / "fresh")
-    assert verify(tmp_path).shards == 3
-    assert len(list(tmp_path.rglob("*.arrow"))) == 3, "leftovers are gone"
 
 
 def _build_and_die(out):
@@ -293,10 +294,12 @@ def test_killed_build_leaves_no_dataset_and_can_be_repeated(tmp_path):
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
+    assert list(tmp_path.rglob("*.arrow")), "the test should leave shards behind"
     with pytest.raises(ManifestError):
         ShardDataset.open(tmp_path)
     build(tmp_path)
-    verify(tmp_path)
+    assert verify(tmp_path).shards == 3
+    assert len(list(tmp_path.rglob("*.arrow"))) == 3, "leftovers are gone"
 
 
 def test_only_own_leftovers_are_removed(tmp_path):

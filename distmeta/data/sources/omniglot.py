@@ -133,7 +133,8 @@ def write_drawings(
         name=name,
         provenance={
             **provenance,
-            "ink": "255 on 0, Lanczos from 105x105",
+            "scaled": "Lanczos from 105x105, ink 255 on 0",
+            "ink": True,
             "citation": "Lake, Salakhutdinov, Tenenbaum: Human-level concept learning through probabilistic "
             "program induction. Science 350 (2015)",
         },

@@ -29,6 +29,54 @@ def test_every_class_keeps_its_images_in_order(tmp_path):
     assert sorted(seen) == sorted(set(Y.tolist()))
 
 
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda names: names,
+        np.array,
+        lambda names: np.array(names, object),
+        lambda names: [(name, 7) for name in names],
+    ],
+)
+def test_labels_are_anything_hashable(tmp_path, convert):
+    """Strings, as arrays and as lists, gave an error that asked for integers."""
+    labels = convert([f"class {label}" for label in Y])
+    keys = labels if isinstance(labels, list) else labels.tolist()
+    classes = list(dict.fromkeys(keys))
+    manifest = from_arrays(X, labels, tmp_path, splits={"meta_train": classes[:8], "meta_test": classes[8:]})
+    assert [c.name for c in manifest.splits["meta_test"].classes] == [str(key) for key in classes[8:]]
+    split = ShardDataset.open(tmp_path).split("meta_train")
+    for i, key in enumerate(classes[:8]):
+        assert np.array_equal(split.gather(np.full(6, i), np.arange(6)), X[[key == other for other in keys]])
+
+
+def test_identical_images(tmp_path):
+    """The same image in meta_train and in meta_test went unnoticed."""
+    x = X.copy()
+    rows = {label: np.flatnonzero(label == Y) for label in range(-3, 7)}
+    x[rows[0][1]] = x[rows[0][0]]
+    x[rows[1][0]] = x[rows[2][0]]
+    splits = {"meta_train": range(-3, 5), "meta_test": [5, 6]}
+    found = from_arrays(x, Y, tmp_path / "1", splits=splits).provenance["identical"]
+    assert found == {
+        "within a class": {"count": 1, "first": [f"row {rows[0][0]} = row {rows[0][1]}"]},
+        "in two classes": {"count": 1, "first": [f"row {rows[1][0]} = row {rows[2][0]}"]},
+    }
+    x[rows[6][2]] = x[rows[-3][0]]
+    with pytest.raises(SplitLeak, match=rf"1 picture has .*: row {rows[-3][0]} = row {rows[6][2]}. .*allow_duplicates"):
+        from_arrays(x, Y, tmp_path / "2", splits=splits)
+    assert not (tmp_path / "2").exists()
+    manifest = from_arrays(x, Y, tmp_path / "3", splits=splits, allow_duplicates=True)
+    assert manifest.provenance["identical"]["across splits"]["count"] == 1
+    assert verify(tmp_path / "3").fingerprint == manifest.fingerprint
+
+
+def test_equal_rows_of_numbers_are_counted(tmp_path):
+    manifest = from_arrays(np.zeros((60, 3), np.float32), Y, tmp_path)
+    assert sum(kind["count"] for kind in manifest.provenance["identical"].values()) == 59
+    assert all(len(kind["first"]) <= 100 for kind in manifest.provenance["identical"].values())
+
+
 def test_division_depends_on_the_seed_alone(tmp_path):
     first = from_arrays(X, Y, tmp_path / "a", seed=1)
     assert from_arrays(X, Y, tmp_path / "b", seed=1) == first
@@ -45,17 +93,21 @@ def test_splits_by_label_and_class_names(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"y": Y[1:]}, r"expected x \[n, ...\] and integer labels"),
-        ({"y": Y.astype(float)}, "integer labels"),
+        ({"y": Y[1:]}, r"expected x \[n, ...\] and labels y \[n\], integers or strings"),
+        ({"y": Y.astype(float)}, r"y is float64 \[60\]; .* integers or strings"),
+        ({"y": Y.astype(float).tolist()}, "integers or strings"),
+        ({"y": [[1, 2], [3]] * 30}, "y is a list; .* integers or strings"),
         ({"y": np.eye(60)}, "argmax"),
         ({"x": X[:0], "y": Y[:0]}, "are empty"),
         ({"splits": {"meta_train": [0, 99]}}, "'99', which is not in the data"),
         ({"splits": {"meta_train": [0, 1]}}, "leaves out 8 of 10 classes"),
         ({"splits": {"training": [0]}}, "no split 'training'"),
-        ({"class_names": ["a", "b"]}, "label -3 has no name"),
-        ({"class_names": dict.fromkeys(range(-3, 7), "same")}, "two labels the same name"),
+        ({"class_names": ["a", "b"]}, r"label -?\d has no name: class_names has 2 entries"),
+        ({"class_names": dict.fromkeys(range(-3, 7), "same")}, "Two labels have the same name, 'same'"),
         ({"splits": "64/16/21"}, "sum to 100"),
         ({"x": X.astype(float)}, "float64"),
+        ({"x": X & 1}, "x is integers of 0 and 1; expected 0 to 255"),
+        ({"y": [1, "1"] * 30}, "Two labels have the same name, '1'"),
     ],
 )
 def test_bad_arrays(tmp_path, changes, message):

@@ -1,12 +1,17 @@
 """Folders of images become datasets, and what is wrong with a folder is said with its name."""
 
 import json
+import os
+import subprocess
+import sys
+import threading
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from distmeta.data import ShardDataset, build_image_folder, verify
+from distmeta.data import ShardDataset, build_image_folder, picture_workers, verify
+from distmeta.data.remarks import remarks
 from distmeta.errors import DataError, SplitLeak
 
 
@@ -61,7 +66,7 @@ def test_percentages_divide_classes_always_alike(flat, tmp_path):
         "meta_validation": 2,
         "meta_test": 2,
     }
-    assert seen == [(i, 10) for i in range(1, 11)]
+    assert seen == [(i, 20) for i in range(1, 21)]
 
 
 def test_lists_in_a_file(flat, tmp_path):
@@ -192,15 +197,223 @@ def test_bad_folders(flat, tmp_path):
     for root in (tmp_path / "empty", tmp_path / "empty" / "train"):
         with pytest.raises(DataError, match="holds no class folders"):
             build_image_folder(root, tmp_path / "out")
-    (flat / "class x").mkdir()
-    with pytest.raises(DataError, match=r"class x holds no png"):
-        build_image_folder(flat, tmp_path / "out", split="60/20/20")
     (flat / "train" / "y").mkdir(parents=True)
     with pytest.raises(DataError, match="has split folders"):
         build_image_folder(flat, tmp_path / "out")
 
 
-@pytest.mark.parametrize("settings", [{"size": 0}, {"channels": 2}])
+@pytest.mark.parametrize("settings", [{"size": 0}, {"channels": 2}, {"min_images": 0}, {"workers": 0}])
 def test_bad_settings(flat, tmp_path, settings):
     with pytest.raises(DataError, match="expected"):
         build_image_folder(flat, tmp_path / "out", split="60/20/20", **settings)
+
+
+# -- what is left out --------------------------------------------------------------------------------------------------
+
+
+def test_what_is_left_out_is_counted_and_named(flat, tmp_path):
+    """Files of other kinds were passed over in silence; a class without pictures stopped the build."""
+    (flat / "class 0" / "list.txt").write_text("")
+    (flat / "class 1" / "photo.heic").write_text("")
+    (flat / "README").write_text("")
+    for hidden in (".DS_Store", "Thumbs.db", "class 0/desktop.ini", "class 0/.hidden.png"):
+        (flat / hidden).write_text("")
+    (flat / "class x").mkdir()
+    manifest = build_image_folder(flat, tmp_path / "out", split="60/20/20")
+    assert manifest.provenance["left out"] == {
+        "not pictures": {"count": 3, "first": ["README", "class 0/list.txt", "class 1/photo.heic"]},
+        "fewer than 1 images": {"count": 1, "first": ["class x (0)"]},
+    }
+    assert remarks(manifest.provenance) == [
+        "left out, not pictures: 3 (README, class 0/list.txt, class 1/photo.heic)",
+        "left out, fewer than 1 images: 1 (class x (0))",
+    ]
+    assert sum(len(members) for members in names(manifest).values()) == 10
+    assert "left out" in ShardDataset.open(tmp_path / "out").manifest.provenance
+
+
+def test_small_classes(flat, tmp_path):
+    save(flat / "single" / "1.png", pixels(99))
+    manifest = build_image_folder(flat, tmp_path / "1", split="60/20/20", min_images=2)
+    assert manifest.provenance["left out"] == {"fewer than 2 images": {"count": 1, "first": ["single (1)"]}}
+    assert manifest == build_image_folder(flat, tmp_path / "2", split="60/20/20", min_images=2)
+    with_it = build_image_folder(flat, tmp_path / "3", split="60/20/20")
+    assert sum(len(members) for members in names(with_it).values()) == 11
+    lists = {"meta_train": [f"class {i}" for i in range(10)], "meta_test": ["single"]}
+    (tmp_path / "lists.json").write_text(json.dumps(lists))
+    with pytest.raises(DataError, match=r"meta_test has no class with at least 2 .*: single \(1\). Lower --min-images"):
+        build_image_folder(flat, tmp_path / "4", split=tmp_path / "lists.json", min_images=2)
+
+
+def test_corrupt_pictures_can_be_skipped(flat, tmp_path):
+    for c in (3, 5):
+        (flat / f"class {c}" / "0.png").write_bytes(b"broken")
+    with pytest.raises(DataError, match=r"class \d/0.png cannot be read .* --skip-corrupt"):
+        build_image_folder(flat, tmp_path / "1", split="60/20/20")
+    assert not (tmp_path / "1").exists(), "nothing half-written"
+    manifest = build_image_folder(flat, tmp_path / "2", split="60/20/20", skip_corrupt=True)
+    found = manifest.provenance["left out"]["corrupt"]
+    assert (found["count"], sorted(found["first"])) == (2, ["class 3/0.png", "class 5/0.png"])
+    assert sum(verify(tmp_path / "2").images.values()) == 18
+    smaller = build_image_folder(flat, tmp_path / "3", split="60/20/20", skip_corrupt=True, min_images=2)
+    assert sorted(smaller.provenance["left out"]["fewer than 2 images"]["first"]) == ["class 3 (1)", "class 5 (1)"]
+    assert sum(verify(tmp_path / "3").images.values()) == 16
+
+
+def test_a_split_that_loses_all_its_classes(tmp_path):
+    save(tmp_path / "in/train/a/1.png", pixels(0))
+    (tmp_path / "in/test/b").mkdir(parents=True)
+    (tmp_path / "in/test/b/1.png").write_bytes(b"broken")
+    with pytest.raises(DataError, match="meta_test has no class with at least 1 pictures left"):
+        build_image_folder(tmp_path / "in", tmp_path / "out", skip_corrupt=True)
+    assert not (tmp_path / "out").exists()
+
+
+# -- identical pictures ------------------------------------------------------------------------------------------------
+
+
+def test_identical_pictures(tmp_path):
+    """By their pixels: another file format or name does not hide them."""
+    root = tmp_path / "in"
+    for split, name, file, seed in [
+        ("train", "a", "1.png", 1),
+        ("train", "a", "2.bmp", 1),
+        ("train", "b", "1.png", 2),
+        ("train", "c", "1.webp", 2),
+        ("test", "d", "1.png", 3),
+    ]:
+        save(root / split / name / file, pixels(seed), **({"lossless": True} if file.endswith("webp") else {}))
+    manifest = build_image_folder(root, tmp_path / "1")
+    assert manifest.provenance["identical"] == {
+        "within a class": {"count": 1, "first": ["train/a/1.png = train/a/2.bmp"]},
+        "in two classes": {"count": 1, "first": ["train/b/1.png = train/c/1.webp"]},
+    }
+    assert remarks(manifest.provenance)[1].startswith("warning: identical pictures in two classes: 1 (train/b/1.png")
+    for i in range(5):
+        save(root / "test" / "e" / f"{i}.png", pixels(1))
+    with pytest.raises(SplitLeak, match=r"5 pictures have .*: train/a/1.png = test/e/0.png, .* and 2 more. "):
+        build_image_folder(root, tmp_path / "2")
+    assert not (tmp_path / "2").exists()
+    manifest = build_image_folder(root, tmp_path / "3", allow_duplicates=True)
+    assert manifest.provenance["identical"]["across splits"]["count"] == 5
+    # Alike after the conversion only: as a learner sees them.
+    save(root / "train/f/1.png", np.full((6, 5, 3), 40))
+    save(root / "val/g/1.png", np.full((6, 5), 40))
+    build_image_folder(root / "train", tmp_path / "4", split="100/0/0")
+    with pytest.raises(SplitLeak, match=r"train/f/1.png = val/g/1.png"):
+        build_image_folder(root, tmp_path / "5", channels=1)
+
+
+# -- drawings ----------------------------------------------------------------------------------------------------------
+
+
+def test_drawings_are_inverted_and_padded(tmp_path):
+    page = np.full((20, 40), 250, np.uint8)
+    page[10, 2:38] = 0
+    save(tmp_path / "in/train/line/1.png", page)
+    build_image_folder(tmp_path / "in", tmp_path / "out", size=20, ink=True)
+    dataset = ShardDataset.open(tmp_path / "out")
+    got = dataset.split("meta_train").gather(np.array([0]), np.array([0]))[0, 0]
+    assert dataset.manifest.provenance["ink"] is True
+    assert got[:4].max() == 0
+    assert (got.max(0) > 60)[2:18].all(), "the line from end to end"
+    save(tmp_path / "in/train/line/2.png", np.full((20, 40), 128))
+    with pytest.raises(DataError, match=r"line/2.png has a background of 128, neither"):
+        build_image_folder(tmp_path / "in", tmp_path / "out2", size=20, ink=True)
+
+
+# -- many pictures -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """``many/class/*.png``: 600 pictures, enough for two processes; one of them is broken."""
+    root = tmp_path_factory.mktemp("many")
+    for c in range(12):
+        for i in range(50):
+            save(root / f"class {c:02}" / f"{i:02}.png", pixels(100 * c + i, (9, 7, 3)))
+    (root / "class 04" / "07.png").write_bytes(b"broken")
+    return root
+
+
+def test_processes_change_nothing(many, tmp_path):
+    options = {"split": "50/25/25", "size": 8, "skip_corrupt": True}
+    seen = []
+    one = build_image_folder(many, tmp_path / "1", workers=1, **options)
+    two = build_image_folder(many, tmp_path / "2", workers=2, progress=lambda *at: seen.append(at), **options)
+    assert one == two
+    for path in (tmp_path / "1").rglob("*.arrow"):
+        assert path.read_bytes() == (tmp_path / "2" / path.relative_to(tmp_path / "1")).read_bytes()
+    assert seen == [(i, 600) for i in range(1, 601)]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ctrl_c_leaves_nothing(many, tmp_path, workers):
+    def interrupt(done, total):
+        if done == 300:
+            raise KeyboardInterrupt
+
+    options = {"split": "50/25/25", "skip_corrupt": True, "workers": workers}
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        build_image_folder(many, tmp_path / "out", progress=interrupt, **options)
+    assert not (tmp_path / "out").exists()
+    assert threading.active_count() == before
+    assert build_image_folder(many, tmp_path / "out", **options).input_shape == (3, 9, 7)
+
+
+def test_ctrl_c_on_the_command_line(many, tmp_path):
+    """SIGINT to the whole process group, as a terminal sends it: exit 130, one line, no process left."""
+    program = (
+        "import sys, os, signal\n"
+        "from distmeta.data import picture_workers as w\n"
+        "ask = w._Processes.ask\n"
+        "def slow(self, paths):\n"
+        "    answer = ask(self, paths)\n"
+        "    if '06' in paths[0]:\n"
+        "        print(*(p.pid for p in self._started), flush=True)\n"
+        "        os.killpg(0, signal.SIGINT)\n"
+        "    return answer\n"
+        "w._Processes.ask = slow\n"
+        "from distmeta.cli.main import main\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c", program, "data", "build", "image-folder", "--from", str(many)),
+            *("--out", str(tmp_path / "out"), "--split", "50/25/25", "--skip-corrupt", "--workers", "2"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        process_group=0,
+    )
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.splitlines()[-1] == "Interrupted."
+    assert "Traceback" not in done.stderr
+    started = [int(pid) for line in done.stdout.splitlines() for pid in line.split()]
+    assert started
+    for pid in started:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_process_that_dies_is_named(many, tmp_path, monkeypatch):
+    monkeypatch.setattr(picture_workers, "_START", "import os, sys; sys.stdin.buffer.read(9); os._exit(7)")
+    with pytest.raises(
+        DataError, match=r"ended by itself \(exit code 7\), at one of .*00.png to .*Find it with --workers 1"
+    ):
+        build_image_folder(many, tmp_path / "out", split="50/25/25", workers=2)
+    assert not (tmp_path / "out").exists()
+
+
+def test_reading_processes_import_neither_torch_nor_pyarrow():
+    """Each starts in a tenth of a second instead of two."""
+    program = (
+        "import sys, distmeta.data.picture_workers, distmeta.data.pictures\n"
+        "print({'torch', 'pyarrow', 'pydantic', 'ray', 'mlflow'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "set()"
