@@ -111,11 +111,10 @@ def _regression(example: Mapping[str, Any]) -> dict[str, Any]:
     error, baseline = example["error"], example.get("baseline", {}).get("baseline_loss")
     text = f"{len(target)} queries, mean squared error {error:.4g} after {example['support']} support points."
     if "x" in example:
-        x = np.asarray(example["x"])
         drawn = svg.chart(
             [
-                Series("target", x, target, 2, "points"),
-                Series("answer", x, answer, 1, "both" if len(x) < 30 else "line"),
+                Series("answer", example["curve_x"], example["curve_y"], 1),
+                Series("target", example["x"], target, 2, "rings"),
                 Series("support", example["support_x"], example["support_y"], 0, "points"),
             ],
             x_label="x", y_label="y", text=text,
@@ -141,7 +140,9 @@ def _bits(example: Mapping[str, Any]) -> dict[str, Any]:
     for one in example["panels"]:
         size = f"{one['rows']} rows, {one['steps']} time steps"
         what = f"{wrong} of {of} bits are wrong" if one["name"] == "wrong bits" else "dark is 1"
-        panels.append({**one, "text": f"{one['name']}: {size}; {what}"})
+        panels.append(
+            {**one, "height": round(min(0.4 * one["rows"] + 0.2, 9), 2), "text": f"{one['name']}: {size}; {what}"}
+        )
     share = f" ({100 * wrong / of:.1f} %)" if of else ""
     return {"result": f"{wrong} of {of} bits wrong{share}", "baseline": "", "panels": panels, "more": ""}
 

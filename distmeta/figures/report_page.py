@@ -56,7 +56,7 @@ def page_of_run(run: RunReport) -> str:
             pictures=[_picture(one) for one in run.pictures],
             examples=[shown_example(one) for one in run.examples],
             facts=_facts(run),
-            started=run.created.replace("T", " ").replace("+00:00", " UTC"),
+            started=_started(run),
             card=_card(run.dataset),
         )
     )
@@ -139,7 +139,7 @@ _ABSENT = "\0absent"
 def _setting(value: Any) -> str:
     """A setting as ``--set`` takes it, as far as a person can read it."""
     if value == _ABSENT:
-        return "not a setting of this run"
+        return "–"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
@@ -327,9 +327,13 @@ def _facts(run: RunReport) -> list[tuple[str, str]]:
     return [(name, value) for name, value in found if value]
 
 
+def _started(run: RunReport) -> str:
+    return run.created.replace("T", " ").replace("+00:00", " UTC")
+
+
 def _facts_beside(runs: Sequence[RunReport]) -> list[tuple[str, list[str]]]:
     """The facts of several runs by name; empty where a run lacks one."""
-    found = [dict(_facts(run)) for run in runs]
+    found = [dict([*_facts(run), ("started", _started(run))]) for run in runs]
     names = dict.fromkeys(name for facts in found for name in facts)
     return [(name, [facts.get(name, "") for facts in found]) for name in names]
 

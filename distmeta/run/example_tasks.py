@@ -12,6 +12,7 @@ from distmeta.experiment.experiment import Experiment
 from distmeta.figures.thumbnails import matrix_address, picture_address
 from distmeta.intervals import EvaluationReport
 from distmeta.learners.base import MetaLearner
+from distmeta.learners.fast_model import FastModel
 from distmeta.learners.functional import vectorised
 from distmeta.occurrences import occurrence
 from distmeta.runtime.checkpoint import Checkpoint
@@ -23,6 +24,7 @@ _FIRST = 3  # tasks, whatever their result
 _SEARCHED = 100  # tasks among which the hardest is taken
 _CLASSES, _SHOTS, _QUERIES = 20, 5, 60  # at most so many are kept: per task, per class, per task
 _NUMBERS = 256  # of a vector
+_GRID = 80  # places at which the curve of a regression is drawn
 
 
 def example_tasks(
@@ -100,7 +102,7 @@ def _answered(
         return _labels(tasks, episode, output, tasks.class_names(ref, seed)) | {"baseline": baseline}
     fast = learner.adapt(episode.support_x, episode.support_y, params=params)
     if fast.classes_ is None:
-        return _regression(episode, fast.predict(episode.query_x)) | {"baseline": baseline}
+        return _regression(episode, fast) | {"baseline": baseline}
     names = tasks.class_names(ref, seed)
     return _classification(episode, fast.classes_, fast.predict_proba(episode.query_x), names) | {"baseline": baseline}
 
@@ -144,7 +146,8 @@ def _classification(
     }
 
 
-def _regression(episode: Episode, answers: torch.Tensor) -> dict[str, Any]:
+def _regression(episode: Episode, fast: FastModel) -> dict[str, Any]:
+    answers = fast.predict(episode.query_x)
     record: dict[str, Any] = {
         "kind": "regression",
         "error": float((answers - episode.query_y).square().mean()),
@@ -154,7 +157,11 @@ def _regression(episode: Episode, answers: torch.Tensor) -> dict[str, Any]:
         "outputs": episode.query_y.shape[1],
     }
     if episode.query_x.shape[1:] == (1,):
+        seen = torch.cat([episode.support_x, episode.query_x])
+        grid = torch.linspace(float(seen.min()), float(seen.max()), _GRID, dtype=seen.dtype)[:, None]
         record |= {
+            "curve_x": _rounded(grid[:, 0]),
+            "curve_y": _rounded(fast.predict(grid)[:, 0]),
             "x": _rounded(episode.query_x[:, 0]),
             "support_x": _rounded(episode.support_x[:, 0]),
             "support_y": _rounded(episode.support_y[:, 0]),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import platform
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -51,14 +52,12 @@ def report_facts(
     """
     import torch
 
-    import distmeta
-
     warnings = [] if trained.test is None else [few_classes_warning(experiment.tasks, trained.test.split)]
     record = TrackingRecord.load(directory.path)
     tags = record.tags if record else {}
     spec = experiment.tasks.spec
     environment = {
-        "distmeta": distmeta.__version__,
+        "distmeta": sys.modules["distmeta"].__version__,  # loaded with this module; its public names are a floor above
         "Python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
