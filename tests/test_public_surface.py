@@ -80,6 +80,7 @@ COMMANDS = {
     "evaluate": "run_dir --against --changed-code --data --inner-steps --json --lengths --seed --set --shots --split "
     f"--tasks {PLACE}",
     "inspect": "run_dir --json",
+    "report": "runs --json --out",
     "list": "--json",
     "reproduce": f"card --data --json --minutes --run-dir --set --show {PLACE} {TRACKING}",
     "resume": f"run_dir --changed-code --data --json --set {PLACE} {TRACKING}",

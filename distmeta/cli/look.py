@@ -1,4 +1,4 @@
-"""The commands that look, send or ask: inspect, check, list, submit, track sync."""
+"""The commands that look, send or ask: inspect, report, check, list, submit, track sync."""
 
 from __future__ import annotations
 
@@ -41,6 +41,29 @@ def inspect(run_dir: RunDir, as_json: Json = False) -> None:
     lost = any(name.startswith("checkpoint") for name in damaged)
     if facts["status"] in ("interrupted", "failed") or lost:
         console.out.print(f"Go on with: distmeta resume {run_dir}")
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="One run, or several to compare.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.html", help="Where to; RUN_DIR/report.html, of several the first one's evaluations folder."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a run's report as one HTML file; of several runs side by side, with their paired differences."""
+    from distmeta.run.reporting import report as write
+
+    done = write(runs, out)
+    if as_json:
+        print_json(done.to_dict())
+        return
+    for one in done.pairings:
+        if one.why_not:
+            console.err.print(f"note: {done.runs[one.a]} and {done.runs[one.b]} are not paired: {one.why_not}.")
+    console.out.print(f"report   {done.path}")
 
 
 def check(job: JobFile, settings: Set = None, data_dir: Data = None, as_json: Json = False) -> None:

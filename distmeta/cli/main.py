@@ -29,6 +29,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": runs.evaluate,
     "reproduce": runs.reproduce,
     "inspect": look.inspect,
+    "report": look.report,
     "check": look.check,
     "list": look.list_all,
     "submit": look.submit,

@@ -2,47 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import singledispatch
 
 from distmeta.cli import console
 from distmeta.cli.console import print_json
 from distmeta.experiment.cards import CARDS, Card
 from distmeta.experiment.job import Job
+from distmeta.figures.metric_labels import metric_labels
 from distmeta.intervals import EvaluationReport
-from distmeta.occurrences import INSTANCES
 from distmeta.run.finishing import RunResult
 from distmeta.run.results import Comparison, EvaluationResult, Sweep
-
-_LABELS = {
-    "accuracy": "accuracy, transductive (all queries in one batch)",
-    "accuracy_non_transductive": "accuracy, non-transductive (each query alone)",
-    "baseline_accuracy": "nearest neighbour on raw inputs, same tasks",
-    "accuracy_verification": "accuracy of same or different, pairs",
-    "bits": "bits per sequence",
-    "bit_errors": "wrong bits per sequence",
-    "baseline_bits": "bits per sequence of the task's baseline",
-    "loss": "loss on the queries",
-    "baseline_loss": "predicting the mean of the support targets",
-}
-
-
-_BY_INSTANCE = {"accuracy": "accuracy", "baseline_accuracy": "nearest earlier image"}
-
-
-def _labels_of(metrics: Iterable[str]) -> dict[str, str]:
-    """Metric to what it is called for people, in the order to show them; a metric of the user's keeps its name."""
-    metrics = list(metrics)
-    labels = _LABELS | {
-        f"{name}_instance_{k}": f"{text}, instance {k}" for name, text in _BY_INSTANCE.items() for k in INSTANCES
-    }
-    if "accuracy_non_transductive" not in metrics:
-        labels["accuracy"] = "accuracy"
-    if "bits" in metrics or any("_instance_" in name for name in metrics):  # a sequence has no queries
-        labels["loss"] = "loss"
-    order = list(labels)
-    metrics.sort(key=lambda name: order.index(name) if name in labels else len(order))
-    return {name: labels.get(name, name) for name in metrics}
 
 
 @singledispatch
@@ -62,7 +32,7 @@ def _(found: Comparison) -> None:
     console.out.print(a.title)
     rows = [("", f"A  {a.run_dir}", f"B  {b.run_dir}", "A - B, paired", "")]
     differences = found.differences
-    for name, label in _labels_of(differences).items():
+    for name, label in metric_labels(differences).items():
         difference = differences[name]
         verdict = "A and B differ" if difference.significant else "no clear difference"
         numbers = (a.report.text(name), b.report.text(name), difference.text())
@@ -93,6 +63,7 @@ def result(found: RunResult, job: Job, as_json: bool) -> None:
                 "params_sha256": found.params_sha256,
                 "best_step": found.best_step,
                 "test": found.test.summary() if found.test else None,
+                "report": str(found.report) if found.report else None,
             }
         )
         return
@@ -111,6 +82,8 @@ def result(found: RunResult, job: Job, as_json: bool) -> None:
         _report(found.test, title)
         _warn_of_guessing(found.test, getattr(tasks.config, "ways", None))
     console.out.print(f"run      {found.run_dir}")
+    if found.report is not None:
+        console.out.print(f"report   {found.report}")
     console.out.print(f"curves   {found.curves}")
     for path in found.pictures:
         console.out.print(f"picture  {path}")
@@ -149,7 +122,7 @@ def card(found: Card, as_json: bool) -> None:
 
 def _report(report: EvaluationReport, title: str) -> None:
     console.out.print(title)
-    labels = _labels_of(report.metrics)
+    labels = metric_labels(report.metrics)
     width = max(map(len, labels.values()))
     for name, text in labels.items():
         console.out.print(f"  {text:<{width}}  {report.text(name)}")

@@ -60,10 +60,10 @@ def plot_curves(rows: Iterable[dict[str, Any]], path: Path, *, title: str) -> Pa
 
 
 def _draw_training(axes: Axes, rows: Sequence[dict[str, Any]], name: str) -> list[float]:
-    steps, values = _series(rows, f"train/{name}")
+    steps, values = series(rows, f"train/{name}")
     if len(steps) == 0:
         return []
-    at, smoothed = _smooth(steps, values)
+    at, smoothed = smooth(steps, values)
     label = "training"
     if len(at) < len(steps):
         axes.plot(steps, values, color=BLUE, alpha=0.28, linewidth=0.8)
@@ -75,14 +75,14 @@ def _draw_training(axes: Axes, rows: Sequence[dict[str, Any]], name: str) -> lis
 
 
 def _draw_validation(axes: Axes, rows: Sequence[dict[str, Any]], name: str) -> list[float]:
-    steps, values = _series(rows, f"validation/{name}")
+    steps, values = series(rows, f"validation/{name}")
     if len(steps) == 0:
         return []
     banded = [row for row in rows if f"validation/{name}" in row and f"validation/{name}_ci95" in row]
     label = "validation"
     if banded:
-        at, centre = _series(banded, f"validation/{name}")
-        _, half_width = _series(banded, f"validation/{name}_ci95")
+        at, centre = series(banded, f"validation/{name}")
+        _, half_width = series(banded, f"validation/{name}_ci95")
         if len(at) == len(half_width):
             axes.fill_between(at, centre - half_width, centre + half_width, color=RED, alpha=0.18, linewidth=0)
             if len(at) == 1:
@@ -92,14 +92,14 @@ def _draw_validation(axes: Axes, rows: Sequence[dict[str, Any]], name: str) -> l
     return [float(value) for value in values]
 
 
-def _series(rows: Iterable[dict[str, Any]], key: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def series(rows: Iterable[dict[str, Any]], key: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Steps and finite values of one metric; of a step that was run twice, the last."""
     latest = {row["step"]: float(row[key]) for row in rows if key in row and math.isfinite(row[key])}
     steps = sorted(latest)
     return np.array(steps, dtype=np.float64), np.array([latest[step] for step in steps], dtype=np.float64)
 
 
-def _smooth(
+def smooth(
     steps: npt.NDArray[np.float64], values: npt.NDArray[np.float64]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """The mean of the middle half of the values in a window of a twenty-fifth of the run, at 200 places at most.

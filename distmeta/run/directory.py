@@ -12,6 +12,8 @@
             tracking.json       see :mod:`distmeta.tracking.tracking_record`
             result.json         the meta-test report
             curves.png, *.png   pictures
+            report.json         what the report needs of the learner and the data: example tasks, dataset card
+            report.html         the report, see :mod:`distmeta.run.reporting`
             evaluations/        later evaluations, one file each
             reproduction.json   ours beside the published number, for runs of a protocol card
             errors/             the full text of errors that came from elsewhere
@@ -49,6 +51,7 @@ from distmeta.tracking.tracking_record import RECORD_FILE, TrackingRecord
 _RUN, _COPY, _EXPERIMENT, _CODE = "run.json", ".run.json.copy", "experiment.json", "code"
 _CHECKPOINTS, _EVALUATIONS = "checkpoints", "evaluations"
 _RESULT, _REPRODUCTION, _CURVES = "result.json", "reproduction.json", "curves"
+_REPORT, _PAGE = "report.json", "report.html"
 
 
 class RunDirectory:
@@ -345,9 +348,38 @@ class RunDirectory:
         """Path of the picture ``name``; of the learning curves when left out."""
         return self.path / f"{name}.png"
 
+    def pictures(self) -> list[Path]:
+        """The PNGs of how the learner learns, by name; the curves are not among them."""
+        return sorted(path for path in self.path.glob("*.png") if path != self.picture())
+
+    @property
+    def page(self) -> Path:
+        """Path of ``report.html``, which :mod:`distmeta.run.reporting` writes."""
+        return self.path / _PAGE
+
     def keep_result(self, values: Mapping[str, Any]) -> Path:
         """Write the meta-test report."""
         return self._keep(_RESULT, values)
+
+    def result(self) -> dict[str, Any] | None:
+        """``result.json``: the meta-test report with its per-task values; ``None`` where the run has none yet.
+
+        Raises:
+            FileDamaged: it is not as it was written.
+        """
+        return self._kept(_RESULT)
+
+    def keep_report_facts(self, values: Mapping[str, Any]) -> Path:
+        """Write what the report needs of the learner and the data, which are at hand at the end of a run only."""
+        return self._keep(_REPORT, values)
+
+    def report_facts(self) -> dict[str, Any] | None:
+        """``report.json``; ``None`` where the run has none: it is not finished, or of an older version.
+
+        Raises:
+            FileDamaged: it is not as it was written.
+        """
+        return self._kept(_REPORT)
 
     def keep_reproduction(self, values: Mapping[str, Any]) -> Path:
         """Write the comparison with a published number."""
@@ -368,7 +400,7 @@ class RunDirectory:
     def checks(self) -> dict[str, Callable[[], object]]:
         """By the name of each file besides ``run.json`` and the checkpoints: what raises if it is damaged."""
         modules = self.path / _CODE
-        own = (self.path / name for name in (_EXPERIMENT, _RESULT, _REPRODUCTION))
+        own = (self.path / name for name in (_EXPERIMENT, _RESULT, _REPORT, _REPRODUCTION))
         records = [path for path in (*own, *sorted((self.path / _EVALUATIONS).glob("*.json"))) if path.exists()]
         return {
             **{str(path.relative_to(self.path)): partial(read_record, path, undigested=True) for path in records},
@@ -382,9 +414,9 @@ class RunDirectory:
         """The files that describe the experiment, as far as they exist: settings and job."""
         return [path for path in (self.path / _EXPERIMENT, self.path / _JOB) if path.exists()]
 
-    def reserve_evaluation(self, kind: str) -> Path:
+    def reserve_evaluation(self, kind: str, ending: str = "json") -> Path:
         """A new file ``evaluations/KIND-N.json``; two processes never get the same one."""
-        return self._reserve(_EVALUATIONS, kind, "json")
+        return self._reserve(_EVALUATIONS, kind, ending)
 
     def require_writable(self) -> None:
         """Raise before anything is computed that could not be kept.
@@ -415,6 +447,12 @@ class RunDirectory:
     def _keep(self, name: str, values: Mapping[str, Any]) -> Path:
         write_record(self.path / name, values)
         return self.path / name
+
+    def _kept(self, name: str) -> dict[str, Any] | None:
+        try:
+            return read_record(self.path / name, undigested=True)
+        except FileNotFoundError:
+            return None
 
     def _reserve(self, folder: str, kind: str, ending: str) -> Path:
         (self.path / folder).mkdir(exist_ok=True)

@@ -1,10 +1,11 @@
-"""The end of a run: the meta-test report, pictures, the best parameters in MLflow."""
+"""The end of a run: the meta-test report, pictures, ``report.html``, the best parameters in MLflow."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,6 +15,7 @@ from distmeta.intervals import EvaluationReport
 from distmeta.learners.pictures import Fit, Picture
 from distmeta.run.directory import RunDirectory
 from distmeta.run.place import Place
+from distmeta.run.reporting import report_facts, write_report
 from distmeta.runtime.driver import Driver, Trained
 from distmeta.tracking.tracker import Tracker
 from distmeta.types import TaskRef
@@ -32,6 +34,7 @@ class RunResult:
         curves: PNG of the learning curves.
         pictures: PNGs of how the learner learns.
         how_to_open: the command that opens MLflow's record; empty without MLflow.
+        report: the report, an HTML file; ``None`` where it could not be written.
     """
 
     run_dir: Path
@@ -42,6 +45,7 @@ class RunResult:
     curves: Path
     pictures: tuple[Path, ...] = ()
     how_to_open: str = ""
+    report: Path | None = None
 
     def __repr__(self) -> str:
         test = {name: self.test.text(name) for name in self.test.metrics} if self.test else None
@@ -73,28 +77,62 @@ def finish(
     curves = run_curves.plot_curves(directory.metrics(), directory.picture(), title=experiment.name)
     tracker.artifact(curves)
     drawn: list[Path] = []
+    shown: dict[str, Picture] = {}
     sources: tuple[tuple[str, Callable[[Experiment, Driver, Trained], Mapping[str, Picture]]], ...] = (
         ("The fit", _fit),
         (f"{type(driver.learner).__name__}.pictures()", _pictures),
     )
     for name, make in sources:
         try:
-            drawn += [
-                learner_pictures.draw(
-                    replace(picture, title=f"{experiment.name}: {picture.title}"), directory.picture(key)
-                )
-                for key, picture in make(experiment, driver, trained).items()
-            ]
+            for key, picture in make(experiment, driver, trained).items():
+                titled = replace(picture, title=f"{experiment.name}: {picture.title}")
+                drawn.append(learner_pictures.draw(titled, directory.picture(key)))
+                shown[key] = picture
         except Exception as error:  # noqa: BLE001 (a user's tasks and pictures() may raise anything; the run is done)
             place.say(f"{name} failed: {type(error).__name__}: {error}", trained.step)
     for path in (*directory.sources(), *drawn):
         tracker.artifact(path)
     for path in sorted(store.path(trained.best.step).iterdir()):  # a run that was resumed has one best, the last
         tracker.artifact(path, "best")
-    directory.update(
-        status="finished", step=trained.step, stopped_early=trained.stopped_early, test=test.summary() if test else None
+    ended: dict[str, Any] = {
+        "status": "finished",
+        "step": trained.step,
+        "stopped_early": trained.stopped_early,
+        "test": test.summary() if test else None,
+    }
+    report = _report(directory, experiment, driver, trained, shown, ended, place)
+    if report is not None:
+        tracker.artifact(report)
+    directory.update(**ended)
+    return RunResult(
+        directory.path,
+        trained.step,
+        final.params_sha256,
+        trained.best.step,
+        test,
+        curves,
+        tuple(drawn),
+        report=report,
     )
-    return RunResult(directory.path, trained.step, final.params_sha256, trained.best.step, test, curves, tuple(drawn))
+
+
+def _report(
+    directory: RunDirectory,
+    experiment: Experiment,
+    driver: Driver,
+    trained: Trained,
+    shown: Mapping[str, Picture],
+    ended: Mapping[str, Any],
+    place: Place,
+) -> Path | None:
+    """Write the report, before the run is recorded as finished; ``None``, with a message, where that fails."""
+    directory.page.unlink(missing_ok=True)  # that of an earlier end of the run has other numbers
+    try:
+        directory.keep_report_facts(report_facts(directory, experiment, driver.learner, trained, shown))
+        return write_report(directory, replace(directory.record, **ended))
+    except Exception as error:  # noqa: BLE001 (a user's tasks and model may raise anything; the run is done)
+        place.say(f"The report failed: {type(error).__name__}: {error}", trained.step)
+        return None
 
 
 def _fit(experiment: Experiment, driver: Driver, trained: Trained) -> dict[str, Picture]:
@@ -111,7 +149,7 @@ def _fit(experiment: Experiment, driver: Driver, trained: Trained) -> dict[str, 
     fast = driver.learner.adapt(episode.support_x.to(dtype), episode.support_y.to(dtype), params=params)
     before = driver.learner.forward(params, x.to(dtype)).detach()
     title = f"one meta-test task, before and after {spec.support} points"
-    return {"fit": Fit(title, episode.support_x, episode.support_y, x, y, before, fast.predict(x.to(dtype)))}
+    return {"fit": Fit(title, episode.support_x, episode.support_y, x, y, before, fast.logits(x.to(dtype)))}
 
 
 def _pictures(experiment: Experiment, driver: Driver, trained: Trained) -> dict[str, Picture]:

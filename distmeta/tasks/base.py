@@ -80,6 +80,10 @@ class TaskDistribution(config.Configurable, ABC):
         """Number of classes that ``split`` draws from, rotated copies not counted; ``None`` without classes."""
         return None
 
+    def class_names(self, ref: TaskRef, seed: int) -> tuple[str, ...] | None:
+        """Names of the classes of the task that ``ref`` names, by label; ``None`` if classes have no names."""
+        return None
+
     def check(self) -> None:
         """Check all that can be checked before a worker starts: data present, enough classes, enough examples.
 

@@ -16,10 +16,12 @@ from distmeta.data.dataset import ClassSplit, ShardDataset
 from distmeta.data.preprocessing import Preprocessing
 from distmeta.data.shard_file import Images
 from distmeta.data.verifying import verify_once
+from distmeta.data.writer import IntArray
 from distmeta.errors import DataError, TaskContractError
+from distmeta.seeding import rng
 from distmeta.tasks.augment import Augmentation, augment
 from distmeta.tasks.base import TaskDistribution
-from distmeta.types import SPLITS, Episode, Split, TaskSpec
+from distmeta.types import SPLITS, Episode, Split, TaskRef, TaskSpec
 
 
 class FewShot(TaskDistribution):
@@ -172,15 +174,8 @@ class FewShot(TaskDistribution):
     def draw(self, split: Split, random: np.random.Generator) -> Episode:
         """Draw N classes without replacement, then K + Q examples of each without replacement."""
         ways, shots, queries = self._numbers(split)
-        data, turns = self._split(split), self._turns(split)
-        if self._grouped(split):
-            groups = list(data.groups.values())
-            of_group = groups[int(random.integers(len(groups)))]
-            picked = random.choice(len(of_group) * turns, size=ways, replace=False)
-            chosen = of_group[picked // turns] * turns + picked % turns
-        else:
-            chosen = random.choice(data.classes * turns, size=ways, replace=False)
-        classes, quarter_turns = chosen // turns, chosen % turns
+        data = self._split(split)
+        classes, quarter_turns = self._draw_classes(split, random)
         counts = data.counts[classes]
         keys = random.random((ways, int(counts.max())))
         keys[np.arange(keys.shape[1]) >= counts[:, None]] = np.inf
@@ -195,6 +190,32 @@ class FewShot(TaskDistribution):
         if split == "meta_train" and self.config.augment != "none":
             images = augment(images.flatten(0, 1), self.config.augment, random).reshape(images.shape)
         return class_by_class(images, shots)
+
+    def class_names(self, ref: TaskRef, seed: int) -> tuple[str, ...]:
+        """Names of the classes of one task, by label: those of the dataset, and by how much a class is turned."""
+        now = self.at_step(ref.split, rng(seed, self.fingerprint, ref.split, ref.step, "shapes"))
+        return now.names_drawn(ref.split, rng(seed, self.fingerprint, ref.split, ref.step, ref.index))
+
+    def names_drawn(self, split: Split, random: np.random.Generator) -> tuple[str, ...]:
+        """Names of the classes that :meth:`draw` takes with the same random numbers."""
+        names = self._split(split).names
+        classes, turns = self._draw_classes(split, random)
+        return tuple(
+            f"{names[position]}, turned by {90 * turn} degrees" if turn else names[position]
+            for position, turn in zip(classes, turns, strict=True)
+        )
+
+    def _draw_classes(self, split: Split, random: np.random.Generator) -> tuple[IntArray, IntArray]:
+        """Positions of N classes, and the quarter turns of each; the first random numbers of a task."""
+        ways, data, turns = self._numbers(split)[0], self._split(split), self._turns(split)
+        if self._grouped(split):
+            groups = list(data.groups.values())
+            of_group = groups[int(random.integers(len(groups)))]
+            picked = random.choice(len(of_group) * turns, size=ways, replace=False)
+            chosen = of_group[picked // turns] * turns + picked % turns
+        else:
+            chosen = random.choice(data.classes * turns, size=ways, replace=False)
+        return chosen // turns, chosen % turns
 
     def _numbers(self, split: Split) -> tuple[int, int, int]:
         """N, K and Q of ``split``."""

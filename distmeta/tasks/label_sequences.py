@@ -18,10 +18,11 @@ from distmeta import config
 from distmeta.data.dataset import ShardDataset
 from distmeta.errors import TaskContractError
 from distmeta.occurrences import accuracies
+from distmeta.seeding import rng
 from distmeta.tasks.augment import turn_and_shift
 from distmeta.tasks.base import TaskDistribution
 from distmeta.tasks.few_shot import FewShot
-from distmeta.types import Episode, Metrics, Split, TaskSpec
+from distmeta.types import Episode, Metrics, Split, TaskRef, TaskSpec
 
 CHARACTERS = 5
 """Length of a string label, and of its alphabet: five characters, each one of five (Santoro et al., section 4.1.2)."""
@@ -168,6 +169,15 @@ class LabelSequences(TaskDistribution):
             code = F.one_hot(y, c.ways)
         previous = torch.cat([torch.zeros_like(code[:1]), code[:-1]]).to(x.dtype)
         return Episode.sequence(torch.cat([x.flatten(1), previous], -1), y)
+
+    def class_names(self, ref: TaskRef, seed: int) -> tuple[str, ...]:
+        """Names of the classes of one sequence; by label where labels are numbers."""
+        return self._images.names_drawn(ref.split, rng(seed, self.fingerprint, ref.split, ref.step, ref.index))
+
+    def images(self, episode: Episode) -> torch.Tensor:
+        """The images ``[L, C, size, size]`` of one sequence, without the labels that are shown beside them."""
+        pixels = episode.query_x[:, : -self.spec.outputs]
+        return pixels.reshape(len(pixels), -1, self.config.size, self.config.size)
 
     def baseline(self, episodes: Episode) -> Metrics:
         """Predict the label of the nearest earlier image by pixels.

@@ -75,6 +75,12 @@ class LakeRuns(FewShot):
         images = floats(self._split(ref.split).gather(classes.repeat(2), np.tile([0, 1], WAYS)))
         return class_by_class(images.reshape(WAYS, 2, *images.shape[1:]), shots=1)
 
+    def class_names(self, ref: TaskRef, seed: int) -> tuple[str, ...]:
+        """Names of the classes of one task, by label."""
+        if ref.split != "meta_test":
+            return super().class_names(ref, seed)
+        return self._split(ref.split).names[ref.index * WAYS : (ref.index + 1) * WAYS]
+
     def draw(self, split: Split, random: np.random.Generator) -> Episode:
         """Draw a task; a meta-test task is one of the runs."""
         if split == "meta_test":

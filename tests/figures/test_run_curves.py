@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distmeta.figures.run_curves import _limit_to_bulk, _smooth, plot_curves
+from distmeta.figures.run_curves import _limit_to_bulk, plot_curves, smooth
 
 TRAIN, VALIDATION, TRUTH = (0x2F, 0x6F, 0xA7), (0xC8, 0x55, 0x3D), (0x8A, 0x8F, 0x98)
 
@@ -83,7 +83,7 @@ def test_a_run_without_curves_is_refused(tmp_path: Path) -> None:
 def test_smoothing_keeps_a_constant_and_ignores_one_exploded_step() -> None:
     steps, values = np.arange(500.0), np.full(500, 0.5)
     values[250] = 1e6
-    at, smoothed = _smooth(steps, values)
+    at, smoothed = smooth(steps, values)
     assert (at[0], at[-1]) == (0, 499)
     np.testing.assert_allclose(smoothed, 0.5)
 

@@ -112,6 +112,7 @@ def test_the_result_has_both_accuracies_a_baseline_and_where_to_look(trained):
             rf"  nearest neighbour on raw inputs, same tasks +{number}",
             r"  loss on the queries +\d+\.\d+ ± \d+\.\d+",
             r"run      run\[1\]",
+            r"report   run\[1\]/report.html",
             r"curves   run\[1\]/curves.png",
             r"picture  run\[1\]/adaptation.png",
             r"browser  mlflow ui --backend-store-uri sqlite:////.*mlflow.db",
@@ -184,7 +185,10 @@ def test_the_job_the_curves_and_the_best_parameters(trained, recorded, tmp_path)
     def files(folder: str | None = None) -> set[str]:
         return {item.path for item in mlflow_client().list_artifacts(recorded.info.run_id, folder)}
 
-    assert files() == {"experiment.json", "job.py", "curves.png", "adaptation.png", "result.json", "best"}
+    assert files() == {
+        *("experiment.json", "job.py", "curves.png", "adaptation.png", "result.json", "report.html"),
+        "best",
+    }
     best = trained.shell("inspect", trained.run, "--json").json["best"]["step"]
     assert files("best") == {
         f"best/{name}" for name in ("params.safetensors", "optimizer.safetensors", "state.json", "manifest.json")
