@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from distmeta.errors import LearnerContractError
+from distmeta.errors import LearnerContractError, listed
 from distmeta.experiment.experiment import Experiment
 from distmeta.learners.base import MetaLearner
 from distmeta.learners.param_layout import ParamLayout
@@ -52,9 +52,9 @@ class GradientCheck:
                 "expected at most 1e-9. Set learner.vectorise=loop and report the layer."
             )
         if self.wrong:
-            listed = ", ".join(f"{name} (relative error {error:.1e})" for name, error in self.wrong.items())
+            wrong = listed(f"{name} (relative error {error:.1e})" for name, error in self.wrong.items())
             raise LearnerContractError(
-                f"The meta-gradient of {listed} is not the derivative of the loss; expected an error of at most "
+                f"The meta-gradient of {wrong} is not the derivative of the loss; expected an error of at most "
                 f"{self.tolerance:.0e}. Look for .detach(), .data, torch.no_grad() or a custom backward where the "
                 "model uses it."
             )

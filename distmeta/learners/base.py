@@ -26,6 +26,7 @@ from distmeta.learners.functional import differentiable_twice, trainable
 from distmeta.learners.losses import prediction_loss, prediction_metrics
 from distmeta.learners.pictures import Picture
 from distmeta.learners.user_face import UserFace
+from distmeta.learners.user_model import plain, require_tensor
 from distmeta.types import Episode, Metrics, ModelFactory, Params
 
 _HOOKS = (
@@ -93,9 +94,10 @@ class MetaLearner(UserFace):
 
     def __init__(self, model: nn.Module | ModelFactory, **settings: Any) -> None:
         super().__init__(**settings)
-        self._model = model
+        # Without the wrappers that a model may come in, and with the same parameters.
+        self._model, self._unused_wrapper = plain(model) if isinstance(model, nn.Module) else (model, "")
         self._own = {}
-        self._attach()
+        self._attach(model)
 
     @abstractmethod
     def query_logits(self, params: Params, episode: Episode) -> torch.Tensor:
@@ -187,8 +189,8 @@ class MetaLearner(UserFace):
         model = self.model
         theta = {name: params[name] for name, _ in model.named_parameters() if name in params}
         with contextlib.nullcontext() if self.model_kind == "sequence" else differentiable_twice(model):
-            output: torch.Tensor = torch.func.functional_call(model, theta, (x,))
-        return output
+            output = torch.func.functional_call(model, theta, (x,))
+        return require_tensor(output, type(self).__name__)
 
 
 def _require_names(cls: type[MetaLearner]) -> None:

@@ -22,8 +22,9 @@ from torch.func import vmap
 
 from distmeta import config
 from distmeta.errors import DistmetaError, LearnerContractError, ModelContractError
-from distmeta.learners.functional import vectorised
+from distmeta.learners.functional import evaluating, in_training, vectorised
 from distmeta.learners.losses import prediction_metrics
+from distmeta.learners.user_model import plain, require_usable
 from distmeta.seeding import torch_seed
 from distmeta.types import Episode, MetaGradient, Metrics, ModelFactory, Params, TaskSpec
 
@@ -49,6 +50,7 @@ class Engine(config.Configurable, ABC):
 
     _model: nn.Module | ModelFactory
     _own: Params  # learned meta-parameters that are not the model's
+    _unused_wrapper: str  # a line about what the model came in and is not used; empty where there is nothing
 
     # -- written by MetaLearner, or by the algorithm
 
@@ -78,8 +80,8 @@ class Engine(config.Configurable, ABC):
         """``model(x)`` with ``params`` in place of the model's own."""
 
     @abstractmethod
-    def _attach(self) -> None:
-        """Let the model use this learner, where it is made for that."""
+    def _attach(self, given: object = None) -> None:
+        """Let the model use this learner, where it is made for that; and ``given``, the model with its wrappers on."""
 
     # -- hooks of families
 
@@ -151,8 +153,11 @@ class Engine(config.Configurable, ABC):
                 )
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(torch_seed(seed, "model"))
-                bound = self.with_model(_build(self._model, spec))
+                built, wrapper = plain(_build(self._model, spec))
+            bound = self.with_model(built)
+            bound._unused_wrapper = wrapper
             bound._attach()
+        require_usable(bound.model)
         bound.bound_to(spec)
         return bound
 
@@ -162,6 +167,12 @@ class Engine(config.Configurable, ABC):
         clone = copy.copy(self)
         clone._model = model
         return clone
+
+    @final
+    def in_main_memory(self) -> Self:
+        """This learner where its model is on the CPU; otherwise a copy that is, which can be sent to any worker."""
+        tensors = (*self.model.parameters(), *self.model.buffers())
+        return self if all(t.device.type == "cpu" for t in tensors) else self.on(torch.device("cpu"))
 
     @final
     def on(self, device: torch.device) -> Self:
@@ -189,8 +200,8 @@ class Engine(config.Configurable, ABC):
         Returns:
             The summed gradient, T and per-task metrics ``[T]``.
         """
-        self.model.train()
-        gradient, metrics = self.chunk_gradient(params, episodes)
+        with in_training(self.model):
+            gradient, metrics = self.chunk_gradient(params, episodes)
         return MetaGradient(gradient, tasks=len(episodes.query_x), metrics=metrics)
 
     @final
@@ -206,8 +217,7 @@ class Engine(config.Configurable, ABC):
             ``accuracy_non_transductive``, each query alone with the support set, and ``accuracy``, all queries of a
             task in one batch (transductive where the model has batch statistics), unless ``meta_loss`` returns it.
         """
-        self.model.eval()
-        with torch.no_grad():
+        with evaluating(self.model), torch.no_grad():
             with contextlib.closing(self.chunk_losses(params, episodes)) as parts:
                 found = _join([{"loss": losses} | metrics for losses, metrics in parts])
             if episodes.support_x.shape[1] and not episodes.query_y.is_floating_point():

@@ -14,7 +14,7 @@ import torch
 from pydantic import NonNegativeInt
 
 from distmeta.config import did_you_mean
-from distmeta.errors import ConfigError
+from distmeta.errors import ConfigError, listed
 from distmeta.learners.base import MetaLearner
 from distmeta.learners.engine import Predict, map_tasks
 from distmeta.learners.functional import task_gradient
@@ -211,7 +211,7 @@ def select(pattern: str, names: Iterable[str]) -> tuple[str, ...]:
         ('head.weight', 'head.bias')
     """
     known = tuple(names)
-    if pattern == "all":
+    if pattern == "all" or not known:
         return known
     if pattern == "head":
         last, _, _ = known[-1].rpartition(".")
@@ -221,7 +221,7 @@ def select(pattern: str, names: Iterable[str]) -> tuple[str, ...]:
         if not fnmatch.filter(known, part):
             raise ConfigError(
                 f"adapt={pattern!r}: {part!r} matches no parameter.{did_you_mean(part, known)} "
-                f"Give 'all', 'head' or patterns of these names: {', '.join(known)}."
+                f"Give 'all', 'head' or patterns of these names: {listed(known, 10)}."
             )
     return tuple(name for name in known if any(fnmatch.fnmatchcase(name, part) for part in parts))
 

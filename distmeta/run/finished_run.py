@@ -113,7 +113,7 @@ class FinishedRun:
         if request.tasks is not None:
             require_tasks(tasks, split, "--tasks", request.tasks)
         engine = changed.get("learner.vectorise", self.last.record["engine"])
-        learner = experiment.learner.bind(spec, trained.seed).with_config(vectorise=engine)
+        learner = experiment.learner.bind(spec, trained.seed).in_main_memory().with_config(vectorise=engine)
         identity = self.last.record["identity"]
         if cross_domain:
             identity = {**identity, "tasks": {**identity["tasks"], "fingerprint": trained.tasks.fingerprint}}
