@@ -23,7 +23,7 @@ from distmeta import config
 from distmeta.errors import LearnerContractError
 from distmeta.learners.engine import ModelKind
 from distmeta.learners.functional import differentiable_twice, trainable
-from distmeta.learners.losses import prediction_loss, prediction_metrics
+from distmeta.learners.losses import of_task, prediction_loss, prediction_metrics
 from distmeta.learners.pictures import Picture
 from distmeta.learners.user_face import UserFace
 from distmeta.learners.user_model import plain, require_tensor
@@ -117,7 +117,7 @@ class MetaLearner(UserFace):
         Returns:
             A scalar, and scalars worth recording.
         """
-        prediction = self.query_logits(params, episode)
+        prediction = of_task(self.query_logits(params, episode), episode)
         return prediction_loss(prediction, episode.query_y), prediction_metrics(prediction, episode.query_y)
 
     def init_meta_params(self, rng: np.random.Generator) -> Params:

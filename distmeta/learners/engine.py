@@ -23,7 +23,7 @@ from torch.func import vmap
 from distmeta import config
 from distmeta.errors import DistmetaError, LearnerContractError, ModelContractError
 from distmeta.learners.functional import evaluating, in_training, vectorised
-from distmeta.learners.losses import prediction_metrics
+from distmeta.learners.losses import of_task, prediction_metrics
 from distmeta.learners.user_model import plain, require_usable
 from distmeta.seeding import torch_seed
 from distmeta.types import Episode, MetaGradient, Metrics, ModelFactory, Params, TaskSpec
@@ -266,10 +266,11 @@ class Engine(config.Configurable, ABC):
         return self.query_logits(params, replace(episode, query_x=x))
 
     def _accuracy_together(self, params: Params, episode: Episode) -> Metrics:
-        return prediction_metrics(self.query_logits(params, episode), episode.query_y)
+        return prediction_metrics(of_task(self.query_logits(params, episode), episode), episode.query_y)
 
     def _accuracy_alone(self, params: Params, episode: Episode) -> torch.Tensor:
-        return prediction_metrics(self.query_logits_alone(params, episode), episode.query_y)["accuracy"]
+        prediction = of_task(self.query_logits_alone(params, episode), episode)
+        return prediction_metrics(prediction, episode.query_y)["accuracy"]
 
     def _with_own(self, params: Params) -> Params:
         """Overlay the algorithm's learned parameters, moved to the model's device; skip names that no longer exist."""
@@ -295,7 +296,7 @@ def map_tasks(function: Callable[[Params, Episode], Any], params: Params, episod
     ways = episodes.counted().ways
 
     def one(*parts: torch.Tensor) -> Any:
-        return function(params, Episode(*parts, ways=ways))
+        return function(params, Episode(*parts, ways=ways, outputs=episodes.outputs))
 
     with vectorised(True):
         return vmap(one, randomness="different")(*episodes)

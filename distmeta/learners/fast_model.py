@@ -80,7 +80,7 @@ class FastModel:
             if self.classes_ is not None:
                 self.classes_ = ordinary(self.classes_)
             _require_fit(learner, params, self._support_x, support_y, self.classes_)
-            episode = Episode(self._support_x, targets, self._support_x[:0], targets[:0], ways=ways)
+            episode = Episode(self._support_x, targets, self._support_x[:0], targets[:0], ways=ways, outputs=ways)
             self._predict = self._learner.adapted(params, episode)
 
     def predict(self, x: torch.Tensor) -> torch.Tensor:

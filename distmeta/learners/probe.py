@@ -19,6 +19,7 @@ from distmeta.errors import (
 )
 from distmeta.learners.base import MetaLearner
 from distmeta.learners.functional import has_fused_rnn, in_training, vectorised
+from distmeta.learners.losses import of_task
 from distmeta.learners.param_layout import ParamLayout
 from distmeta.learners.user_model import mixed_types
 from distmeta.seeding import rng
@@ -89,11 +90,15 @@ def require_equal_ways(learner: MetaLearner, train: TaskSpec, test: TaskSpec) ->
             "kind (tasks.ways, tasks.bits, tasks.labels as in training); only with tasks.labels=strings does the "
             "number of ways leave the outputs as they are."
         )
+    if train.fewest is not None and train.fewest <= test.outputs <= train.outputs:
+        return
     if learner.model_kind == "classifier" and train.outputs != test.outputs:
+        trained_on = train.outputs if train.fewest is None else f"{train.fewest}- to {train.outputs}"
         raise LearnerContractError(
-            f"{type(learner).__name__} is trained on {train.outputs}-way tasks and tested on {test.outputs}-way ones, "
-            "but its model has one output per class. Train it with tasks.train_ways equal to tasks.ways, or use a "
-            "metric learner such as ProtoNet, which takes any number."
+            f"{type(learner).__name__} is trained on {trained_on}-way tasks and tested on {test.outputs}-way ones, "
+            "but its model has one output per class. Train it with tasks.train_ways equal to tasks.ways, or "
+            "bounds around it such as train_ways=(5, 20), or use a metric learner such as ProtoNet, which takes any "
+            "number."
         )
 
 
@@ -200,10 +205,13 @@ def _check_one_task(learner: MetaLearner, spec: TaskSpec, ways: set[int], params
             f"{name}.query_logits fails on one task, though the model takes its inputs: {type(error).__name__}: "
             f"{_short(str(error))} ({line_of(error)}). {mixed_types(learner.model) or 'Fix that line.'}"
         ) from error
-    if not isinstance(prediction, torch.Tensor) or list(prediction.shape) != [len(episode.query_x), spec.outputs]:
+    if isinstance(prediction, torch.Tensor):
+        prediction = of_task(prediction, episode)
+    expected = [len(episode.query_x), spec.outputs if episode.outputs is None else episode.outputs]
+    if not isinstance(prediction, torch.Tensor) or list(prediction.shape) != expected:
         seen = list(prediction.shape) if isinstance(prediction, torch.Tensor) else type(prediction).__name__
         raise LearnerContractError(
-            f"{name}.query_logits returned {seen} for one task; expected {[len(episode.query_x), spec.outputs]}, a row "
+            f"{name}.query_logits returned {seen} for one task; expected {expected}, a row "
             "of logits (or values) for every query."
         )
     changed = [key for key, buffer in learner.model.named_buffers() if not torch.equal(buffer, before[key])]

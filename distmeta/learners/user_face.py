@@ -124,9 +124,9 @@ class UserFace(Engine):
     def adopt(self, model: nn.Module, params: Params) -> None:
         """Hold ``model`` from now on, with ``params``: what a training leaves behind.
 
-        A model that was given is kept, on the device that it is on; ``model`` is that one, or a copy of it.
+        A model that is on a GPU is kept: it was trained as a copy in main memory.
         """
-        if not isinstance(self._model, nn.Module):
+        if not isinstance(self._model, nn.Module) or self.in_main_memory() is self:
             self._model = model
         self._attach()
         self.load(params)
