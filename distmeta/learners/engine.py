@@ -354,8 +354,8 @@ def _build(factory: ModelFactory, spec: TaskSpec) -> nn.Module:
     except Exception as error:
         raise ModelContractError(
             f"The model factory {name} fails on the tasks' spec: {type(error).__name__}: {error}. A factory takes one "
-            f"argument, the TaskSpec (here {spec}), and returns an nn.Module; to use a module class, give an instance: "
-            f"{name}(...)."
+            f"argument, the TaskSpec (here {spec}), and returns an nn.Module"
+            f"{f'; to use a module class, give an instance: {name}(...)' if isinstance(factory, type) else ''}."
         ) from error
     if not isinstance(model, nn.Module):
         raise ModelContractError(

@@ -99,8 +99,14 @@ class FinishedRun:
             have = ", ".join(tasks.splits)
             raise ConfigError(f"The dataset has no split {split}; it has {have}. Give --split one of these.")
         spec = trained.tasks.spec_of("meta_train")
-        if split != "meta_train":
-            require_equal_ways(experiment.learner, spec, tasks.spec_of(split))
+        require_equal_ways(experiment.learner, spec, tasks.spec_of(split))
+        bounds = {f"tasks.{key}": list(value) for key, value in tasks.config if isinstance(value, tuple)}
+        if split == "meta_train" and bounds:
+            each = ", ".join(f"{key}={value}" for key, value in bounds.items())
+            raise ConfigError(
+                f"Training tasks have other numbers in every step ({each}); an evaluation needs one. Give one for "
+                f"each, such as --set {next(iter(bounds))}=5."
+            )
         name = tasks.describe()["name"]
         if tuple(tasks.spec.input_shape) != original.input_shape:
             raise ConfigError(
