@@ -292,11 +292,16 @@ def test_what_ray_raises_is_short_and_kept_whole(cause, name, kind, message):
 def test_what_cannot_be_sent_is_the_users_to_mend():
     """The value that was wrong: a raw TypeError that begins with the whole object."""
     ray_text = "Could not serialize the argument Net(\n  (0): Linear()\n) for a task or actor"
-    with pytest.raises(ContractError) as caught, ray_backend._sendable():
+
+    @ray_backend._sendable()
+    def send():
         try:
             cloudpickle.dumps(threading.Lock())
         except TypeError as error:
             raise TypeError(ray_text) from error
+
+    with pytest.raises(ContractError) as caught:
+        send()
     assert "cannot be sent to a worker: TypeError: cannot pickle '_thread.lock' object. Expected" in str(caught.value)
     assert ray_text in caught.value.raw
     with pytest.raises(exceptions.RayActorError), ray_backend._sendable():
