@@ -77,7 +77,8 @@ class MetaLearner(UserFace):
         Args:
             batch_norm: whose statistics batch normalisation uses. ``"batch"``: of the batch at hand, in training and in
                 evaluation, as in the papers (query accuracies are then transductive; evaluation reports the
-                non-transductive ones beside them). Running averages are refused: they leak between tasks.
+                non-transductive ones beside them). Running averages are refused: they leak between tasks. Only a frozen
+                part (``part.requires_grad_(False).eval()``) keeps its own, in training too: it learns nothing.
             vectorise: ``"vmap"``, ``"loop"`` or ``"auto"`` (probed once before the first worker starts).
         """
 

@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 from torch import nn
 
-from distmeta.errors import LearnerContractError
+from distmeta.errors import LearnerContractError, listed
 from distmeta.learners.engine import Engine
 from distmeta.learners.functional import evaluating, has_batch_statistics, ordinary, ordinary_tensors, vectorised
 from distmeta.learners.losses import prediction_loss
@@ -351,5 +351,4 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _listed(labels: torch.Tensor) -> str:
-    shown = ", ".join(str(label) for label in labels[:10].tolist())
-    return shown if len(labels) <= 10 else f"{shown} and {len(labels) - 10} more"
+    return listed((str(label) for label in labels.tolist()), 10)

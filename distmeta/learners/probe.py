@@ -205,11 +205,9 @@ def _check_one_task(learner: MetaLearner, spec: TaskSpec, ways: set[int], params
             f"{name}.query_logits fails on one task, though the model takes its inputs: {type(error).__name__}: "
             f"{_short(str(error))} ({line_of(error)}). {mixed_types(learner.model) or 'Fix that line.'}"
         ) from error
-    if isinstance(prediction, torch.Tensor):
-        prediction = of_task(prediction, episode)
+    seen = list(prediction.shape) if isinstance(prediction, torch.Tensor) else type(prediction).__name__
     expected = [len(episode.query_x), spec.outputs if episode.outputs is None else episode.outputs]
-    if not isinstance(prediction, torch.Tensor) or list(prediction.shape) != expected:
-        seen = list(prediction.shape) if isinstance(prediction, torch.Tensor) else type(prediction).__name__
+    if not isinstance(prediction, torch.Tensor) or list(of_task(prediction, episode).shape) != expected:
         raise LearnerContractError(
             f"{name}.query_logits returned {seen} for one task; expected {expected}, a row "
             "of logits (or values) for every query."
