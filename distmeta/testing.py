@@ -64,10 +64,10 @@ def check_model(learner: MetaLearner, experiment: Experiment) -> str | None:
     """Shapes, batch-norm policy, buffers, unused parameters: raises on the first that fails.
 
     Returns:
-        Why a slower engine would be used, or ``None``.
+        Why a slower engine would be used, or what of the model would not be; ``None`` otherwise.
     """
     spec, episodes = experiment.tasks.spec_of("meta_train"), _episodes(experiment, 2)
-    return probe(learner.bind(spec, experiment.seed), spec, episodes, experiment.tasks.spec).message
+    return probe(learner.bind(spec, experiment.seed).in_main_memory(), spec, episodes, experiment.tasks.spec).message
 
 
 def check_task(experiment: Experiment) -> None:
@@ -107,7 +107,7 @@ def check_gradient(experiment: Experiment, *, tasks: int = 3) -> GradientCheck:
         ('vmap', {})
     """
     spec = experiment.tasks.spec_of("meta_train")
-    learner = in_float64(experiment.learner.bind(spec, experiment.seed))
+    learner = in_float64(experiment.learner.bind(spec, experiment.seed).in_main_memory())
     episodes = _episodes(experiment, tasks).to(torch.device("cpu"), torch.float64)
     learner = probe(learner, spec, episodes, experiment.tasks.spec).learner
     params = learner.init_meta_params(rng(experiment.seed, "init"))
@@ -142,7 +142,8 @@ def check_adaptation(experiment: Experiment, *, tasks: int = 20) -> tuple[float,
         True
     """
     spec = experiment.tasks.spec_of("meta_train")
-    learner = experiment.learner.bind(spec, experiment.seed).with_config(vectorise="loop").for_evaluation()
+    bound = experiment.learner.bind(spec, experiment.seed).in_main_memory()
+    learner = bound.with_config(vectorise="loop").for_evaluation()
     if "inner_steps" not in type(learner.config).model_fields:
         return None
     params = learner.init_meta_params(rng(experiment.seed, "init"))

@@ -245,7 +245,7 @@ def _check_one_task(learner: MetaLearner, spec: TaskSpec, ways: set[int], params
 def _forward_twice(learner: MetaLearner, params: Params, x: torch.Tensor) -> list[torch.Tensor]:
     """The output of the model for ``x``, from the same random numbers each time."""
     outputs = []
-    with torch.no_grad(), torch.random.fork_rng():
+    with torch.no_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
         for _ in range(2):
             torch.manual_seed(0)
             outputs.append(learner.forward(params, x))

@@ -30,6 +30,7 @@ from distmeta import (
 from distmeta.errors import ModelContractError
 from distmeta.learners.probe import probe
 from distmeta.learners.user_model import plain, require_tensor
+from distmeta.run.place import Place
 from distmeta.runtime.checkpoint import CheckpointStore
 from distmeta.runtime.driver import Driver
 from distmeta.runtime.events import NullLog
@@ -464,3 +465,20 @@ def test_a_factory_is_told_nothing_new():
     assert repr(TaskSpec((8,), 3, "classification", 6, 9)) == (
         "TaskSpec(input_shape=(8,), outputs=3, kind='classification', support=6, queries=9)"
     )
+
+
+def test_a_model_in_main_memory_is_not_copied():
+    learner = MAML(body())
+    assert learner.in_main_memory() is learner
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_model_on_a_gpu_stays_there_and_is_trained_as_a_copy(tmp_path):
+    encoder = nn.Sequential(nn.Linear(INPUTS, 6), nn.BatchNorm1d(6)).requires_grad_(False).eval()
+    model = nn.Sequential(encoder, nn.Linear(6, WAYS)).cuda()
+    learner, before = MAML(model, inner_lr=0.1), model[1].weight.clone()
+    few = {"iterations": 2, "meta_batch_size": 2, "evaluation.test_tasks": 2, "evaluation.every": 0}
+    learner.train(TASKS, run_dir=tmp_path / "run", place=Place(LocalBackend(), tracking=False), **few)
+    assert learner.model is model
+    assert model[1].weight.is_cuda
+    assert not torch.equal(model[1].weight, before)

@@ -15,11 +15,13 @@ from distmeta import (
     LabelSequences,
     LocalBackend,
     MAMLPlusPlus,
+    MatchingNet,
     MetaSGD,
     Outer,
     ProtoNet,
     Reptile,
     Runtime,
+    Siamese,
     from_arrays,
     mlp,
 )
@@ -27,6 +29,7 @@ from distmeta.config import parse_overrides
 from distmeta.errors import ConfigError, LearnerContractError, TaskContractError
 from distmeta.learners.engine import unstack
 from distmeta.learners.losses import prediction_loss
+from distmeta.learners.metric import MetricLearner
 from distmeta.learners.probe import probe, require_equal_ways
 from distmeta.run.directory import RunDirectory
 from distmeta.run.place import Place
@@ -247,6 +250,25 @@ def trained(learner, data, folder, workers, chunk_size=2):
     )
     result = meta_train(experiment, run_dir=folder, place=Place(LocalBackend(), tracking=False))
     return result
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Reptile,
+        MetaSGD,
+        MAMLPlusPlus,
+        lambda model: MAML(model, inner_lr=0.1, adapt="head", first_order=True),
+        lambda model: Siamese(model, form="koch"),
+        lambda model: Siamese(model, pairs="one"),
+        lambda model: MatchingNet(model, full_context=True, features=8),
+    ],
+)
+def test_every_kind_of_learner_trains_on_them(make, data, tmp_path):
+    head = not isinstance(make(nn.Linear(1, 1)), MetricLearner)
+    result = trained(make(mlp((8,), head=head)), data, tmp_path / "run", 1)
+    assert result.step == 5
+    assert result.test is not None
 
 
 @pytest.mark.parametrize("kind", ["MAML", "ProtoNet"])
