@@ -9,7 +9,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import pydantic
 import yaml
@@ -138,6 +138,27 @@ class Configurable:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.config)})"
 
 
+_POSITIVE = pydantic.TypeAdapter(pydantic.PositiveInt)
+
+
+def _number_or_bounds(value: Any) -> int | tuple[int, int]:
+    try:
+        if not isinstance(value, list | tuple):
+            return _POSITIVE.validate_python(value)
+        numbers = [_POSITIVE.validate_python(one) for one in value]
+    except pydantic.ValidationError as error:
+        hint = ", or bounds such as [5,20]" if isinstance(value, str) else ""
+        raise ValueError(error.errors()[0]["msg"] + hint) from None
+    if len(numbers) != 2 or numbers[0] > numbers[1]:
+        raise ValueError("expected a number, or a lower and an upper bound such as [5, 20]")
+    low, high = numbers
+    return low if low == high else (low, high)
+
+
+NumberOrBounds = Annotated[int | tuple[int, int], pydantic.BeforeValidator(_number_or_bounds)]
+"""A number above 0, or its lower and upper bound, both included: ``5`` or ``(5, 20)``; ``[5,20]`` with ``--set``."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A sentence that names the nearest known word, or an empty string.
 
@@ -151,6 +172,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
     """``["tasks.ways=20", "seed=7"]`` as ``{"tasks.ways": 20, "seed": 7}``; values are read as YAML scalars or lists.
+
+    A list has brackets: ``tasks.train_ways=[5,20]``, in quotes for shells in which brackets are patterns.
 
     Raises:
         ConfigError: an assignment has no ``=`` or names a key twice.

@@ -38,6 +38,7 @@ import os
 import re
 import sysconfig
 import traceback
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 if TYPE_CHECKING:
@@ -204,6 +205,25 @@ def foreign(kind: type[_Kind], seen: str, error: BaseException | str, fix: str) 
         cause = str(error).strip() or type(error).__name__
         raw = "".join(traceback.format_exception(error))
     return kind(f"{seen}: {first_sentence(cause)}. {fix}", raw=raw)
+
+
+def listed(names: Iterable[str], first: int = 3) -> str:
+    """Name the first few of many: a network has hundreds of layers, a message has five lines.
+
+    Args:
+        names: all of them.
+        first: how many are named; one more is named too, since "and 1 more" is no shorter.
+
+    Example:
+        >>> listed(f"layer{i}" for i in range(60))
+        'layer0, layer1, layer2 and 57 more'
+        >>> listed(["weight", "bias"])
+        'weight, bias'
+    """
+    known = list(names)
+    if len(known) <= first + 1:
+        return ", ".join(known)
+    return f"{', '.join(known[:first])} and {len(known) - first} more"
 
 
 _COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")

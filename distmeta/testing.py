@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from distmeta.errors import LearnerContractError
+from distmeta.errors import LearnerContractError, listed
 from distmeta.experiment.experiment import Experiment
 from distmeta.learners.base import MetaLearner
 from distmeta.learners.param_layout import ParamLayout
@@ -52,9 +52,9 @@ class GradientCheck:
                 "expected at most 1e-9. Set learner.vectorise=loop and report the layer."
             )
         if self.wrong:
-            listed = ", ".join(f"{name} (relative error {error:.1e})" for name, error in self.wrong.items())
+            wrong = listed(f"{name} (relative error {error:.1e})" for name, error in self.wrong.items())
             raise LearnerContractError(
-                f"The meta-gradient of {listed} is not the derivative of the loss; expected an error of at most "
+                f"The meta-gradient of {wrong} is not the derivative of the loss; expected an error of at most "
                 f"{self.tolerance:.0e}. Look for .detach(), .data, torch.no_grad() or a custom backward where the "
                 "model uses it."
             )
@@ -64,10 +64,10 @@ def check_model(learner: MetaLearner, experiment: Experiment) -> str | None:
     """Shapes, batch-norm policy, buffers, unused parameters: raises on the first that fails.
 
     Returns:
-        Why a slower engine would be used, or ``None``.
+        Why a slower engine would be used, or what of the model would not be; ``None`` otherwise.
     """
     spec, episodes = experiment.tasks.spec_of("meta_train"), _episodes(experiment, 2)
-    return probe(learner.bind(spec, experiment.seed), spec, episodes, experiment.tasks.spec).message
+    return probe(learner.bind(spec, experiment.seed).in_main_memory(), spec, episodes, experiment.tasks.spec).message
 
 
 def check_task(experiment: Experiment) -> None:
@@ -107,7 +107,7 @@ def check_gradient(experiment: Experiment, *, tasks: int = 3) -> GradientCheck:
         ('vmap', {})
     """
     spec = experiment.tasks.spec_of("meta_train")
-    learner = in_float64(experiment.learner.bind(spec, experiment.seed))
+    learner = in_float64(experiment.learner.bind(spec, experiment.seed).in_main_memory())
     episodes = _episodes(experiment, tasks).to(torch.device("cpu"), torch.float64)
     learner = probe(learner, spec, episodes, experiment.tasks.spec).learner
     params = learner.init_meta_params(rng(experiment.seed, "init"))
@@ -142,7 +142,8 @@ def check_adaptation(experiment: Experiment, *, tasks: int = 20) -> tuple[float,
         True
     """
     spec = experiment.tasks.spec_of("meta_train")
-    learner = experiment.learner.bind(spec, experiment.seed).with_config(vectorise="loop").for_evaluation()
+    bound = experiment.learner.bind(spec, experiment.seed).in_main_memory()
+    learner = bound.with_config(vectorise="loop").for_evaluation()
     if "inner_steps" not in type(learner.config).model_fields:
         return None
     params = learner.init_meta_params(rng(experiment.seed, "init"))

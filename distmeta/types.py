@@ -92,6 +92,8 @@ class Episode:
         query_y: ``[N*Q]`` int64 or ``[N*Q, D]`` floats; for sequences ``[L]`` int64, or ``[L, S]`` int64 for S symbols
             per step, or ``[L, B]`` floats 0 or 1 for B bits per step.
         ways: N, known without looking at the labels; filled in by the engine, ``None`` for regression.
+        outputs: how many of the model's outputs stand for classes of this task, the first ones; ``None`` for all. Fewer
+            than the model has where the number of classes is drawn per step.
     """
 
     support_x: torch.Tensor
@@ -99,6 +101,7 @@ class Episode:
     query_x: torch.Tensor
     query_y: torch.Tensor
     ways: int | None = field(default=None, kw_only=True)
+    outputs: int | None = field(default=None, kw_only=True)
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         return iter((self.support_x, self.support_y, self.query_x, self.query_y))
@@ -117,7 +120,8 @@ class Episode:
     @staticmethod
     def stack(episodes: list[Episode]) -> Episode:
         """T episodes of equal shapes as one, ``[T, ...]``."""
-        return Episode(*(torch.stack(parts) for parts in zip(*episodes, strict=True)), ways=episodes[0].ways)
+        parts = (torch.stack(parts) for parts in zip(*episodes, strict=True))
+        return Episode(*parts, ways=episodes[0].ways, outputs=episodes[0].outputs)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Episode:
         """The same episode on ``device``, floating point tensors as ``dtype``; labels keep their type."""
@@ -125,7 +129,7 @@ class Episode:
 
     def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Episode:
         """``function`` of each of the four tensors."""
-        return Episode(*(function(part) for part in self), ways=self.ways)
+        return Episode(*(function(part) for part in self), ways=self.ways, outputs=self.outputs)
 
     def counted(self) -> Episode:
         """With :attr:`ways` filled in: the highest label plus one, for integer labels."""
@@ -145,6 +149,8 @@ class TaskSpec:
         kind: ``"classification"`` (integer labels), ``"regression"`` (float targets) or ``"sequence"``.
         support: examples in the support set, N*K; 0 for sequences.
         queries: examples in the query set, N*Q; for sequences L, the time steps of a test task.
+        fewest: the fewest classes of a task, where N is drawn per step; ``outputs``, ``support`` and ``queries`` are
+            then the largest numbers. ``None`` where it is always the same.
     """
 
     input_shape: tuple[int, ...]
@@ -152,6 +158,7 @@ class TaskSpec:
     kind: Literal["classification", "regression", "sequence"]
     support: int
     queries: int
+    fewest: int | None = field(default=None, repr=False)
 
 
 ModelFactory = Callable[[TaskSpec], nn.Module]

@@ -70,7 +70,7 @@ def result(found: RunResult, job: Job, as_json: bool) -> None:
     tasks, learner = job.experiment.tasks, job.experiment.learner
     what = tasks.describe()["name"]
     if hasattr(tasks.config, "ways") and hasattr(tasks.config, "shots"):
-        what = f"{tasks.config.ways}-way {tasks.config.shots}-shot"
+        what = f"{_evaluated(tasks.config.ways)}-way {_evaluated(tasks.config.shots)}-shot"
     console.out.print()
     if found.test is not None:
         # The policy of batch norm is what makes the two accuracies differ.
@@ -80,7 +80,7 @@ def result(found: RunResult, job: Job, as_json: bool) -> None:
             f"({policy}parameters of step {found.best_step})"
         )
         _report(found.test, title)
-        _warn_of_guessing(found.test, getattr(tasks.config, "ways", None))
+        _warn_of_guessing(found.test, _evaluated(getattr(tasks.config, "ways", None)))
     console.out.print(f"run      {found.run_dir}")
     if found.report is not None:
         console.out.print(f"report   {found.report}")
@@ -126,6 +126,11 @@ def _report(report: EvaluationReport, title: str) -> None:
     width = max(map(len, labels.values()))
     for name, text in labels.items():
         console.out.print(f"  {text:<{width}}  {report.text(name)}")
+
+
+def _evaluated(setting: int | tuple[int, int] | None) -> int | None:
+    """The number that test tasks have, of a setting that may be bounds for training: the lower one."""
+    return setting[0] if isinstance(setting, tuple) else setting
 
 
 def _warn_of_guessing(report: EvaluationReport, ways: int | None) -> None:

@@ -23,9 +23,10 @@ from distmeta import config
 from distmeta.errors import LearnerContractError
 from distmeta.learners.engine import ModelKind
 from distmeta.learners.functional import differentiable_twice, trainable
-from distmeta.learners.losses import prediction_loss, prediction_metrics
+from distmeta.learners.losses import of_task, prediction_loss, prediction_metrics
 from distmeta.learners.pictures import Picture
 from distmeta.learners.user_face import UserFace
+from distmeta.learners.user_model import plain, require_tensor
 from distmeta.types import Episode, Metrics, ModelFactory, Params
 
 _HOOKS = (
@@ -77,7 +78,8 @@ class MetaLearner(UserFace):
         Args:
             batch_norm: whose statistics batch normalisation uses. ``"batch"``: of the batch at hand, in training and in
                 evaluation, as in the papers (query accuracies are then transductive; evaluation reports the
-                non-transductive ones beside them). Running averages are refused: they leak between tasks.
+                non-transductive ones beside them). Running averages are refused: they leak between tasks. Only a frozen
+                part (``part.requires_grad_(False).eval()``) keeps its own, in training too: it learns nothing.
             vectorise: ``"vmap"``, ``"loop"`` or ``"auto"`` (probed once before the first worker starts).
         """
 
@@ -94,9 +96,10 @@ class MetaLearner(UserFace):
 
     def __init__(self, model: nn.Module | ModelFactory, **settings: Any) -> None:
         super().__init__(**settings)
-        self._model = model
+        # Without the wrappers that a model may come in, and with the same parameters.
+        self._model, self._unused_wrapper = plain(model) if isinstance(model, nn.Module) else (model, "")
         self._own = {}
-        self._attach()
+        self._attach(model)
 
     @abstractmethod
     def query_logits(self, params: Params, episode: Episode) -> torch.Tensor:
@@ -116,7 +119,7 @@ class MetaLearner(UserFace):
         Returns:
             A scalar, and scalars worth recording.
         """
-        prediction = self.query_logits(params, episode)
+        prediction = of_task(self.query_logits(params, episode), episode)
         return prediction_loss(prediction, episode.query_y), prediction_metrics(prediction, episode.query_y)
 
     def init_meta_params(self, rng: np.random.Generator) -> Params:
@@ -188,8 +191,8 @@ class MetaLearner(UserFace):
         model = self.model
         theta = {name: params[name] for name, _ in model.named_parameters() if name in params}
         with contextlib.nullcontext() if self.model_kind == "sequence" else differentiable_twice(model):
-            output: torch.Tensor = torch.func.functional_call(model, theta, (x,))
-        return output
+            output = torch.func.functional_call(model, theta, (x,))
+        return require_tensor(output, type(self).__name__)
 
 
 def _require_names(cls: type[MetaLearner]) -> None:

@@ -22,9 +22,10 @@ from torch.func import vmap
 
 from distmeta import config
 from distmeta.errors import DistmetaError, LearnerContractError, ModelContractError
-from distmeta.learners.functional import vectorised
-from distmeta.learners.losses import prediction_metrics
+from distmeta.learners.functional import evaluating, in_training, vectorised
+from distmeta.learners.losses import of_task, prediction_metrics
 from distmeta.learners.support_statistics import keeping_statistics
+from distmeta.learners.user_model import plain, require_usable
 from distmeta.seeding import torch_seed
 from distmeta.types import Episode, MetaGradient, Metrics, ModelFactory, Params, TaskSpec
 
@@ -50,6 +51,7 @@ class Engine(config.Configurable, ABC):
 
     _model: nn.Module | ModelFactory
     _own: Params  # learned meta-parameters that are not the model's
+    _unused_wrapper: str  # a line about what the model came in and is not used; empty where there is nothing
 
     # -- written by MetaLearner, or by the algorithm
 
@@ -79,8 +81,8 @@ class Engine(config.Configurable, ABC):
         """``model(x)`` with ``params`` in place of the model's own."""
 
     @abstractmethod
-    def _attach(self) -> None:
-        """Let the model use this learner, where it is made for that."""
+    def _attach(self, given: object = None) -> None:
+        """Let the model use this learner, where it is made for that; and ``given``, the model with its wrappers on."""
 
     # -- hooks of families
 
@@ -171,8 +173,11 @@ class Engine(config.Configurable, ABC):
                 )
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(torch_seed(seed, "model"))
-                bound = self.with_model(_build(self._model, spec))
+                built, wrapper = plain(_build(self._model, spec))
+            bound = self.with_model(built)
+            bound._unused_wrapper = wrapper
             bound._attach()
+        require_usable(bound.model)
         bound.bound_to(spec)
         return bound
 
@@ -182,6 +187,12 @@ class Engine(config.Configurable, ABC):
         clone = copy.copy(self)
         clone._model = model
         return clone
+
+    @final
+    def in_main_memory(self) -> Self:
+        """This learner where its model is on the CPU; otherwise a copy that is, which can be sent to any worker."""
+        tensors = (*self.model.parameters(), *self.model.buffers())
+        return self if all(t.device.type == "cpu" for t in tensors) else self.on(torch.device("cpu"))
 
     @final
     def on(self, device: torch.device) -> Self:
@@ -209,8 +220,8 @@ class Engine(config.Configurable, ABC):
         Returns:
             The summed gradient, T and per-task metrics ``[T]``.
         """
-        self.model.train()
-        gradient, metrics = self.chunk_gradient(params, episodes)
+        with in_training(self.model):
+            gradient, metrics = self.chunk_gradient(params, episodes)
         return MetaGradient(gradient, tasks=len(episodes.query_x), metrics=metrics)
 
     @final
@@ -226,8 +237,7 @@ class Engine(config.Configurable, ABC):
             ``accuracy_non_transductive``, each query alone with the support set, and ``accuracy``, all queries of a
             task in one batch (transductive where the model has batch statistics), unless ``meta_loss`` returns it.
         """
-        self.model.eval()
-        with torch.no_grad():
+        with evaluating(self.model), torch.no_grad():
             with contextlib.closing(self.chunk_losses(params, episodes)) as parts:
                 found = _join([{"loss": losses} | metrics for losses, metrics in parts])
             if episodes.support_x.shape[1] and not episodes.query_y.is_floating_point():
@@ -300,10 +310,11 @@ class Engine(config.Configurable, ABC):
         return self.query_logits(params, replace(episode, query_x=x))
 
     def _accuracy_together(self, params: Params, episode: Episode) -> Metrics:
-        return prediction_metrics(self.query_logits(params, episode), episode.query_y)
+        return prediction_metrics(of_task(self.query_logits(params, episode), episode), episode.query_y)
 
     def _accuracy_alone(self, params: Params, episode: Episode) -> torch.Tensor:
-        return prediction_metrics(self.query_logits_alone(params, episode), episode.query_y)["accuracy"]
+        prediction = of_task(self.query_logits_alone(params, episode), episode)
+        return prediction_metrics(prediction, episode.query_y)["accuracy"]
 
     def _with_own(self, params: Params) -> Params:
         """Overlay the algorithm's learned parameters, moved to the model's device; skip names that no longer exist."""
@@ -329,7 +340,7 @@ def map_tasks(function: Callable[[Params, Episode], Any], params: Params, episod
     ways = episodes.counted().ways
 
     def one(*parts: torch.Tensor) -> Any:
-        return function(params, Episode(*parts, ways=ways))
+        return function(params, Episode(*parts, ways=ways, outputs=episodes.outputs))
 
     with vectorised(True):
         return vmap(one, randomness="different")(*episodes)
@@ -387,8 +398,8 @@ def _build(factory: ModelFactory, spec: TaskSpec) -> nn.Module:
     except Exception as error:
         raise ModelContractError(
             f"The model factory {name} fails on the tasks' spec: {type(error).__name__}: {error}. A factory takes one "
-            f"argument, the TaskSpec (here {spec}), and returns an nn.Module; to use a module class, give an instance: "
-            f"{name}(...)."
+            f"argument, the TaskSpec (here {spec}), and returns an nn.Module"
+            f"{f'; to use a module class, give an instance: {name}(...)' if isinstance(factory, type) else ''}."
         ) from error
     if not isinstance(model, nn.Module):
         raise ModelContractError(

@@ -15,7 +15,7 @@ from torch import nn
 from distmeta.errors import LearnerContractError
 from distmeta.learners.engine import Engine
 from distmeta.learners.functional import evaluating, ordinary, ordinary_tensors, vectorised
-from distmeta.learners.labels import Classes, Labels, is_regression, kind_of, shown
+from distmeta.learners.labels import Classes, Labels, is_regression, kind_of
 from distmeta.learners.losses import prediction_loss
 from distmeta.types import Episode, Params
 
@@ -84,7 +84,7 @@ class FastModel:
                 self._classes = Classes(ordinary(self._classes.values))
             _require_fit(learner, self._params, self._support_x, targets, self._classes)
             ways = None if self._classes is None else len(self._classes)
-            self._task = Episode(self._support_x, targets, self._support_x[:0], targets[:0], ways=ways)
+            self._task = Episode(self._support_x, targets, self._support_x[:0], targets[:0], ways=ways, outputs=ways)
             self._learned = self._learner.learned(self._params, self._task) if learned is None else learned
             self._predict = self._learner.using(self._params, self._learned, self._task)
             if not transductive:
@@ -243,7 +243,7 @@ class FastModel:
         if is_regression(y):
             raise LearnerContractError(
                 f"The targets are {kind_of(y)}; the model is adapted to a classification task, expected labels "
-                f"[n] from {shown(self._classes.values.tolist())}. Give labels such as the support set's."
+                f"[n] from {self._classes}. Give labels such as the support set's."
             )
         return self._classes.positions(y)
 
@@ -327,7 +327,7 @@ def _require_fit(learner: Engine, params: Params, x: torch.Tensor, y: torch.Tens
     outputs = learner.forward(params, x[[0, -1]]).shape[-1]  # two: batch statistics of one may not exist
     if classes is not None and len(classes) > outputs:
         raise LearnerContractError(
-            f"The support set has {len(classes)} classes, {shown(classes.values.tolist())}, but the model of {name} "
+            f"The support set has {len(classes)} classes, {classes}, but the model of {name} "
             f"has {outputs} outputs; expected at most {outputs} classes. Meta-train with tasks.ways={len(classes)}, or "
             "use a metric learner such as ProtoNet, which takes any number."
         )

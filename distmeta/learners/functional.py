@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from distmeta.errors import ModelContractError
 from distmeta.learners.exact_norms import ExactNorms
+from distmeta.learners.user_model import require_usable
 from distmeta.types import Params
 
 _VECTORISED: ContextVar[bool] = ContextVar("distmeta_vectorised", default=False)
@@ -22,14 +22,10 @@ def trainable(model: nn.Module) -> Params:
     """Copies of the parameters with ``requires_grad``, in the model's order.
 
     Raises:
-        ModelContractError: a lazy layer has no parameters yet.
+        ModelContractError: a parameter cannot be meta-trained, see
+            :func:`~distmeta.learners.user_model.require_usable`.
     """
-    lazy = [name for name, p in model.named_parameters() if isinstance(p, nn.parameter.UninitializedParameter)]
-    if lazy:
-        raise ModelContractError(
-            f"{', '.join(lazy)}: the layer is lazy and has no shape yet; expected a built model. Call the model once "
-            "on a batch, or build it from a factory that reads spec.input_shape."
-        )
+    require_usable(model)
     return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
 
 
@@ -66,6 +62,44 @@ def vectorised(active: bool) -> Iterator[None]:
         _VECTORISED.reset(token)
 
 
+def frozen_parts(model: nn.Module) -> list[nn.Module]:
+    """The largest parts of ``model`` that are frozen: no parameter requires a gradient, and the part is in eval mode.
+
+    Such a part learns nothing, from the outer loop or from tasks: its norm layers keep their running statistics, its
+    dropout is off. A layer with neither parameters nor buffers is no part of its own.
+
+    Example:
+        >>> encoder = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8)).requires_grad_(False).eval()
+        >>> frozen_parts(nn.Sequential(encoder, nn.Dropout(), nn.Linear(8, 2))) == [encoder]
+        True
+    """
+    if model.training or any(p.requires_grad for p in model.parameters()):
+        return [part for child in model.children() for part in frozen_parts(child)]
+    has_state = next(model.parameters(), None) is not None or next(model.buffers(), None) is not None
+    return [model] if has_state else []
+
+
+@contextlib.contextmanager
+def in_training(model: nn.Module) -> Iterator[None]:
+    """Put the model into training mode, all but its :func:`frozen_parts`; every module has its former mode afterwards.
+
+    Former modes are given back since they tell what the user froze: they are the same before every chunk, on every
+    worker.
+
+    Example:
+        >>> model = nn.Sequential(nn.BatchNorm1d(2).requires_grad_(False).eval(), nn.Linear(2, 1).eval())
+        >>> with in_training(model):
+        ...     print([layer.training for layer in model])
+        [False, True]
+    """
+    frozen = [(module, module.training) for part in frozen_parts(model) for module in part.modules()]
+    with _former_modes(model):
+        model.train()
+        for module, training in frozen:
+            module.training = training
+        yield
+
+
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put the model into evaluation mode; every module has its former mode again afterwards.
@@ -78,8 +112,14 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         >>> model.training
         True
     """
+    with _former_modes(model):
+        model.eval()
+        yield
+
+
+@contextlib.contextmanager
+def _former_modes(model: nn.Module) -> Iterator[None]:
     before = [(module, module.training) for module in model.modules()]
-    model.eval()
     try:
         yield
     finally:

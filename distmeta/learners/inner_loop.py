@@ -14,11 +14,11 @@ import torch
 from pydantic import NonNegativeInt
 
 from distmeta.config import did_you_mean
-from distmeta.errors import ConfigError
+from distmeta.errors import ConfigError, listed
 from distmeta.learners.base import MetaLearner
 from distmeta.learners.engine import Predict, map_tasks
 from distmeta.learners.functional import task_gradient
-from distmeta.learners.losses import prediction_loss, prediction_metrics
+from distmeta.learners.losses import of_task, prediction_loss, prediction_metrics
 from distmeta.learners.pictures import Curves, Picture
 from distmeta.types import Episode, Metrics, Params
 
@@ -76,14 +76,14 @@ class GradientLearner(MetaLearner):
         """The loss on the support set of one task as a function of the model's parameters."""
 
         def loss(point: Params) -> torch.Tensor:
-            return prediction_loss(self.forward(point, episode.support_x), episode.support_y)
+            return prediction_loss(of_task(self.forward(point, episode.support_x), episode), episode.support_y)
 
         return loss
 
     @final
     def query_logits(self, params: Params, episode: Episode) -> torch.Tensor:
-        """f(query_x; phi)."""
-        return self.forward(self.fast_params(params, episode), episode.query_x)
+        """f(query_x; phi), the outputs that stand for classes of the task."""
+        return of_task(self.forward(self.fast_params(params, episode), episode.query_x), episode)
 
     @final
     def learned(self, params: Params, episode: Episode) -> Params:
@@ -226,7 +226,7 @@ def select(pattern: str, names: Iterable[str]) -> tuple[str, ...]:
         ('head.weight', 'head.bias')
     """
     known = tuple(names)
-    if pattern == "all":
+    if pattern == "all" or not known:
         return known
     if pattern == "head":
         last, _, _ = known[-1].rpartition(".")
@@ -236,7 +236,7 @@ def select(pattern: str, names: Iterable[str]) -> tuple[str, ...]:
         if not fnmatch.filter(known, part):
             raise ConfigError(
                 f"adapt={pattern!r}: {part!r} matches no parameter.{did_you_mean(part, known)} "
-                f"Give 'all', 'head' or patterns of these names: {', '.join(known)}."
+                f"Give 'all', 'head' or patterns of these names: {listed(known, 10)}."
             )
     return tuple(name for name in known if any(fnmatch.fnmatchcase(name, part) for part in parts))
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from distmeta.errors import LearnerContractError
+from distmeta.errors import LearnerContractError, listed
 
 Labels = torch.Tensor | npt.NDArray[Any] | Sequence[Hashable]
 """Labels of examples ``[n]``: a tensor of integers, or any hashable values (strings, say) in a list or an array. Floats
@@ -36,6 +36,9 @@ class Classes:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def __str__(self) -> str:
+        return listed(map(str, self.values.tolist()), 10)
 
     @classmethod
     def of(cls, y: Labels) -> tuple[Classes, torch.Tensor]:
@@ -74,8 +77,8 @@ class Classes:
         unknown = list(dict.fromkeys(label for label in labels if label not in self._position))
         if unknown:
             raise LearnerContractError(
-                f"The labels {shown(unknown)} are not in the support set, which has "
-                f"{shown(self.values.tolist())}; expected only those. Adapt with examples of every class, or "
+                f"The labels {listed(map(str, unknown), 10)} are not in the support set, which has "
+                f"{self}; expected only those. Adapt with examples of every class, or "
                 "leave these out."
             )
         device = self.values.device if isinstance(self.values, torch.Tensor) else None
@@ -107,17 +110,6 @@ def kind_of(y: object) -> str:
     if shape is None:
         return f"a {type(y).__name__}"
     return f"{str(getattr(y, 'dtype', '')).removeprefix('torch.')} of shape {list(shape)}"
-
-
-def shown(labels: Sequence[object]) -> str:
-    """Labels for a message, ten at most.
-
-    Example:
-        >>> shown(list(range(12)))
-        '0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more'
-    """
-    text = ", ".join(str(label) for label in labels[:10])
-    return text if len(labels) <= 10 else f"{text} and {len(labels) - 10} more"
 
 
 def _require_integers(y: torch.Tensor) -> None:

@@ -5,7 +5,19 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from distmeta.types import Metrics
+from distmeta.types import Episode, Metrics
+
+
+def of_task(prediction: torch.Tensor, episode: Episode) -> torch.Tensor:
+    """The columns of ``prediction`` that stand for classes of the task: a model may have outputs for more.
+
+    Example:
+        >>> episode = Episode(torch.rand(4, 1), torch.arange(2), torch.rand(3, 1), torch.arange(2), outputs=2)
+        >>> of_task(torch.rand(3, 5), episode).shape
+        torch.Size([3, 2])
+    """
+    n = episode.outputs
+    return prediction if n is None or prediction.shape[-1] <= n else prediction[..., :n]
 
 
 def prediction_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -26,7 +26,7 @@ import torch
 from pydantic import NonNegativeInt, PositiveFloat, model_validator
 
 from distmeta.learners.inner_loop import GradientLearner, gradient_descent, select, split_rates, with_rates
-from distmeta.learners.losses import prediction_loss, prediction_metrics
+from distmeta.learners.losses import of_task, prediction_loss, prediction_metrics
 from distmeta.types import Episode, Metrics, Params
 
 
@@ -127,6 +127,6 @@ class MAMLPlusPlus(GradientLearner):
         loss = episode.query_x.new_zeros(())
         for weight, fast in zip(self.step_weights, self.trajectory(params, episode), strict=True):
             if weight:  # the last one always
-                prediction = self.forward(fast, episode.query_x)
+                prediction = of_task(self.forward(fast, episode.query_x), episode)
                 loss = loss + weight * prediction_loss(prediction, episode.query_y)
         return loss, prediction_metrics(prediction, episode.query_y)

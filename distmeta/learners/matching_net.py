@@ -78,7 +78,7 @@ class MatchingNet(MetricLearner):
             "g-backwards": LSTMWeights.draw(rng, width, width),
             "f": LSTMWeights.draw(rng, width, width, hidden=2 * width),
         }
-        like = next(iter(encoder.values()))
+        like = next(iter(encoder.values()), next(self.model.parameters(), torch.zeros(())))  # all of it may be frozen
         own = {f"lstm/{cell}/{part}": w.to(like) for cell, of in cells.items() for part, w in of._asdict().items()}
         return {**encoder, **own}
 

@@ -9,10 +9,19 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from distmeta.errors import DistmetaError, LearnerContractError, ModelContractError, NonFiniteGradientError, line_of
+from distmeta.errors import (
+    DistmetaError,
+    LearnerContractError,
+    ModelContractError,
+    NonFiniteGradientError,
+    line_of,
+    listed,
+)
 from distmeta.learners.base import MetaLearner
-from distmeta.learners.functional import has_fused_rnn, vectorised
+from distmeta.learners.functional import has_fused_rnn, in_training, vectorised
+from distmeta.learners.losses import of_task
 from distmeta.learners.param_layout import ParamLayout
+from distmeta.learners.user_model import mixed_types
 from distmeta.seeding import rng
 from distmeta.types import Episode, Params, TaskSpec
 
@@ -23,7 +32,7 @@ class Probe:
 
     Args:
         learner: the learner with ``vectorise`` chosen, ``"vmap"`` or ``"loop"``.
-        message: why a slower engine was chosen, if so.
+        message: why a slower engine was chosen, or what of the model is not used, if so.
     """
 
     learner: MetaLearner
@@ -55,13 +64,17 @@ def probe(learner: MetaLearner, spec: TaskSpec, episodes: Episode, test: TaskSpe
     layout = ParamLayout.of(params)
     episodes = episodes.to(next(iter(params.values())).device, layout.torch_dtype)
     loop = learner.with_config(vectorise="loop")
+    messages = [learner._unused_wrapper]
     ways = {spec.outputs, (test or spec).outputs}
-    _check_one_task(loop, spec, ways, params, episodes.counted().map(lambda part: part[0]))
+    with in_training(learner.model):
+        _check_one_task(loop, spec, ways, params, episodes.counted().map(lambda part: part[0]))
     found = Probe(loop, None) if learner.config.vectorise == "loop" else _choose_engine(learner, loop, params, episodes)
+    if found.learner.loops:
+        _require_loop(loop, params, episodes)
+    messages.append(found.message or "")
     if learner.model_kind != "sequence" and has_fused_rnn(learner.model):
-        slower = "cuDNN's recurrent kernels have no second derivative: on a GPU torch's own are used, slower."
-        return replace(found, message=f"{found.message} {slower}" if found.message else slower)
-    return found
+        messages.append("cuDNN's recurrent kernels have no second derivative: on a GPU torch's own are used, slower.")
+    return replace(found, message=" ".join(filter(None, messages)) or None)
 
 
 def require_equal_ways(learner: MetaLearner, train: TaskSpec, test: TaskSpec) -> None:
@@ -77,35 +90,54 @@ def require_equal_ways(learner: MetaLearner, train: TaskSpec, test: TaskSpec) ->
             "kind (tasks.ways, tasks.bits, tasks.labels as in training); only with tasks.labels=strings does the "
             "number of ways leave the outputs as they are."
         )
+    if train.fewest is not None and train.fewest <= test.outputs <= train.outputs:
+        return
     if learner.model_kind == "classifier" and train.outputs != test.outputs:
+        trained_on = train.outputs if train.fewest is None else f"{train.fewest}- to {train.outputs}"
         raise LearnerContractError(
-            f"{type(learner).__name__} is trained on {train.outputs}-way tasks and tested on {test.outputs}-way ones, "
-            "but its model has one output per class. Train it with tasks.train_ways equal to tasks.ways, or use a "
-            "metric learner such as ProtoNet, which takes any number."
+            f"{type(learner).__name__} is trained on {trained_on}-way tasks and tested on {test.outputs}-way ones, "
+            "but its model has one output per class. Train it with tasks.train_ways equal to tasks.ways, or "
+            "bounds around it such as train_ways=(5, 20), or use a metric learner such as ProtoNet, which takes any "
+            "number."
         )
 
 
 def refuse_running_statistics(model: nn.Module) -> None:
-    """Raise if a norm layer keeps running averages: they would carry one task's statistics into the next.
+    """Raise if a norm layer updates running averages: they would carry one task's statistics into the next.
+
+    Those of a frozen layer, without gradients and in eval mode, are constants and may stay.
 
     Raises:
         ModelContractError: names the layers and the fix.
     """
-    keeping = [
-        f"{name} ({type(layer).__name__})".strip()
-        for name, layer in model.named_modules()
-        if getattr(layer, "track_running_stats", False)
-    ]
-    if keeping:
+    with in_training(model):
+        keeping = [
+            (f"{name} ({type(layer).__name__})".strip(), layer)
+            for name, layer in model.named_modules()
+            if getattr(layer, "track_running_stats", False)
+            and (layer.training or any(p.requires_grad for p in layer.parameters()))
+        ]
+    if not keeping:
+        return
+    names = listed(name for name, _ in keeping)
+    if not any(p.requires_grad for _, layer in keeping for p in layer.parameters()):
         raise ModelContractError(
-            f"{', '.join(keeping)}: the norm layer keeps running statistics, which leak from one task to the next; "
-            "expected statistics of the batch. Build it with track_running_stats=False, or call "
-            "distmeta.use_batch_statistics(model), or use GroupNorm."
+            f"{names}: the norm layer's weights are frozen, but it is in training mode and would go on averaging "
+            "statistics over tasks; expected eval mode, in which they stay. Call .eval() on the frozen part before "
+            "giving the model to the learner, or distmeta.use_batch_statistics(model)."
         )
+    raise ModelContractError(
+        f"{names}: the norm layer keeps running statistics, which leak from one task to the next; "
+        "expected statistics of the batch. Build it with track_running_stats=False, or call "
+        "distmeta.use_batch_statistics(model), or use GroupNorm. Those of a pretrained part that is not to be trained "
+        "may stay: part.requires_grad_(False).eval()."
+    )
 
 
 def use_batch_statistics(model: nn.Module) -> nn.Module:
     """Switch every norm layer of ``model`` to the statistics of the batch, in place; its weights stay.
+
+    Frozen parts are switched too; to keep the statistics of one, call this on the other parts.
 
     Returns:
         The same model.
@@ -151,17 +183,16 @@ def _check_one_task(learner: MetaLearner, spec: TaskSpec, ways: set[int], params
     name = type(learner).__name__
     # Copies, not references: a module that writes to a buffer in place would change both.
     before = {key: buffer.clone() for key, buffer in learner.model.named_buffers()}
-    learner.model.train()
     x = episode.query_x[None] if spec.kind == "sequence" else episode.support_x
     try:
-        with torch.no_grad():
-            output = learner.forward(params, x)
+        output, again = _forward_twice(learner, params, x)
     except DistmetaError:
         raise
     except Exception as error:
         raise ModelContractError(
             f"{name} could not run the model on inputs of shape {list(x.shape)}: {type(error).__name__}: "
-            f"{_short(str(error))} ({line_of(error)}). Make the model take a batch of {list(x.shape[1:])} inputs."
+            f"{_short(str(error))} ({line_of(error)}). "
+            f"{mixed_types(learner.model) or f'Make the model take a batch of {list(x.shape[1:])} inputs.'}"
         ) from error
     _check_output(learner, spec, ways, len(x), output)
     try:
@@ -172,37 +203,57 @@ def _check_one_task(learner: MetaLearner, spec: TaskSpec, ways: set[int], params
     except Exception as error:
         raise LearnerContractError(
             f"{name}.query_logits fails on one task, though the model takes its inputs: {type(error).__name__}: "
-            f"{_short(str(error))} ({line_of(error)}). Fix that line."
+            f"{_short(str(error))} ({line_of(error)}). {mixed_types(learner.model) or 'Fix that line.'}"
         ) from error
-    if not isinstance(prediction, torch.Tensor) or list(prediction.shape) != [len(episode.query_x), spec.outputs]:
-        seen = list(prediction.shape) if isinstance(prediction, torch.Tensor) else type(prediction).__name__
+    seen = list(prediction.shape) if isinstance(prediction, torch.Tensor) else type(prediction).__name__
+    expected = [len(episode.query_x), spec.outputs if episode.outputs is None else episode.outputs]
+    if not isinstance(prediction, torch.Tensor) or list(of_task(prediction, episode).shape) != expected:
         raise LearnerContractError(
-            f"{name}.query_logits returned {seen} for one task; expected {[len(episode.query_x), spec.outputs]}, a row "
+            f"{name}.query_logits returned {seen} for one task; expected {expected}, a row "
             "of logits (or values) for every query."
         )
     changed = [key for key, buffer in learner.model.named_buffers() if not torch.equal(buffer, before[key])]
     if changed:
         raise ModelContractError(
-            f"The model changes its own buffer {', '.join(changed)} in forward; expected a pure function of its "
+            f"The model changes its own buffer {listed(changed)} in forward; expected a pure function of its "
             "inputs, or a task would depend on the tasks before it. Keep such state out of meta-training."
+        )
+    if not torch.allclose(output, again, rtol=1e-4, atol=1e-6, equal_nan=True):  # kernels of a GPU may round otherwise
+        raise ModelContractError(
+            "The model returned other numbers for the same inputs the second time, with torch's random numbers seeded "
+            "alike; expected a pure function of its inputs, or a task would depend on the tasks before it. Keep no "
+            "state in attributes, and take random numbers from torch alone."
         )
     if not bool(torch.isfinite(prediction).all()):
         raise NonFiniteGradientError(
             "The model's predictions for the first task are NaN or infinite after adaptation; expected finite "
             "numbers. Lower learner.inner_lr, or look at the model's initial weights."
         )
-    unused = unused_parameters(learner, params, episode)
+    try:
+        unused = unused_parameters(learner, params, episode)
+    except DistmetaError:
+        raise
+    except Exception as error:
+        raise _not_differentiable(name, error) from error
     if unused:
         raise ModelContractError(
-            f"The loss does not depend on the parameter {', '.join(unused)}: it would never be trained. Use it in "
+            f"The loss does not depend on the parameter {listed(unused)}: it would never be trained. Use it in "
             "forward(), remove it, or set requires_grad=False to freeze it."
         )
 
 
-def _check_output(learner: MetaLearner, spec: TaskSpec, ways: set[int], batch: int, output: object) -> None:
+def _forward_twice(learner: MetaLearner, params: Params, x: torch.Tensor) -> list[torch.Tensor]:
+    """The output of the model for ``x``, from the same random numbers each time."""
+    outputs = []
+    with torch.no_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+        for _ in range(2):
+            torch.manual_seed(0)
+            outputs.append(learner.forward(params, x))
+    return outputs
+
+
+def _check_output(learner: MetaLearner, spec: TaskSpec, ways: set[int], batch: int, output: torch.Tensor) -> None:
     name = type(learner).__name__
-    if not isinstance(output, torch.Tensor):
-        raise ModelContractError(f"{name} needs a model that returns one tensor; it returned {type(output).__name__}.")
     expected = [batch, spec.outputs]
     if learner.model_kind == "sequence":
         _check_sequence_output(name, [1, spec.queries, spec.outputs], output)
@@ -253,6 +304,34 @@ def _choose_engine(learner: MetaLearner, loop: MetaLearner, params: Params, epis
             "learner.vectorise=loop, or auto."
         )
     return Probe(loop, f"torch.func.vmap cannot take this model ({reason}); looping over tasks: slower, same numbers.")
+
+
+def _require_loop(learner: MetaLearner, params: Params, episodes: Episode) -> None:
+    """Raise if even a plain loop over tasks cannot train and evaluate, which a worker would find out too late."""
+    name = type(learner).__name__
+    try:
+        learner.meta_gradient(params, episodes)
+    except DistmetaError:
+        raise
+    except Exception as error:
+        raise _not_differentiable(name, error) from error
+    try:
+        learner.for_evaluation().evaluate(params, episodes)
+    except DistmetaError:
+        raise
+    except Exception as error:
+        raise ModelContractError(
+            f"{name} can train the model but not evaluate it, in eval mode: {type(error).__name__}: "
+            f"{_short(str(error))} ({line_of(error)}). Fix that line."
+        ) from error
+
+
+def _not_differentiable(name: str, error: Exception) -> ModelContractError:
+    return ModelContractError(
+        f"{name} could not compute the meta-gradient of one task: {type(error).__name__}: {_short(str(error))} "
+        f"({line_of(error)}). Expected operations that torch can differentiate, twice for MAML and its kin. Replace "
+        "that one, or take first derivatives only where the learner has the option (first_order=True)."
+    )
 
 
 def _short(text: str) -> str:

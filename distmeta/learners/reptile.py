@@ -20,7 +20,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from distmeta.learners.engine import map_tasks
 from distmeta.learners.inner_loop import GradientLearner, first_order_descent
-from distmeta.learners.losses import prediction_loss, prediction_metrics
+from distmeta.learners.losses import of_task, prediction_loss, prediction_metrics
 from distmeta.occurrences import occurrence
 from distmeta.types import Episode, Metrics, Params
 
@@ -65,7 +65,8 @@ class Reptile(GradientLearner):
 
         def loss(point: Params, step: int) -> torch.Tensor:
             rows = order[[(step * size + i) % count for i in range(size)]]
-            return prediction_loss(self.forward(point, episode.support_x[rows]), episode.support_y[rows])
+            prediction = of_task(self.forward(point, episode.support_x[rows]), episode)
+            return prediction_loss(prediction, episode.support_y[rows])
 
         c = self.config
         return first_order_descent(loss, params, lr=c.inner_lr, steps=c.inner_steps, optimizer=c.inner_optimizer)
@@ -75,7 +76,7 @@ class Reptile(GradientLearner):
 
         def one(theta: Params, episode: Episode) -> tuple[Params, Metrics]:
             phi = self.fast_params(theta, episode)
-            prediction = self.forward(phi, episode.query_x)
+            prediction = of_task(self.forward(phi, episode.query_x), episode)
             metrics = {"loss": prediction_loss(prediction, episode.query_y)}
             return phi, metrics | prediction_metrics(prediction, episode.query_y)
 

@@ -35,6 +35,7 @@ from distmeta.learners.functional import vectorised
 from distmeta.learners.losses import prediction_metrics
 from distmeta.learners.metric import MetricLearner, one_hot, squared_distance
 from distmeta.learners.pictures import Gallery, Picture
+from distmeta.learners.user_model import require_tensor
 from distmeta.types import Episode, Metrics, Params, TaskSpec
 
 
@@ -147,7 +148,7 @@ class Siamese(MetricLearner):
         params = super().init_meta_params(rng)
         if self.config.form == "contrastive":
             return params
-        like = next(iter(params.values()))
+        like = next(iter(params.values()), next(self.model.parameters(), torch.zeros(())))  # all of it may be frozen
         learned = self.own_params.get("pair/alpha")
         features = self._features if learned is None else len(learned)
         if features is None:
@@ -202,11 +203,13 @@ class Siamese(MetricLearner):
 
 def _features(learner: MetricLearner, spec: TaskSpec) -> int:
     model = learner.model
-    like = next(model.parameters())
+    like = next(model.parameters(), torch.zeros(()))
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            output = model(like.new_zeros((2, *spec.input_shape)))
+            output = require_tensor(model(like.new_zeros((2, *spec.input_shape))), "Siamese")
         _, features = output.shape
+    except ModelContractError:
+        raise
     except Exception as error:
         raise ModelContractError(
             f"Siamese could not read the number of features off the model: {type(error).__name__}: {error}. Give an "

@@ -125,16 +125,21 @@ class UserFace(Engine):
 
     @final
     def adopt(self, model: nn.Module, params: Params) -> None:
-        """Hold ``model`` from now on, with ``params``: what a training leaves behind."""
-        self._model = model
+        """Hold ``model`` from now on, with ``params``: what a training leaves behind.
+
+        A model that is on a GPU is kept: it was trained as a copy in main memory.
+        """
+        if not isinstance(self._model, nn.Module) or self.in_main_memory() is self:
+            self._model = model
         self._attach()
         self.load(params)
 
     @final
-    def _attach(self) -> None:
-        model: object = self._model
-        if isinstance(model, MetaModule):
-            model.attach(self)
+    def _attach(self, given: object = None) -> None:
+        models: tuple[object, object] = (self._model, given)
+        for model in models:
+            if isinstance(model, MetaModule):
+                model.attach(self)
 
 
 class MetaModule:

@@ -116,8 +116,14 @@ class FinishedRun:
             have = ", ".join(tasks.splits)
             raise ConfigError(f"The dataset has no split {split}; it has {have}. Give --split one of these.")
         spec = trained.tasks.spec_of("meta_train")
-        if split != "meta_train":
-            require_equal_ways(experiment.learner, spec, tasks.spec_of(split))
+        require_equal_ways(experiment.learner, spec, tasks.spec_of(split))
+        bounds = {f"tasks.{key}": list(value) for key, value in tasks.config if isinstance(value, tuple)}
+        if split == "meta_train" and bounds:
+            each = ", ".join(f"{key}={value}" for key, value in bounds.items())
+            raise ConfigError(
+                f"Training tasks have other numbers in every step ({each}); an evaluation needs one. Give one for "
+                f"each, such as --set {next(iter(bounds))}=5."
+            )
         name = tasks.describe()["name"]
         if tuple(tasks.spec.input_shape) != original.input_shape:
             raise ConfigError(
@@ -130,7 +136,7 @@ class FinishedRun:
         if request.tasks is not None:
             require_tasks(tasks, split, "--tasks", request.tasks)
         engine = changed.get("learner.vectorise", self.last.record["engine"])
-        learner = experiment.learner.bind(spec, trained.seed).with_config(vectorise=engine)
+        learner = experiment.learner.bind(spec, trained.seed).in_main_memory().with_config(vectorise=engine)
         identity = self.last.record["identity"]
         if cross_domain:
             identity = {**identity, "tasks": {**identity["tasks"], "fingerprint": trained.tasks.fingerprint}}

@@ -12,6 +12,7 @@ import torch
 from distmeta.experiment.experiment import Experiment
 from distmeta.figures import learner_pictures, run_curves
 from distmeta.intervals import EvaluationReport
+from distmeta.learners.functional import evaluating
 from distmeta.learners.pictures import Fit, Picture
 from distmeta.run.directory import RunDirectory
 from distmeta.run.place import Place
@@ -147,7 +148,8 @@ def _fit(experiment: Experiment, driver: Driver, trained: Trained) -> dict[str, 
     x, y = episode.query_x[order], episode.query_y[order]
     params, dtype = best.layout.unflatten(best.vector), best.layout.torch_dtype
     fast = driver.learner.adapt(episode.support_x.to(dtype), episode.support_y.to(dtype), params=params)
-    before = driver.learner.forward(params, x.to(dtype)).detach()
+    with evaluating(driver.learner.model):
+        before = driver.learner.forward(params, x.to(dtype)).detach()
     title = f"one meta-test task, before and after {spec.support} points"
     return {"fit": Fit(title, episode.support_x, episode.support_y, x, y, before, fast.logits(x.to(dtype)))}
 
@@ -160,4 +162,5 @@ def _pictures(experiment: Experiment, driver: Driver, trained: Trained) -> dict[
         return {}
     refs = [TaskRef(split, 0, index) for index in range(min(100, settings.test_tasks))]
     episodes = experiment.tasks.episodes(refs, settings.seed).to(torch.device("cpu"), layout.torch_dtype)
-    return driver.learner.for_evaluation().pictures(layout.unflatten(trained.best.vector), episodes)
+    with evaluating(driver.learner.model):  # a hook may leave the model in another mode
+        return driver.learner.for_evaluation().pictures(layout.unflatten(trained.best.vector), episodes)

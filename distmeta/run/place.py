@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
-from distmeta.errors import ConfigError
+from distmeta.errors import ConfigError, listed
 from distmeta.experiment.experiment import Experiment
 from distmeta.experiment.job import Job
 from distmeta.experiment.settings import Runtime
@@ -71,7 +71,7 @@ class Place:
         """
         if changed:
             self.say(
-                f"{', '.join(changed)}: not as when the run was last started. If that changes what is computed, "
+                f"{listed(changed)}: not as when the run was last started. If that changes what is computed, "
                 f"{consequence}: restore the code, or `distmeta train` a new run."
             )
 

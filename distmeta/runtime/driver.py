@@ -78,7 +78,7 @@ class Driver:
         tasks, spec = experiment.tasks, experiment.tasks.spec_of("meta_train")
         self._begin("probing the model and the learner")
         episodes = tasks.episodes([TaskRef("meta_train", 0, i) for i in range(2)], experiment.seed)
-        found = probe(experiment.learner.bind(spec, experiment.seed), spec, episodes, tasks.spec)
+        found = probe(experiment.learner.bind(spec, experiment.seed).in_main_memory(), spec, episodes, tasks.spec)
         if found.message:
             self._say(0, found.message)
         self.learner: MetaLearner = found.learner

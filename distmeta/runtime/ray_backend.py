@@ -10,10 +10,12 @@ import contextlib
 import ctypes
 import math
 import os
+import pickle
 import secrets
 import signal
 import threading
 import time
+import traceback
 import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,7 +29,7 @@ import ray
 from ray import cloudpickle, exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from distmeta.errors import ClusterTooSmall, DistmetaError, RuntimeFailure
+from distmeta.errors import ClusterTooSmall, ContractError, DistmetaError, RuntimeFailure, first_sentence
 from distmeta.runtime.backend import SERVER, Backend, Resources, raised
 from distmeta.runtime.cluster_health import (
     SHARED_MEMORY,
@@ -150,7 +152,7 @@ class RayBackend(Backend):
             known = os.environ.get("PYTHONPATH", "").split(os.pathsep)
             path = os.pathsep.join(p for p in (*self._search_path, *known) if p)
             options["runtime_env"] = {"env_vars": {"PYTHONPATH": path}}
-        with self._translated(name):
+        with self._translated(name), _sendable():
             actor = ray.remote(**options)(kind).remote(*args, **kwargs)
         self._names[actor._actor_id.hex()] = name
         return actor
@@ -361,6 +363,23 @@ def _health(logs: Path | None, *, own: bool) -> ClusterHealth:
         ],
         logs,
     )
+
+
+@contextlib.contextmanager
+def _sendable() -> Iterator[None]:
+    """Translate what is raised where an argument of an actor cannot be pickled; no actor was started then."""
+    try:
+        yield
+    except (TypeError, AttributeError, RuntimeError, pickle.PickleError) as error:
+        if isinstance(error, exceptions.RayError):
+            raise
+        cause = error.__cause__ or error  # Ray's own text begins with the whole object
+        raise ContractError(
+            f"The learner, its model or the tasks cannot be sent to a worker: {type(cause).__name__}: "
+            f"{first_sentence(str(cause))}. Expected objects that pickle. Make locks, open files, generators and "
+            "compiled functions where they are used, not in __init__; or run with --backend local.",
+            raw="".join(traceback.format_exception(error)),
+        ) from None
 
 
 @contextlib.contextmanager

@@ -145,7 +145,7 @@ class Predictor:
                 continue
             support_x = torch.stack([tasks[place][0] for place in places])
             support_y = torch.stack([coded[place][1] for place in places])
-            episodes = Episode(support_x, support_y, support_x[:, :0], support_y[:, :0], ways=ways)
+            episodes = Episode(support_x, support_y, support_x[:, :0], support_y[:, :0], ways=ways, outputs=ways)
             with ordinary_tensors(), evaluating(self.learner.model):
                 found = map_tasks(self.learner.learned, self.params, episodes, loop=False)
             for row, place in enumerate(places):

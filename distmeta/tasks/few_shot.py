@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import PositiveInt
+from pydantic import model_validator
 
 from distmeta import config
+from distmeta.config import NumberOrBounds
 from distmeta.data.catalog import DATASETS, resolve
 from distmeta.data.dataset import ClassSplit, ShardDataset
 from distmeta.data.preprocessing import Preprocessing
@@ -23,6 +24,8 @@ from distmeta.tasks.augment import Augmentation, augment
 from distmeta.tasks.base import TaskDistribution
 from distmeta.types import SPLITS, Episode, Split, TaskRef, TaskSpec
 
+_NUMBERS = ("ways", "shots", "queries")
+
 
 class FewShot(TaskDistribution):
     """N-way K-shot tasks: K support and Q query examples of each of N classes, with labels 0..N-1.
@@ -30,11 +33,11 @@ class FewShot(TaskDistribution):
     Args:
         data: a folder written by ``distmeta data build``, or the name of a dataset in the cache (``"glyphs"`` is built
             there on first use).
-        ways: N, classes per task.
-        shots: K, support examples per class.
-        queries: Q, query examples per class.
+        ways: N, classes per task; or bounds such as ``(5, 20)``, see below.
+        shots: K, support examples per class; or bounds.
+        queries: Q, query examples per class; or bounds.
         train_ways, train_shots, train_queries: N, K and Q of the training tasks, if they differ: metric learners
-            gain from more ways in training (Snell et al. 2017), Reptile from more shots.
+            gain from more ways in training (Snell et al. 2017), Reptile from more shots. Numbers, or bounds.
         rotations: the splits in which a class turned by 90, 180 or 270 degrees is a class of its own (Santoro et al.
             2016): ``"none"``, ``"meta_train"`` or ``"all"``.
         augment: random change of each image of the training tasks: ``"affine"`` as in Koch et al. (2015), ``"small"``
@@ -43,9 +46,20 @@ class FewShot(TaskDistribution):
             ``"meta_train"``, ``"evaluation"`` (validation and test) or ``"all"``. A class is named ``group/class``;
             all groups are equally likely.
 
+    Bounds, both included, are drawn anew for every outer step of training, as in the episodes of Meta-Dataset
+    (Triantafillou et al. 2020): all tasks of a step have the same N, K and Q. Validation and test tasks all have the
+    same shapes, or their accuracies could not be averaged: those of the lower bounds, so ``ways=(5, 20), shots=(1, 5)``
+    is tested on 5-way 1-shot tasks. Give ``train_ways=(5, 20), ways=10`` for another number, or evaluate the finished
+    run on one, ``distmeta evaluate RUN --set tasks.ways=10``. On the command line bounds are
+    ``--set "tasks.train_ways=[5,20]"``. A classifier such as MAML's has outputs for the largest N; in a task of fewer
+    classes the others are left out.
+
     Example:
         >>> FewShot(data="glyphs", ways=20).config.shots
         1
+        >>> tasks = FewShot(data="glyphs", ways=(5, 20), shots=(1, 5))
+        >>> tasks.spec.outputs, tasks.spec_of("meta_train").outputs
+        (5, 20)
     """
 
     class Config(config.Config):
@@ -54,15 +68,26 @@ class FewShot(TaskDistribution):
         former_names: ClassVar[Mapping[str, str]] = {"distort": "augment"}
 
         data: str = "glyphs"
-        ways: PositiveInt = 5
-        shots: PositiveInt = 1
-        queries: PositiveInt = 1
-        train_ways: PositiveInt | None = None
-        train_shots: PositiveInt | None = None
-        train_queries: PositiveInt | None = None
+        ways: NumberOrBounds = 5
+        shots: NumberOrBounds = 1
+        queries: NumberOrBounds = 1
+        train_ways: NumberOrBounds | None = None
+        train_shots: NumberOrBounds | None = None
+        train_queries: NumberOrBounds | None = None
         rotations: Literal["none", "meta_train", "all"] = "none"
         augment: Augmentation = "none"
         within_group: Literal["none", "meta_train", "evaluation", "all"] = "none"
+
+        @model_validator(mode="after")
+        def _no_bounds_without_effect(self) -> Self:
+            for name in _NUMBERS:
+                bounds, train = getattr(self, name), getattr(self, f"train_{name}")
+                if isinstance(bounds, tuple) and train is not None:
+                    raise ValueError(
+                        f"{name}={bounds} has no effect beside train_{name}={train}: validation and test tasks are all "
+                        f"alike; expected one number. Set {name}={bounds[0]}, say"
+                    )
+            return self
 
     config: Config
 
@@ -113,7 +138,17 @@ class FewShot(TaskDistribution):
     def spec_of(self, split: Split) -> TaskSpec:
         """Shapes of the tasks of one split."""
         ways, shots, queries = self._numbers(split)
-        return TaskSpec(self.dataset.input_shape, ways, "classification", ways * shots, ways * queries)
+        drawn = self._settings(split)[0]
+        fewest = drawn[0] if isinstance(drawn, tuple) else None
+        return TaskSpec(self.dataset.input_shape, ways, "classification", ways * shots, ways * queries, fewest)
+
+    def at_step(self, split: Split, random: np.random.Generator) -> FewShot:
+        """The tasks of one outer step: N, K and Q are drawn where bounds are given."""
+        drawn: dict[str, int] = {}
+        for name, bounds, test in zip(_NUMBERS, self._settings(split), self._settings("meta_test"), strict=True):
+            if isinstance(bounds, tuple):
+                drawn |= {f"train_{name}": int(random.integers(bounds[0], bounds[1] + 1)), name: test}
+        return self.with_config(**drawn) if drawn else self
 
     @property
     def fingerprint(self) -> str:
@@ -172,7 +207,10 @@ class FewShot(TaskDistribution):
             super().check_split(split)
 
     def draw(self, split: Split, random: np.random.Generator) -> Episode:
-        """Draw N classes without replacement, then K + Q examples of each without replacement."""
+        """Draw N classes without replacement, then K + Q examples of each without replacement.
+
+        Where bounds are given, training tasks are drawn from :meth:`at_step`'s distribution, of one N, K and Q.
+        """
         ways, shots, queries = self._numbers(split)
         data = self._split(split)
         classes, quarter_turns = self._draw_classes(split, random)
@@ -217,12 +255,17 @@ class FewShot(TaskDistribution):
             chosen = random.choice(data.classes * turns, size=ways, replace=False)
         return chosen // turns, chosen % turns
 
+    def _settings(self, split: Split) -> tuple[Any, ...]:
+        """N, K and Q of ``split``, as bounds where they are drawn per step."""
+        if split == "meta_train":
+            return tuple(getattr(self.config, f"train_{n}") or getattr(self.config, n) for n in _NUMBERS)
+        found = (getattr(self.config, n) for n in _NUMBERS)
+        return tuple(n[0] if isinstance(n, tuple) else n for n in found)
+
     def _numbers(self, split: Split) -> tuple[int, int, int]:
-        """N, K and Q of ``split``."""
-        c = self.config
-        if split != "meta_train":
-            return c.ways, c.shots, c.queries
-        return c.train_ways or c.ways, c.train_shots or c.shots, c.train_queries or c.queries
+        """N, K and Q of ``split``, the largest ones where they are drawn per step."""
+        ways, shots, queries = (n[1] if isinstance(n, tuple) else n for n in self._settings(split))
+        return ways, shots, queries
 
     def _check_numbers(self, split: Split) -> None:
         data, turns = self._split(split), self._turns(split)
@@ -293,4 +336,5 @@ def class_by_class(images: torch.Tensor, shots: int) -> Episode:
         images[:, shots:].flatten(0, 1),
         labels.repeat_interleave(examples - shots),
         ways=ways,
+        outputs=ways,
     )

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from distmeta.errors import RuntimeFailure
+from distmeta.errors import RuntimeFailure, listed
 from distmeta.files import write_whole
 from distmeta.tracking.git_state import source_tags
 from distmeta.tracking.metrics_file import METRICS_FILE, format_row, open_for_append, parse_row, whole_lines
@@ -256,7 +256,7 @@ class Tracker:
             write_whole(path, b"".join(kept))
             self._link.rewind(kept_sent)
         if damaged:
-            self._warn(f"{path}: line {', '.join(damaged)} is damaged and was dropped; the other numbers are whole.")
+            self._warn(f"{path}: line {listed(damaged)} is damaged and was dropped; the other numbers are whole.")
 
     def close(self, status: RunStatus, deadline: float = 60.0) -> None:
         """Send what is left, end the run in MLflow, and warn with one line when that did not work. Never raises.

@@ -10,9 +10,9 @@ import time
 
 import pytest
 import ray
-from ray import exceptions
+from ray import cloudpickle, exceptions
 
-from distmeta.errors import RuntimeFailure, ServerLost, WorkerLost
+from distmeta.errors import ContractError, RuntimeFailure, ServerLost, WorkerLost
 from distmeta.runtime import ray_backend
 from distmeta.runtime.backend import SERVER
 from distmeta.runtime.ray_backend import RayBackend
@@ -287,6 +287,25 @@ def test_what_ray_raises_is_short_and_kept_whole(cause, name, kind, message):
     assert len(error.message) <= 400
     assert "\n" not in error.message
     assert str(cause).strip() in error.raw
+
+
+def test_what_cannot_be_sent_is_the_users_to_mend():
+    """The value that was wrong: a raw TypeError that begins with the whole object."""
+    ray_text = "Could not serialize the argument Net(\n  (0): Linear()\n) for a task or actor"
+
+    @ray_backend._sendable()
+    def send():
+        try:
+            cloudpickle.dumps(threading.Lock())
+        except TypeError as error:
+            raise TypeError(ray_text) from error
+
+    with pytest.raises(ContractError) as caught:
+        send()
+    assert "cannot be sent to a worker: TypeError: cannot pickle '_thread.lock' object. Expected" in str(caught.value)
+    assert ray_text in caught.value.raw
+    with pytest.raises(exceptions.RayActorError), ray_backend._sendable():
+        raise exceptions.RayActorError
 
 
 def test_the_answer_to_sigterm_is_kept_also_by_another_thread(monkeypatch):
