@@ -38,7 +38,9 @@ def names(manifest):
     return {split: [c.name for c in entry.classes] for split, entry in manifest.splits.items()}
 
 
-@pytest.mark.parametrize("folders", [("meta_train", "meta_validation", "meta_test"), ("train", "val", "test")])
+@pytest.mark.parametrize(
+    "folders", [("meta_train", "meta_validation", "meta_test"), ("train", "val", "test"), ("Training", "Valid", "TEST")]
+)
 def test_split_folders(tmp_path, folders):
     root = tmp_path / "photos"
     for i, folder in enumerate(folders):
