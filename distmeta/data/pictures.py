@@ -141,7 +141,7 @@ def drawn(image: Image.Image, channels: int, size: tuple[int, int] | None, name:
     """Convert a drawing to bright ink on a background of 0; the whole of it is kept, padded to shape.
 
     Args:
-        image: 8 bits per channel, of ink on a plain background, either way round.
+        image: 8 bits per channel, of ink on a plain background, either way round, or on a transparent one.
         channels: 1 or 3 (equal) channels of the result.
         size: height and width, scaled with Lanczos. ``None`` leaves the size.
         name: of the picture, for errors.
@@ -158,6 +158,10 @@ def drawn(image: Image.Image, channels: int, size: tuple[int, int] | None, name:
         np.uint8(0)
     """
     grey = fitted(image, 1, None)[0]
+    if _has_alpha(image):
+        on_black = np.asarray(_flatten(image, 1, "black"), np.uint8)
+        if np.ptp(on_black) > np.ptp(grey):  # light ink on nothing, which is invisible on white
+            grey = on_black
     paper = background(grey, name)
     ink = _inverted(grey, paper)
     if size is not None:
@@ -283,15 +287,19 @@ def _eight_bits(opened: Image.Image, image: Image.Image, name: str) -> Image.Ima
     raise DataError(f"{name} has mode {mode}; expected grey, RGB, CMYK or a palette. {fix}")
 
 
-def _flatten(image: Image.Image, channels: int) -> Image.Image:
+def _has_alpha(image: Image.Image) -> bool:
+    return "A" in image.mode or "a" in image.mode or "transparency" in image.info
+
+
+def _flatten(image: Image.Image, channels: int, below: str = "white") -> Image.Image:
     """Convert to grey or RGB, with transparent parts white; dropping alpha would show the colour below."""
     from PIL import Image
 
-    if image.mode == "La":  # Pillow converts it to nothing but LA
-        image = image.convert("LA")
-    if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
+    if _has_alpha(image):
+        if image.mode == "La":  # Pillow converts it to nothing but LA
+            image = image.convert("LA")
         over = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
+        image = Image.alpha_composite(Image.new("RGBA", over.size, below), over)
     return image.convert(MODES[channels])
 
 

@@ -139,7 +139,7 @@ def channels_first(x: Numbers, shape: tuple[int, ...], name: str | None) -> Numb
         raise DataError(f"{what}: no pixels. Give pictures of at least one pixel.")
     if x.ndim == 3:
         one_picture = x.shape[2] in (3, 4) or (shape[:1] == (3,) and x.shape[0] == 3)
-        if name is None and one_picture and x.shape[1:] != shape[1:]:
+        if name is None and one_picture and (1, *x.shape[1:]) != shape:
             raise DataError(
                 f"{what}, which is one picture in colours, or {x.shape[0]} grey ones. For one picture, give x[None]; "
                 "for grey ones, x[:, None]."

@@ -29,12 +29,7 @@ def split_by_percent(names: Sequence[str], percentages: str, seed: int) -> dict[
         >>> split_by_percent(["a", "b", "c", "d", "e"], "60/20/20", seed=0)
         {'meta_train': ['b', 'c', 'd'], 'meta_validation': ['a'], 'meta_test': ['e']}
     """
-    parts = [int(part) for part in percentages.split("/")] if re.fullmatch(r"\d+/\d+/\d+", percentages) else []
-    if sum(parts) != 100:
-        raise DataError(
-            f"split {percentages!r} is not three whole percentages that sum to 100; expected "
-            f"meta_train/meta_validation/meta_test, for example 64/16/20."
-        )
+    parts = parse_percentages(percentages)
     # Largest remainder: each split is within one class of its exact share, and rounding loses no class.
     exact = [len(names) * part / 100 for part in parts]
     sizes = [int(share) for share in exact]
@@ -51,6 +46,25 @@ def split_by_percent(names: Sequence[str], percentages: str, seed: int) -> dict[
     ends = [sum(sizes[: i + 1]) for i in range(3)]
     divided = zip(SPLITS, ends, sizes, strict=True)
     return {split: sorted(shuffled[end - size : end]) for split, end, size in divided if size}
+
+
+def parse_percentages(percentages: str) -> list[int]:
+    """The three numbers of ``"a/b/c"``.
+
+    Raises:
+        DataError: they are not three whole numbers that sum to 100.
+
+    Example:
+        >>> parse_percentages("64/16/20")
+        [64, 16, 20]
+    """
+    parts = [int(part) for part in percentages.split("/")] if re.fullmatch(r"\d+/\d+/\d+", percentages) else []
+    if sum(parts) != 100:
+        raise DataError(
+            f"split {percentages!r} is not three whole percentages that sum to 100; expected "
+            f"meta_train/meta_validation/meta_test, for example 64/16/20."
+        )
+    return parts
 
 
 def split_by_lists(names: Sequence[str], lists: Mapping[str, Sequence[str]], source: object) -> dict[Split, list[str]]:

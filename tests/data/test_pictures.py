@@ -267,6 +267,16 @@ def test_paper_that_is_a_little_grey_becomes_zero():
     assert np.array_equal(bright_ink(dim, "page"), dim), "dark ones are as they are"
 
 
+@pytest.mark.parametrize("ink", [0, 255])
+def test_ink_on_nothing(ink):
+    """A page's canvas: white strokes on a clear background would be white on white."""
+    strokes = drawing(20, 20, 0, 255)
+    canvas = Image.fromarray(np.stack([np.full_like(strokes, ink), strokes], -1))
+    assert canvas.mode == "LA"
+    assert np.array_equal(drawn(canvas, 1, None, "canvas")[0], strokes)
+    assert np.array_equal(drawn(canvas.convert("RGBA"), 1, None, "canvas")[0], strokes)
+
+
 def test_drawings_are_padded_not_cropped():
     wide = drawing(10, 40, 255, 255)
     wide[:, 1:3] = 0  # ink at the far left

@@ -55,9 +55,8 @@ def test_a_file_becomes_what_the_build_made_of_it(tmp_path, ink, size, channels)
             image = image.quantize(32)
         (root / "train" / suffix).mkdir(parents=True)
         image.save(root / "train" / suffix / f"1.{suffix}", **options)
-    manifest, images = stored(
-        build_image_folder(root, tmp_path / "out", size=size, channels=channels, ink=ink) and tmp_path / "out"
-    )
+    build_image_folder(root, tmp_path / "out", size=size, channels=channels, ink=ink)
+    manifest, images = stored(tmp_path / "out")
     made = Preprocessing.of(manifest)
     assert made == Preprocessing.from_dict(made.to_dict())
     assert made.ink is ink
@@ -69,6 +68,34 @@ def test_a_file_becomes_what_the_build_made_of_it(tmp_path, ink, size, channels)
                 assert np.array_equal(made.inputs([given_as]), images[suffix]), suffix
         assert np.array_equal(made.inputs(path), images[suffix])
         assert np.array_equal(made.inputs(images[suffix]), images[suffix]), "its own images are unchanged"
+
+
+@pytest.mark.parametrize("ink", [False, True])
+def test_unusual_files_become_what_the_build_made_of_them(tmp_path, ink):
+    page = np.full((24, 30, 3), 255, np.uint8)
+    page[6:-6, 8:-8] = RANDOM.integers(0, 256, (12, 14, 3))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image, grey = Image.fromarray(page), page[..., 0]
+    files = {
+        "cmyk.jpg": (image.convert("CMYK"), {}),
+        "turned.jpg": (image, {"exif": exif}),
+        "sixteen.png": (Image.fromarray(grey.astype(np.uint16) * 257), {}),
+        "bits.png": (Image.fromarray(grey > 127), {}),
+        "clear.png": (Image.fromarray(np.concatenate([page, grey[..., None]], -1)), {}),
+        "palette.png": (image.quantize(16), {"transparency": 3}),
+        "sixteen.tiff": (Image.fromarray(grey.astype(np.uint16) * 257), {}),
+        "moving.gif": (image, {"save_all": True, "append_images": [image.rotate(90)]}),
+    }
+    for name, (made_as, options) in files.items():
+        path = tmp_path / "in" / "train" / name.replace(".", "-") / name
+        path.parent.mkdir(parents=True)
+        made_as.save(path, **options)
+    build_image_folder(tmp_path / "in", tmp_path / "out", size=16, channels=3, ink=ink)
+    manifest, images = stored(tmp_path / "out")
+    made = Preprocessing.of(manifest)
+    for path in (tmp_path / "in").rglob("*.*"):
+        assert np.array_equal(made.inputs(path), images[path.parent.name]), path.name
 
 
 def test_omniglot_originals_become_its_images(omniglot_dir, omniglot_source):
@@ -230,6 +257,7 @@ NAN[1, 4, 4] = np.nan
         (GREY, np.zeros((28, 28, 3)), r"one picture in colours, or 28 grey ones. For one picture, give x\[None\]"),
         (COLOUR, np.zeros((84, 84, 3)), "one picture in colours"),
         (COLOUR, np.zeros((3, 84, 84)), "one picture in colours"),
+        (COLOUR, np.zeros((3, 28, 28)), "one picture in colours"),
         (COLOUR, np.zeros((2, 3, 50, 3)), "channels may be the first or the last"),
         (COLOUR, [np.zeros((3, 28, 3))], r"Input 0 has shape \[3, 28, 3\], whose channels may be"),
         (COLOUR, np.zeros((2, 2, 28, 28)), r"expected pictures \[B, H, W\]"),

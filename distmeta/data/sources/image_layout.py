@@ -33,11 +33,14 @@ SPLIT_FOLDERS: dict[str, Split] = {
     "meta_validation": "meta_validation",
     "meta_test": "meta_test",
     "train": "meta_train",
+    "training": "meta_train",
     "val": "meta_validation",
+    "valid": "meta_validation",
     "validation": "meta_validation",
     "test": "meta_test",
+    "testing": "meta_test",
 }
-"""Name of a split folder, or of a CSV without its suffix, to its split."""
+"""Name of a split folder, or of a CSV without its suffix, to its split; in lower case."""
 
 EXPECTED = "ROOT/split/class/*.png, ROOT/class/*.png, or ROOT/train.csv with ROOT/images"
 
@@ -93,7 +96,7 @@ def find_classes(root: Path, split: str | Path | None, min_images: int) -> Layou
     if not os.path.isdir(root):
         raise DataError(f"{root} is not a folder. Give the folder of images with --from ROOT.")
     names = [entry.name for entry in _entries(root) if entry.is_dir()]
-    folders = [name for name in names if name in SPLIT_FOLDERS]
+    folders = [name for name in names if name.lower() in SPLIT_FOLDERS]
     lists = {} if folders else {e.name: e.path for e in _entries(root) if _csv_split(e.name) and e.is_file()}
     if (folders or lists) and split is not None:
         raise DataError(
@@ -221,7 +224,7 @@ def _in_split_folders(root: Path, folders: list[str], scan: _Scan) -> dict[Split
     found: dict[Split, _Classes] = {}
     for entry in _entries(root):
         if entry.name in folders:
-            found.setdefault(SPLIT_FOLDERS[entry.name], []).extend(scan.classes(Path(entry.path)))
+            found.setdefault(SPLIT_FOLDERS[entry.name.lower()], []).extend(scan.classes(Path(entry.path)))
         elif entry.is_dir():
             for path in scan.files(Path(entry.path)):
                 if is_picture(path):
@@ -278,7 +281,7 @@ def _read_lists(path: Path) -> Mapping[str, list[str]]:
 
 def _csv_split(name: str) -> Split | None:
     stem, suffix = os.path.splitext(name)
-    return SPLIT_FOLDERS.get(stem) if suffix.lower() == ".csv" else None
+    return SPLIT_FOLDERS.get(stem.lower()) if suffix.lower() == ".csv" else None
 
 
 def _listed(root: Path, lists: dict[str, str], scan: _Scan) -> dict[Split, _Classes]:
@@ -288,7 +291,7 @@ def _listed(root: Path, lists: dict[str, str], scan: _Scan) -> dict[Split, _Clas
     listed: set[str] = set()
     found: dict[Split, dict[str, list[str]]] = {}
     for name, path in lists.items():
-        split = SPLIT_FOLDERS[os.path.splitext(name)[0]]
+        split = SPLIT_FOLDERS[os.path.splitext(name)[0].lower()]
         for line, filename, label in _rows(path):
             picture = PurePosixPath(filename)
             if picture.is_absolute() or ".." in picture.parts or not picture.name:

@@ -15,6 +15,7 @@ from distmeta.data.manifest import Manifest
 from distmeta.data.pictures import Recipe, picture_of
 from distmeta.data.pixel_arrays import as_array, channels_first, check_finite, in_range, is_picture
 from distmeta.data.sources.arrays import ClassNames, Splits, divide, plain_label, refuse_bits, rows_of, taken
+from distmeta.data.splits import parse_percentages
 from distmeta.data.writer import Progress, cannot_write, refuse_existing, write_dataset
 from distmeta.errors import DataError, foreign
 
@@ -74,6 +75,8 @@ def from_dataset(
         ('TensorDataset', {'meta_train': ['1', '2', '3'], 'meta_validation': ['0'], 'meta_test': ['4']})
     """
     recipe = Recipe(None if size is None else (size, size), channels, ink)
+    if isinstance(splits, str):
+        parse_percentages(splits)  # before anything is read
     directory = Path(out)
     refuse_existing(directory)
     made = not directory.exists()

@@ -167,7 +167,10 @@ def test_bad_datasets(tmp_path, dataset, message):
     assert not (tmp_path / "out").exists()
 
 
-def test_an_existing_dataset_is_refused_before_anything_is_read(tmp_path):
+def test_what_cannot_end_well_is_refused_before_anything_is_read(tmp_path):
+    with pytest.raises(DataError, match="sum to 100"):
+        from_dataset(Items(raising), tmp_path / "out", splits="60/20/10")
+    assert not (tmp_path / "out").exists()
     from_arrays(X, Y, tmp_path)
     with pytest.raises(DataError, match="already holds a dataset"):
         from_dataset(Items(raising), tmp_path)
