@@ -28,7 +28,10 @@ def ci95(values: npt.ArrayLike) -> float:
         0.16
     """
     array = np.asarray(values, dtype=np.float64)
-    return 1.96 * float(array.std(ddof=1)) / math.sqrt(array.size) if array.size > 1 else math.inf
+    if array.size < 2:
+        return math.inf
+    with np.errstate(invalid="ignore"):  # a model that has diverged has infinite losses; their interval is NaN
+        return 1.96 * float(array.std(ddof=1)) / math.sqrt(array.size)
 
 
 @dataclass(frozen=True)

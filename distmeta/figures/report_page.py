@@ -84,10 +84,7 @@ def page_of_runs(runs: Sequence[RunReport], pairings: Sequence[Pairing]) -> str:
                 (
                     label,
                     [run.test.text(name) if run.test and name in run.test.metrics else "" for run in runs],
-                    [
-                        _bar(run, name) if run.test and name in run.test.metrics and "accuracy" in name else ""
-                        for run in runs
-                    ],
+                    [(_bar(run, name) if "accuracy" in name else None) or "" for run in runs],
                 )
                 for name, label in metric_labels(names).items()
             ],
@@ -184,8 +181,10 @@ def _metric_rows(run: RunReport) -> list[dict[str, Any]]:
     return rows
 
 
-def _bar(run: RunReport, name: str) -> Markup:
-    assert run.test is not None
+def _bar(run: RunReport, name: str) -> Markup | None:
+    """The number on its scale; nothing where it is not finite: a model may have diverged."""
+    if run.test is None or name not in run.test.metrics or not np.isfinite(run.test.mean(name)):
+        return None
     guess = f", guessing {100 * run.chance:.3g} %" if run.chance is not None else ""
     text = f"{metric_labels(run.test.metrics)[name]}: {run.test.text(name)} on a scale of 0 to 100 %{guess}"
     return svg.interval_bar(run.test.mean(name), run.test.ci95(name), chance=run.chance, text=text)

@@ -102,7 +102,8 @@ def collect(directory: RunDirectory, record: RunRecord | None = None) -> RunRepo
         metrics = {name: np.asarray(values, dtype=np.float64) for name, values in result["per_task"].items()}
         test = EvaluationReport(result["split"], result["seed"], metrics)
     else:
-        missing.append(f"There is no result yet: the run is {status}.")
+        why = "the data have no meta_test split" if status == "finished" else f"the run is {status}"
+        missing.append(f"There is no result: {why}.")
     if facts is None:
         missing.append(
             "Example tasks, dataset card, leak check and environment are recorded at the end of a run; this run "
@@ -113,7 +114,7 @@ def collect(directory: RunDirectory, record: RunRecord | None = None) -> RunRepo
     name = record.dataset.name if record.dataset else tasks.get("kind", "")
     ways, shots = tasks.get("ways"), tasks.get("shots")
     numbers = isinstance(ways, int) and isinstance(shots, int)
-    chance = 1 / ways if isinstance(ways, int) and ways > 0 else None
+    chance = 1 / ways if isinstance(ways, int) and tasks.get("labels") != "strings" else None
     if facts.get("kind") == "classification":
         chance = 1 / facts["outputs"]
     return RunReport(
@@ -239,7 +240,7 @@ def pair(a: RunReport, b: RunReport, places: tuple[int, int] = (0, 1)) -> Pairin
         places: of both among the runs of a report.
     """
     if a.test is None or b.test is None:
-        return Pairing(*places, {}, 0, f"{(a if a.test is None else b).folder} has no result yet")
+        return Pairing(*places, {}, 0, f"{(a if a.test is None else b).folder} has no result")
     was, now = (
         {"split": test.split, "evaluation.seed": test.seed, **run.task_settings}
         for run, test in ((a, a.test), (b, b.test))

@@ -261,6 +261,14 @@ def test_a_run_without_a_result_states_what_is_missing():
     assert "Result" not in page.text
 
 
+def test_a_model_that_has_diverged_has_a_page_without_broken_charts():
+    metrics = {"accuracy": np.full(12, np.nan), "loss": np.full(12, np.inf)}
+    rows = [{"step": i, "time": 0.0, "train/loss": np.nan} for i in range(3)]
+    source = page_of_run(report(test=EvaluationReport("meta_test", 0, metrics), rows=rows))
+    assert not re.search(r'="-?(nan|inf)', source)
+    assert "nan %" in Document(source).text
+
+
 def test_the_same_record_gives_the_same_bytes():
     assert page_of_run(report()) == page_of_run(report())
 

@@ -231,7 +231,7 @@ def test_runs_of_older_versions_have_a_report_that_states_what_it_lacks(name, tm
     shutil.copytree(OLD / name, tmp_path / "run")
     page = report([tmp_path / "run"]).path.read_text()
     assert "are recorded at the end of a run" in page
-    assert ("There is no result yet" in page) == (name == "interrupted")
+    assert ("There is no result: the run is interrupted" in page) == (name == "interrupted")
     assert ("made by an older version" in page) == (name != "interrupted")
     assert "Training" in page
 
@@ -298,7 +298,7 @@ def test_runs_on_other_tasks_are_not_paired_and_the_reason_is_given(run, digits_
 def test_a_run_without_a_result_and_the_same_run_twice(run, tmp_path):
     shutil.copytree(OLD / "interrupted", tmp_path / "old")
     done = report([run, tmp_path / "old"], tmp_path / "both.html")
-    assert done.pairings[0].why_not == "old has no result yet"
+    assert done.pairings[0].why_not == "old has no result"
     with pytest.raises(ConfigError, match="given twice"):
         report([run, run.parent / "." / "run"])
     (tmp_path / "file").write_text("")
