@@ -31,7 +31,7 @@ from pydantic import PositiveFloat
 
 from distmeta.errors import LearnerContractError, ModelContractError
 from distmeta.learners.engine import unstack
-from distmeta.learners.functional import vectorised
+from distmeta.learners.functional import evaluating, vectorised
 from distmeta.learners.losses import prediction_metrics
 from distmeta.learners.metric import MetricLearner, one_hot, squared_distance
 from distmeta.learners.pictures import Gallery, Picture
@@ -205,7 +205,8 @@ def _features(learner: MetricLearner, spec: TaskSpec) -> int:
     model = learner.model
     like = next(model.parameters(), torch.zeros(()))
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        # In evaluation mode: a norm layer that keeps running statistics would average these zeros into them.
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), evaluating(model):
             output = require_tensor(model(like.new_zeros((2, *spec.input_shape))), "Siamese")
         _, features = output.shape
     except ModelContractError:

@@ -219,6 +219,16 @@ def test_frozen_norms_in_training_mode_are_refused_with_their_own_fix():
     assert "Call .eval() on the frozen part" in str(found.value)
 
 
+def test_a_refused_model_has_not_changed():
+    """The value that was wrong: reading the number of features averaged a batch of zeros into the statistics."""
+    model = network(5)
+    model[0].train()
+    before, learner = state(model), Siamese(model, form="koch")
+    with pytest.raises(ModelContractError, match="frozen, but it is in training mode"):
+        probe(learner.bind(TASKS.spec), TASKS.spec, TASKS.episodes([TaskRef("meta_train", 0, i) for i in range(2)], 0))
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
 def test_many_norms_are_three_and_a_number():
     """The value that was wrong: 60 layers in one line."""
     model = nn.Sequential(*(nn.BatchNorm1d(4) for _ in range(60)))
