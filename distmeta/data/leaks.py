@@ -42,7 +42,8 @@ def identical_across_splits(dataset: ShardDataset) -> tuple[IdenticalImages, ...
         >>> with tempfile.TemporaryDirectory() as out:
         ...     x = np.arange(4, dtype=np.uint8).repeat(4).reshape(4, 1, 2, 2)
         ...     x[3] = x[0]
-        ...     _ = from_arrays(x, np.arange(4), out, splits={"meta_train": [0, 1], "meta_test": [2, 3]})
+        ...     splits = {"meta_train": [0, 1], "meta_test": [2, 3]}
+        ...     _ = from_arrays(x, np.arange(4), out, splits=splits, allow_duplicates=True)
         ...     [found.images for found in identical_across_splits(ShardDataset.open(out))]
         [1]
     """

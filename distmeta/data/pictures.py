@@ -137,7 +137,9 @@ def fitted(image: Image.Image, channels: int, size: tuple[int, int] | None) -> P
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def drawn(image: Image.Image, channels: int, size: tuple[int, int] | None, name: str) -> Pixels:
+def drawn(
+    image: Image.Image, channels: int, size: tuple[int, int] | None, name: str, *, fill: float | None = None
+) -> Pixels:
     """Convert a drawing to bright ink on a background of 0; the whole of it is kept, padded to shape.
 
     Args:
@@ -145,6 +147,8 @@ def drawn(image: Image.Image, channels: int, size: tuple[int, int] | None, name:
         channels: 1 or 3 (equal) channels of the result.
         size: height and width, scaled with Lanczos. ``None`` leaves the size.
         name: of the picture, for errors.
+        fill: put the ink at the centre, its longer side this fraction of ``size``, wherever and however large it was
+            drawn. A picture that has ``size`` is left as it is.
 
     Returns:
         ``[channels, H, W]`` uint8.
@@ -164,7 +168,9 @@ def drawn(image: Image.Image, channels: int, size: tuple[int, int] | None, name:
             grey = on_black
     paper = background(grey, name)
     ink = _inverted(grey, paper)
-    if size is not None:
+    if size is not None and fill is not None and ink.shape != size:
+        ink = _framed(ink, size, fill)
+    elif size is not None:
         ink = _scaled_whole(ink, size, round(paper) if paper < DARK else 0)
     return np.repeat(ink[None], channels, 0)
 
@@ -314,3 +320,21 @@ def _scaled_whole(ink: Pixels, size: tuple[int, int], fill: int) -> Pixels:
     # Padded last: a long thin picture would become a huge square.
     above, left = (size[0] - height) // 2, (size[1] - width) // 2
     return np.pad(ink, ((above, size[0] - height - above), (left, size[1] - width - left)), constant_values=fill)
+
+
+def _framed(ink: Pixels, size: tuple[int, int], fill: float) -> Pixels:
+    """Cut the ink out of ``[H, W]`` and put it at the centre of ``size``, its longer side scaled to ``fill`` of it."""
+    from PIL import Image
+
+    inked = ink > max(32, int(ink.max()) // 4)  # paper has a grain
+    rows, columns = np.flatnonzero(inked.any(1)), np.flatnonzero(inked.any(0))
+    framed = np.zeros(size, np.uint8)
+    if not len(rows):
+        return framed
+    box = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    factor = fill * min(size[0] / box.shape[0], size[1] / box.shape[1])
+    height, width = (max(1, min(most, round(side * factor))) for side, most in zip(box.shape, size, strict=True))
+    scaled = np.asarray(Image.fromarray(box).resize((width, height), Image.Resampling.LANCZOS), np.uint8)
+    above, left = (size[0] - height) // 2, (size[1] - width) // 2
+    framed[above : above + height, left : left + width] = scaled
+    return framed

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float32]
 
-_INK_SOURCES = ("characters rendered from", "https://github.com/brendenlake/omniglot")
+_GLYPHS = "characters rendered from"
+_INK_SOURCES = (_GLYPHS, "https://github.com/brendenlake/omniglot")
 """How the sources begin whose datasets are of ink; those of earlier versions do not record it."""
 
 
@@ -36,6 +37,8 @@ class Preprocessing:
         input_shape: shape of one input: ``(C, H, W)`` for pictures.
         dtype: of the dataset's numbers: ``"uint8"`` (networks see 0..1), or ``"float32"`` (taken as they are).
         ink: whether inputs are bright ink on a background of 0. A picture on a light background is then inverted.
+        fill: the longer side of the ink as a fraction of the input, where the dataset was made so; the ink of a new
+            drawing is then cut out, scaled and centred. ``None`` keeps the whole drawing as it is.
 
     Example:
         Black on white becomes white on black, 28 by 28 and grey:
@@ -51,13 +54,16 @@ class Preprocessing:
     input_shape: tuple[int, ...]
     dtype: Literal["uint8", "float32"] = "float32"
     ink: bool = False
+    fill: float | None = None
 
     @classmethod
     def of(cls, manifest: Manifest) -> Preprocessing:
         """That of a dataset; datasets of earlier versions tell by their source."""
         source = str(manifest.provenance.get("source", ""))
         ink = manifest.provenance.get("ink", source.startswith(_INK_SOURCES))
-        return cls(manifest.input_shape, manifest.dtype, ink=bool(ink))  # Omniglot of earlier versions: a sentence
+        fill = manifest.provenance.get("fill", 0.75 if source.startswith(_GLYPHS) else None)
+        # Omniglot of earlier versions: a sentence for ink.
+        return cls(manifest.input_shape, manifest.dtype, ink=bool(ink), fill=fill)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
@@ -66,14 +72,16 @@ class Preprocessing:
         Raises:
             KeyError, TypeError, ValueError: the values are none.
         """
-        dtype, shape, ink = values["dtype"], values["input_shape"], values["ink"]
+        dtype, shape, ink, fill = values["dtype"], values["input_shape"], values["ink"], values.get("fill")
         if dtype not in ("uint8", "float32"):
             raise ValueError(f"dtype {dtype!r} is neither uint8 nor float32")
         if not isinstance(ink, bool):
             raise TypeError(f"ink is {ink!r}, neither true nor false")
         if not isinstance(shape, list | tuple) or not shape or not all(type(n) is int and n > 0 for n in shape):
             raise ValueError(f"input_shape {shape!r} is no list of whole numbers above 0")
-        return cls(tuple(shape), dtype, ink)
+        if fill is not None and not (type(fill) is float and 0 < fill <= 1):
+            raise ValueError(f"fill {fill!r} is no number from 0 to 1")
+        return cls(tuple(shape), dtype, ink, fill)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -188,7 +196,7 @@ class Preprocessing:
     def _picture(self, image: Image.Image, name: str) -> Floats:
         channels, height, width = self.input_shape
         size = (height, width)
-        pixels = drawn(image, channels, size, name) if self.ink else fitted(image, channels, size)
+        pixels = drawn(image, channels, size, name, fill=self.fill) if self.ink else fitted(image, channels, size)
         return pixels.astype(np.float32) / np.float32(255)
 
     def _right_way_round(self, x: Numbers, first: int) -> Floats:

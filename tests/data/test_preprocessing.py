@@ -144,7 +144,8 @@ def test_networks_see_the_same_floats(tmp_path):
 def test_datasets_of_earlier_versions(tmp_path, name, provenance, ink):
     manifest = from_arrays(photos(4, 1, 8, 8), [0, 1, 2, 3], tmp_path, splits="50/25/25")
     old = manifest.model_copy(update={"name": name, "provenance": provenance})
-    assert Preprocessing.of(old) == Preprocessing((1, 8, 8), "uint8", ink=ink)
+    fill = 0.75 if provenance.get("source", "").startswith("characters") else None
+    assert Preprocessing.of(old) == Preprocessing((1, 8, 8), "uint8", ink=ink, fill=fill)
 
 
 # -- arrays ------------------------------------------------------------------------------------------------------------
@@ -324,3 +325,43 @@ def test_bad_dictionaries(changes):
 
 def test_dark_and_light_have_room_between():
     assert DARK < 128
+
+
+GLYPH = Preprocessing((1, 28, 28), "uint8", ink=True, fill=0.75)
+
+
+def letter(width, height, scale, at):
+    """An L of ink on paper, wherever and however large it is drawn."""
+    page = np.full((height, width), 255, np.uint8)
+    x, y = at
+    page[y : y + 16 * scale, x : x + 3 * scale] = 0
+    page[y + 13 * scale : y + 16 * scale, x : x + 10 * scale] = 0
+    return Image.fromarray(page)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "scale", "at"), [(200, 100, 5, (10, 10)), (100, 300, 4, (40, 200)), (600, 600, 20, (100, 150))]
+)
+def test_ink_of_a_framed_dataset_is_cut_out_scaled_and_centred(width, height, scale, at):
+    """Seen before: the same letter on a landscape page was smaller, and a third of the answers turned wrong."""
+    (found,) = GLYPH.inputs([letter(width, height, scale, at)])
+    (expected,) = GLYPH.inputs([letter(160, 160, 10, (30, 0))])
+    assert np.abs(found - expected).mean() < 0.02
+    rows, columns = np.flatnonzero(found[0].any(1)), np.flatnonzero(found[0].any(0))
+    assert (rows[0], rows[-1]) == (3, 23)  # 21 of 28 pixels, centred
+    assert abs((columns[0] + columns[-1]) / 2 - 13.5) <= 1
+
+
+def test_what_has_the_datasets_size_is_left_as_it_is():
+    page = np.zeros((28, 28), np.uint8)
+    page[2:9, 4:8] = 200
+    for page_given in ([Image.fromarray(page)], page[None], [Image.fromarray(255 - page)]):
+        assert np.array_equal(GLYPH.inputs(page_given)[0, 0], page.astype(np.float32) / np.float32(255))
+    assert not GLYPH.inputs([Image.new("L", (90, 70), 255)]).any()  # an empty page
+
+
+@pytest.mark.parametrize("fill", [0, 2.0, "0.5", True])
+def test_a_damaged_fill_is_refused(fill):
+    with pytest.raises(ValueError, match="fill"):
+        Preprocessing.from_dict({**GLYPH.to_dict(), "fill": fill})
+    assert Preprocessing.from_dict(GLYPH.to_dict()) == GLYPH

@@ -121,6 +121,7 @@ def build_glyphs(out: Path | str, *, size: int = 28, instances: int = 20, progre
             "size": size,
             "instances": instances,
             "ink": True,
+            "fill": FILL,
             "blocks": {split: [name for name, _, _ in blocks] for split, blocks in BLOCKS.items()},
             "pillow": pillow_version,
             "freetype": features.version("freetype2"),
