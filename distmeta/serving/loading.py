@@ -6,7 +6,7 @@ from pathlib import Path
 
 from distmeta.errors import ConfigError
 from distmeta.learners.base import MetaLearner
-from distmeta.serving.export import is_export, read_export
+from distmeta.serving.exported import Exported, is_export
 from distmeta.serving.finished_learner import FinishedLearner
 from distmeta.serving.predictor import Predictor
 
@@ -32,7 +32,7 @@ def load(source: Path | str, *, learner: MetaLearner | None = None) -> Predictor
         return load(fetched(text), learner=learner)
     folder = Path(source)
     if is_export(folder):
-        return read_export(folder)
+        return Predictor.of(Exported.read(folder))
     if not folder.is_dir():
         raise ConfigError(
             f"There is no folder {folder}; expected a run directory, a folder of `distmeta export`, runs:/RUN_ID or "
