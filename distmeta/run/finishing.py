@@ -12,7 +12,7 @@ from distmeta.experiment.experiment import Experiment
 from distmeta.figures import learner_pictures, run_curves
 from distmeta.intervals import EvaluationReport
 from distmeta.learners.pictures import Fit, Picture
-from distmeta.run.directory import RunDirectory
+from distmeta.run.directory import BEST, RunDirectory
 from distmeta.run.place import Place
 from distmeta.runtime.driver import Driver, Trained
 from distmeta.tracking.tracker import Tracker
@@ -90,10 +90,12 @@ def finish(
     for path in (*directory.sources(), *drawn):
         tracker.artifact(path)
     for path in sorted(store.path(trained.best.step).iterdir()):  # a run that was resumed has one best, the last
-        tracker.artifact(path, "best")
+        tracker.artifact(path, BEST)
     directory.update(
         status="finished", step=trained.step, stopped_early=trained.stopped_early, test=test.summary() if test else None
     )
+    for path in directory.uploads():  # now that the record is final
+        tracker.artifact(path)
     return RunResult(directory.path, trained.step, final.params_sha256, trained.best.step, test, curves, tuple(drawn))
 
 
