@@ -1,7 +1,7 @@
 """A trained learner as an estimator of scikit-learn: ``from distmeta.sklearn import FewShotClassifier``.
 
-``fit`` learns a task from its few examples, in one call of the learner; nothing is trained. This is the only module that
-imports scikit-learn (``pip install 'distmeta[sklearn]'``).
+``fit`` learns a task from its few examples, in one call of the learner; nothing is trained. Only this module imports
+scikit-learn (``pip install 'distmeta[sklearn]'``).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ except ImportError as error:
 Array = npt.NDArray[Any]
 
 
-class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  (scikit-learn has no types)
+class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # no types there
     """A trained learner with the face of scikit-learn.
 
     It works in ``Pipeline``, ``GridSearchCV``, ``cross_val_score`` and with ``clone``, ``pickle`` and ``joblib``. A
@@ -44,8 +44,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
     a process, from the same place.
 
     Inputs of a learner of pictures are paths, bytes of files or PIL images in a list or an array; or pixels
-    ``[n, H, W]``, ``[n, C, H, W]``, ``[n, H, W, C]`` or flattened rows ``[n, C * H * W]``, uint8 or floats 0 to 1. Those
-    of a learner of vectors are rows of numbers ``[n, D]``.
+    ``[n, H, W]``, ``[n, C, H, W]``, ``[n, H, W, C]`` or flattened rows ``[n, C * H * W]``, uint8 or floats 0 to 1.
+    Those of a learner of vectors are rows of numbers ``[n, D]``.
 
     Args:
         source: a run directory, an export, ``runs:/RUN_ID`` or ``models:/NAME@ALIAS``, as :func:`distmeta.load` takes.
@@ -99,9 +99,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         classes, coded = np.unique(y, return_inverse=True)
         most = predictor.most_classes
         if most is not None and len(classes) > most:
+            name = type(predictor.learner).__name__
             raise LearnerContractError(
-                f"y has {len(classes)} classes, {shown(classes.tolist())}; {self.source} ({type(predictor.learner).__name__}) "
-                f"tells at most {most} apart. Leave classes out, meta-train with tasks.ways={len(classes)}, or use a "
+                f"y has {len(classes)} classes, {shown(classes.tolist())}; {self.source} ({name}) tells at most {most} "
+                f"apart. Leave classes out, meta-train with tasks.ways={len(classes)}, or use a "
                 "metric learner such as ProtoNet, which takes any number."
             )
         if _rows(predictor):

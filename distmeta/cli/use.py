@@ -66,9 +66,7 @@ def export(
     register: Annotated[
         str | None, typer.Option(metavar="NAME", help="Register it in MLflow as a model of this name.")
     ] = None,
-    alias: Annotated[
-        str | None, typer.Option(help="Give the registered version an alias, such as champion.")
-    ] = None,
+    alias: Annotated[str | None, typer.Option(help="Give the registered version an alias, such as champion.")] = None,
     requirement: Annotated[
         list[str] | None,
         typer.Option(
@@ -108,9 +106,9 @@ def export(
     if as_json:
         print_json(facts)
         return
-    for name, value in facts.items():
-        if value:
-            console.out.print(f"{name.replace('_', ' '):<9} {value}")
+    for name, fact in facts.items():
+        if fact:
+            console.out.print(f"{name.replace('_', ' '):<9} {fact}")
 
 
 def _show(found: Answers, picture: Path | None) -> None:
@@ -133,7 +131,7 @@ def _show(found: Answers, picture: Path | None) -> None:
         wrong = known is not None and bool(found.classes) and known[row] != cells[1]
         if known is not None:
             cells.append(known[row])
-        table.add_row(*map(_escaped, cells), style="red" if wrong else None)
+        table.add_row(*cells, style="red" if wrong else None)
     console.out.print(table)
     if found.accuracy is not None and known is not None:
         right = sum(a == b for a, b in zip(found.labels, known, strict=True))
@@ -144,12 +142,6 @@ def _show(found: Answers, picture: Path | None) -> None:
 
 def _percent(value: float) -> str:
     return f"{100 * value:.1f} %"
-
-
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
 
 
 def _require_picture(path: Path, pictures: bool) -> None:

@@ -54,7 +54,8 @@ def draw_answers(
     per_line = max(1, min(len(shown), 12 // deep))
     bands = -(-len(shown) // per_line)
     figure = new_figure(9.0, 0.75 + bands * _EXAMPLES + lines * _QUERY, title)
-    above, below = figure.subfigures(2, 1, height_ratios=[bands * _EXAMPLES + 0.1, lines * _QUERY])
+    parts: Any = figure.subfigures(2, 1, height_ratios=[bands * _EXAMPLES + 0.1, lines * _QUERY])
+    above, below = parts
     _draw_examples(above, examples, support, ink, bands, per_line, deep)
     grid = below.add_gridspec(lines, across * 2, width_ratios=[1.0, 1.6] * across)
     for row in range(drawn):
@@ -64,7 +65,9 @@ def draw_answers(
         axes = below.add_subplot(grid[line, 2 * column])
         _show(axes, queries[row], ink, RED if wrong else FAINT)
         axes.set_xlabel(_short(Path(names[row]).name, 20), fontsize=7, color=INK)
-        _draw_bars(below.add_subplot(grid[line, 2 * column + 1]), classes, probabilities[row], truth and truth[row])
+        _draw_bars(
+            below.add_subplot(grid[line, 2 * column + 1]), classes, probabilities[row], truth[row] if truth else None
+        )
     return save(figure, path)
 
 
@@ -92,7 +95,9 @@ def _draw_bars(axes: Any, classes: Sequence[str], probabilities: Array, right: s
             colour = RED
         axes.barh(-y, value, height=0.62, color=colour)
         mark = " (right)" if right is not None and label == right and y > 0 else ""
-        axes.text(value + 0.03, -y, f"{_short(label, 14)}  {100 * value:.0f} %{mark}", va="center", fontsize=7, color=INK)
+        axes.text(
+            value + 0.03, -y, f"{_short(label, 14)}  {100 * value:.0f} %{mark}", va="center", fontsize=7, color=INK
+        )
     axes.set_xlim(0, 1.9)
     axes.set_ylim(-_BARS + 0.4, 0.6)
     axes.axis("off")

@@ -68,7 +68,11 @@ class Answers:
             if self.query.labels is not None:
                 one["true"] = self.query.labels[row] if self.classes else float(self.query.labels[row])
             rows.append(one)
-        found: dict[str, Any] = {"learner": self.name, "classes": list(self.classes), "support": len(self.support.names)}
+        found: dict[str, Any] = {
+            "learner": self.name,
+            "classes": list(self.classes),
+            "support": len(self.support.names),
+        }
         if self.accuracy is not None:
             found["accuracy"] = self.accuracy
         return {**found, "answers": rows}
@@ -83,6 +87,7 @@ def answer(predictor: Predictor, support: Examples, query: Examples) -> Answers:
         ConfigError: the learner takes no such examples.
     """
     spec, labels = predictor.spec, support.labels or ()
+    classes: tuple[str, ...] = ()
     if spec.kind == "sequence":
         raise ConfigError(
             f"{predictor} reads sequences that hold their labels; expected a learner with a support set. Use "
@@ -99,7 +104,7 @@ def answer(predictor: Predictor, support: Examples, query: Examples) -> Answers:
         for label, name in zip(query.labels or (), query.names, strict=False):
             _target(label, name)
         fast = predictor.learner.adapt(support_x, targets.astype(np.float32), params=predictor.params)
-        values, classes = np.asarray(fast.predict(query_x)), ()
+        values = np.asarray(fast.predict(query_x))
     else:
         fast = predictor.learner.adapt(support_x, list(labels), params=predictor.params)
         assert fast.classes_ is not None
@@ -116,7 +121,9 @@ def _target(label: str, name: str) -> float:
     try:
         return float(label)
     except ValueError:
-        raise DataError(f"{name}: the target {label!r} is no number; the learner predicts numbers. Repair it.") from None
+        raise DataError(
+            f"{name}: the target {label!r} is no number; the learner predicts numbers. Repair it."
+        ) from None
 
 
 __all__ = ["Answers", "answer"]

@@ -31,7 +31,8 @@ def card_text(card: Mapping[str, Any], learned_from: LearnedFrom, requirements: 
         >>> from distmeta.data.preprocessing import Preprocessing
         >>> from distmeta.types import TaskSpec
         >>> spec = TaskSpec((1, 28, 28), 5, "classification", 5, 5)
-        >>> print(card_text({"name": "maml_demo"}, LearnedFrom(spec, Preprocessing((1, 28, 28), "uint8"))).splitlines()[0])
+        >>> facts = LearnedFrom(spec, Preprocessing((1, 28, 28), "uint8"))
+        >>> print(card_text({"name": "maml_demo"}, facts).splitlines()[0])
         # maml_demo
     """
     learner, tasks, dataset = card.get("learner") or {}, card.get("tasks") or {}, card.get("dataset") or {}
@@ -96,12 +97,15 @@ def _results(test: Mapping[str, Any]) -> list[str]:
         return ["The run was not tested."]
     rows = ["Means over meta-test tasks, of classes that were not trained on, with 95 % intervals.", ""]
     rows += ["| | mean | 95 % interval |", "|---|---|---|"]
+    names = dict(_NAMES)
+    if "accuracy_non_transductive" in test:
+        names["accuracy"] = "accuracy, all queries in one batch (transductive)"
     for name, value in test.items():
         if name.endswith("_ci95"):
             continue
         half = test.get(f"{name}_ci95")
         interval = f"{value - half:.4f} to {value + half:.4f}" if isinstance(half, int | float) else ""
-        rows.append(f"| {_text(_NAMES.get(name, name))} | {value:.4f} | {interval} |")
+        rows.append(f"| {_text(names.get(name, name))} | {value:.4f} | {interval} |")
     return rows
 
 

@@ -45,7 +45,7 @@ class Examples:
 
 
 def read_examples(source: Path | str, *, labelled: bool, like: Examples | None = None) -> Examples:
-    """Find examples; pictures are listed, not decoded.
+    r"""Find examples; pictures are listed, not decoded.
 
     A folder holds a folder per class, or pictures without labels. A CSV file begins with a line of column names; the
     label is the column ``label``, else the last one, and all other columns are numbers.
@@ -62,7 +62,7 @@ def read_examples(source: Path | str, *, labelled: bool, like: Examples | None =
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder) / "train.csv"
-        ...     _ = path.write_text("height,weight,label\\n1.5,50,ant\\n2.5,80,bee\\n")
+        ...     _ = path.write_text("height,weight,label\n1.5,50,ant\n2.5,80,bee\n")
         ...     examples = read_examples(path, labelled=True)
         >>> examples.labels, examples.columns, examples.inputs.tolist()
         (('ant', 'bee'), ('height', 'weight'), [[1.5, 50.0], [2.5, 80.0]])

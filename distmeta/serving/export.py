@@ -1,4 +1,4 @@
-"""``distmeta export``: a finished run as a folder that can be carried elsewhere, see :mod:`distmeta.serving.exported`."""
+"""``distmeta export``: a finished run as a folder to carry elsewhere, see :mod:`distmeta.serving.exported`."""
 
 from __future__ import annotations
 

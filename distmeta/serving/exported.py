@@ -13,10 +13,12 @@
 
 from __future__ import annotations
 
+import ast
 import atexit
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
@@ -117,7 +119,7 @@ class Exported:
             "params": list(self.params),
             "card": dict(self.card),
         }
-        needed = requirements()
+        needed = requirements(self.code)
         found = {
             _EXPORT: record_bytes(values),
             _PARAMS: save_tensors({name: p.detach().cpu().contiguous() for name, p in self.params.items()}),
@@ -140,9 +142,13 @@ class Exported:
         """
         if JOB not in self.code:
             raise ConfigError(f"The export has no {_CODE}/{JOB}; expected the job file that builds the model. {FIX}")
-        job = load_job(
-            self._unpacked / JOB, self.overrides, folder=self._unpacked, name=str(self.card.get("name") or "job")
-        )
+        name = str(self.card.get("name") or "job")
+        try:
+            job = load_job(self._unpacked / JOB, self.overrides, folder=self._unpacked, name=name)
+        except ConfigError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                error.with_note("Files beside it are no part of an export; weights are. Read a file only if it exists.")
+            raise
         learner = job.experiment.learner.bind(self.learned_from.spec, self.seed).with_config(vectorise=self.engine)
         if ParamLayout.of(learner.init_meta_params(rng(self.seed, "init"))) != ParamLayout.of(self.params):
             raise CheckpointMismatch(
@@ -182,13 +188,40 @@ def fixed_tensors(learner: MetaLearner) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone().contiguous() for name, value in state.items() if name not in trained}
 
 
-def requirements() -> list[str]:
-    """Pinned versions of what a loaded learner needs: ``name==version``."""
-    return [
-        # +cpu is a build, not a version that can be installed.
-        f"{name}=={metadata.version(name).partition('+')[0]}"
-        for name in ("distmeta", *_NEEDED)
-    ]
+def requirements(code: Mapping[str, bytes]) -> list[str]:
+    """Pinned versions of what a loaded learner needs: ``name==version``.
+
+    Args:
+        code: the job file and the modules beside it; what they import of installed packages is needed too.
+
+    Example:
+        >>> [line.partition("==")[0] for line in requirements({"job.py": b"import rich.table, os, parts"})][-1]
+        'rich'
+    """
+    names = ["distmeta", *_NEEDED]
+    packages = metadata.packages_distributions()
+    for module in sorted(_imported(code)):
+        names += [name.lower() for name in packages.get(module, ()) if name.lower() not in names]
+    found = []
+    for name in names:
+        with suppress(metadata.PackageNotFoundError):  # distmeta itself, where only its source is there
+            found.append(f"{name}=={metadata.version(name).partition('+')[0]}")  # +cpu is a build, no version
+    return found
+
+
+def _imported(code: Mapping[str, bytes]) -> set[str]:
+    """First names of the modules that code imports."""
+    found = set()
+    for name, source in code.items():
+        if not name.endswith(".py"):
+            continue
+        with suppress(SyntaxError, ValueError, RecursionError):
+            for node in ast.walk(ast.parse(source)):
+                if isinstance(node, ast.Import):
+                    found |= {alias.name.partition(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                    found.add(node.module.partition(".")[0])
+    return found
 
 
 __all__ = ["FIX", "FORMAT", "Exported", "fixed_tensors", "is_export", "requirements"]

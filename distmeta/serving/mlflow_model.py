@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from distmeta.errors import ConfigError, DistmetaError
+from distmeta.serving.exported import Exported
 from distmeta.serving.exported import requirements as needed
 from distmeta.serving.finished_learner import FinishedLearner
 from distmeta.serving.mlflow_request import KEYS, answered, example
 from distmeta.serving.mlflow_store import EXPORT_FOLDER, client_of, failed
-from distmeta.serving.predictor import Predictor
 from distmeta.serving.sealed import write_sealed
 from distmeta.tracking.mlflow_link import dataset_entity, quiet
 from distmeta.tracking.tracking_record import TrackingRecord
@@ -119,8 +120,9 @@ def register(
         client = client_of(uri)
         try:
             run_id, experiment_id = _run_of(client, finished, record, uri)
-            logged = _log(client, Path(folder), predictor, request, run_id, experiment_id, packed, requirements, uri)
-            version = _version(client, name, alias, logged.model_id, run_id, finished)
+            with _quietly(uri):
+                logged = _log(client, Path(folder), exported, request, run_id, experiment_id, packed, requirements)
+                version = _version(client, name, alias, logged.model_id, run_id, finished)
         except DistmetaError:
             raise
         except Exception as error:  # noqa: BLE001 (MLflow raises its own, those of requests and of the database)
@@ -134,21 +136,23 @@ def task_model() -> Any:
     from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
     from mlflow.pyfunc import PythonModel
 
-    class TaskModel(PythonModel):  # type: ignore[misc]  (MLflow has no types)
-        """Learns the task of a request, and answers about its queries."""
+    with warnings.catch_warnings(record=True):  # MLflow shows, whatever the filters, that there are no hints
 
-        def load_context(self, context: Any) -> None:
-            from distmeta.serving.loading import load
+        class TaskModel(PythonModel):  # type: ignore[misc]  # no types there
+            """Learns the task of a request, and answers about its queries."""
 
-            self.predictor = load(context.artifacts[EXPORT_FOLDER])
+            def load_context(self, context: Any) -> None:
+                from distmeta.serving.loading import load
 
-        # MLflow takes hints of types for a schema of its own.
-        def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-            rows = model_input.to_dict("records") if hasattr(model_input, "to_dict") else model_input
-            try:
-                return [answered(self.predictor, row) for row in rows]
-            except DistmetaError as error:
-                raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from None
+                self.predictor = load(context.artifacts[EXPORT_FOLDER])
+
+            # MLflow takes hints of types for a schema of its own.
+            def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+                rows = model_input.to_dict("records") if hasattr(model_input, "to_dict") else model_input
+                try:
+                    return [answered(self.predictor, row) for row in rows]
+                except DistmetaError as error:
+                    raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from None
 
     return TaskModel()
 
@@ -168,20 +172,19 @@ def _signature() -> Any:
 def _log(
     client: Any,
     folder: Path,
-    predictor: Predictor,
+    exported: Exported,
     request: dict[str, Any],
     run_id: str,
     experiment_id: str,
     packed: bool,
     requirements: Sequence[str],
-    uri: str,
 ) -> Any:
     """Log the model under a run; returns MLflow's info about it."""
     import mlflow
     from mlflow.models import Model
 
-    pinned = [f"mlflow=={mlflow.__version__}", *(line for line in needed() if not line.startswith("distmeta=="))]
-    card = predictor.card
+    pinned = [line for line in needed(exported.code) if not line.startswith("distmeta==")]
+    card = exported.card
     logged = client.create_logged_model(
         experiment_id,
         name="model",
@@ -190,21 +193,20 @@ def _log(
         tags={"distmeta.params_sha256": str(card["params_sha256"]), "distmeta.step": str(card["step"])},
         params={f"learner.{key}": str(value) for key, value in (card.get("learner") or {}).items()},
     )
-    with _quietly(uri):
-        return Model.log(
-            artifact_path=None,
-            name="model",
-            flavor=mlflow.pyfunc,
-            run_id=run_id,
-            model_id=logged.model_id,
-            step=int(card["step"]),
-            python_model=str(folder / "model.py"),
-            artifacts={EXPORT_FOLDER: str(folder / EXPORT_FOLDER)},
-            code_paths=[str(folder / "distmeta")] if packed else None,
-            signature=_signature(),
-            input_example=request,
-            pip_requirements=[*pinned, *requirements],
-        )
+    return Model.log(
+        artifact_path=None,
+        name="model",
+        flavor=mlflow.pyfunc,
+        run_id=run_id,
+        model_id=logged.model_id,
+        step=int(card["step"]),
+        python_model=str(folder / "model.py"),
+        artifacts={EXPORT_FOLDER: str(folder / EXPORT_FOLDER)},
+        code_paths=[str(folder / "distmeta")] if packed else None,
+        signature=_signature(),
+        input_example=request,
+        pip_requirements=[f"mlflow=={mlflow.__version__}", *pinned, *requirements],
+    )
 
 
 def _run_of(client: Any, finished: FinishedLearner, record: TrackingRecord | None, uri: str) -> tuple[str, str]:
@@ -255,9 +257,7 @@ def _dataset_of(finished: FinishedLearner, record: TrackingRecord | None) -> dic
     }
 
 
-def _version(
-    client: Any, name: str, alias: str | None, model_id: str, run_id: str, finished: FinishedLearner
-) -> str:
+def _version(client: Any, name: str, alias: str | None, model_id: str, run_id: str, finished: FinishedLearner) -> str:
     """Register the logged model; returns the version."""
     import mlflow
 
@@ -275,19 +275,21 @@ def _version(
 
 @contextmanager
 def _quietly(uri: str) -> Iterator[None]:
-    """MLflow with this store, for functions that know no other way, and without its looks at indexes and projects."""
+    """MLflow with this store, for functions that know no other way, without warnings and looks at package indexes."""
     import mlflow
 
-    before = {
-        key: os.environ.get(key)
-        for key in ("MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK", "MLFLOW_UV_AUTO_DETECT", "MLFLOW_RECORD_ENV_VARS_IN_MODEL_LOGGING")
+    values = {
+        "MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK": "true",
+        "MLFLOW_UV_AUTO_DETECT": "false",
+        "MLFLOW_RECORD_ENV_VARS_IN_MODEL_LOGGING": "false",
     }
-    values = ("true", "false", "false")
+    before = {key: os.environ.get(key) for key in values}
     tracking, registry = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
-    os.environ.update(dict(zip(before, values, strict=True)))
+    os.environ.update(values)
     mlflow.set_tracking_uri(uri)
     try:
-        yield
+        with warnings.catch_warnings(record=True):
+            yield
     finally:
         mlflow.set_tracking_uri(tracking)
         if registry != tracking:

@@ -1,4 +1,4 @@
-"""A request to a registered model: one task with its queries, and the answer; as JSON has them, MLflow is not needed."""
+"""A request to a registered model, one task with its queries, and the answer, as JSON has them; without MLflow."""
 
 from __future__ import annotations
 
@@ -115,7 +115,9 @@ def _listed(name: str, value: Any) -> Any:
         try:
             return json.loads(value)
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{name} is text that is no JSON: {str(error)[:80]}. Give a list, or a list as JSON.") from None
+            raise DataError(
+                f"{name} is text that is no JSON: {str(error)[:80]}. Give a list, or a list as JSON."
+            ) from None
     if isinstance(value, np.ndarray):
         return value.tolist()
     return value
@@ -183,7 +185,6 @@ def _drawing(shape: tuple[int, ...], kind: int, ink: bool) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")
     return buffer.getvalue()
-
 
 
 __all__ = ["KEYS", "MAX_PIXELS", "answered", "example"]

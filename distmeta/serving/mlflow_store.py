@@ -65,7 +65,9 @@ def client_of(uri: str) -> Any:
     try:
         mlflow = prepared_mlflow()
     except ImportError as error:
-        raise ConfigError(f"MLflow is not installed ({error}); expected it. Use pip install 'mlflow>=3.1,<4'.") from None
+        raise ConfigError(
+            f"MLflow is not installed ({error}); expected it. Use pip install 'mlflow>=3.1,<4'."
+        ) from None
     try:
         require_unlocked(uri)
         return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
