@@ -22,11 +22,9 @@ Names without a module beside them are spelled in this file only; others ask a :
 from __future__ import annotations
 
 import datetime
-import json
 import os
 import platform
 import shlex
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -50,9 +48,9 @@ from distmeta.tracking.tracking_record import RECORD_FILE, TrackingRecord
 
 _RUN, _COPY, _EXPERIMENT, _CODE = "run.json", ".run.json.copy", "experiment.json", "code"
 _CHECKPOINTS, _EVALUATIONS = "checkpoints", "evaluations"
-BEST = "best"
-"""The folder of the best checkpoint among a run's artifacts."""
 _RESULT, _REPRODUCTION, _CURVES = "result.json", "reproduction.json", "curves"
+NEEDED, KEPT, CODE = (_RUN, _EXPERIMENT), (_RESULT, _JOB), _CODE
+"""What a run is used by, beside its checkpoints: files that it needs, files that it may have, the folder of its code."""
 
 
 class RunDirectory:
@@ -387,7 +385,7 @@ class RunDirectory:
         return [path for path in (self.path / _EXPERIMENT, self.path / _JOB) if path.exists()]
 
     def uploads(self) -> list[Path]:
-        """What a store of runs needs beside the best checkpoint, so that :func:`put_together` can restore the run."""
+        """What :func:`distmeta.run.uploaded.put_together` needs, beside the sources and the best checkpoint."""
         return [path for path in (self.path / _RUN, self.path / _CODE) if path.exists()]
 
     def reserve_evaluation(self, kind: str) -> Path:
@@ -458,41 +456,6 @@ class RunDirectory:
                 f"damaged or edited. Restore it (the run was started with {kept.path}), or give --changed-code to go "
                 "on with it as it is now."
             )
-
-
-def put_together(artifacts: Path, out: Path, source: str) -> Path:
-    """Make a run directory of what a finished run has uploaded: it can be used, not gone on with.
-
-    Args:
-        artifacts: the folder of its artifacts.
-        out: a new folder.
-        source: where they come from, for messages.
-
-    Returns:
-        ``out``.
-
-    Raises:
-        ConfigError: the artifacts are not those of a finished run.
-        OSError: the disk refuses.
-    """
-    missing = [name for name in (_RUN, _EXPERIMENT, f"{BEST}/state.json") if not (artifacts / name).is_file()]
-    if missing:
-        raise ConfigError(
-            f"{source} has no {', '.join(missing)} among its artifacts; expected a run that finished, of this version "
-            "or a later one. Send what is missing with `distmeta track sync RUN_DIR`, or give the run directory itself."
-        )
-    out.mkdir(parents=True)
-    for name in (_RUN, _EXPERIMENT, _RESULT, _JOB):
-        if (artifacts / name).is_file():
-            shutil.copyfile(artifacts / name, out / name)
-    if (artifacts / _CODE).is_dir():
-        shutil.copytree(artifacts / _CODE, out / _CODE)
-    try:
-        step = int(json.loads((artifacts / BEST / "state.json").read_text(encoding="utf-8"))["step"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{source}: {BEST}/state.json is no checkpoint's ({error}). Upload the run again.") from None
-    shutil.copytree(artifacts / BEST, RunDirectory(out).checkpoints().path(step))
-    return out
 
 
 def _now() -> str:

@@ -12,8 +12,9 @@ from distmeta.experiment.experiment import Experiment
 from distmeta.figures import learner_pictures, run_curves
 from distmeta.intervals import EvaluationReport
 from distmeta.learners.pictures import Fit, Picture
-from distmeta.run.directory import BEST, RunDirectory
+from distmeta.run.directory import RunDirectory
 from distmeta.run.place import Place
+from distmeta.run.uploaded import BEST
 from distmeta.runtime.driver import Driver, Trained
 from distmeta.tracking.tracker import Tracker
 from distmeta.types import TaskRef

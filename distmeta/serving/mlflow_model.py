@@ -106,7 +106,8 @@ def register(
     request = example(predictor)
     answered(predictor, request)  # raises where the model could not answer
     record = TrackingRecord.load(finished.directory.path)
-    uri = continued_uri(tracking_uri, record) if record else resolve_uri(tracking_uri)
+    recorded = record is not None and record.run_id is not None
+    uri = continued_uri(tracking_uri, record) if record and recorded else resolve_uri(tracking_uri)
     with tempfile.TemporaryDirectory(prefix="distmeta-register-") as folder, quiet():
         write_sealed(Path(folder) / EXPORT_FOLDER, exported.files())
         (Path(folder) / "model.py").write_text(_SCRIPT, encoding="utf-8")

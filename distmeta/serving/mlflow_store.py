@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distmeta.errors import ConfigError, DistmetaError
-from distmeta.run.directory import put_together
+from distmeta.run.uploaded import put_together
 from distmeta.serving.exported import is_export
 from distmeta.tracking.mlflow_errors import explain
 from distmeta.tracking.mlflow_link import prepared_mlflow, quiet

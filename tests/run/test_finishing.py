@@ -184,7 +184,7 @@ def test_the_job_the_curves_and_the_best_parameters(trained, recorded, tmp_path)
     def files(folder: str | None = None) -> set[str]:
         return {item.path for item in mlflow_client().list_artifacts(recorded.info.run_id, folder)}
 
-    assert files() == {"experiment.json", "job.py", "curves.png", "adaptation.png", "result.json", "best"}
+    assert files() == {"experiment.json", "job.py", "curves.png", "adaptation.png", "result.json", "run.json", "best"}
     best = trained.shell("inspect", trained.run, "--json").json["best"]["step"]
     assert files("best") == {
         f"best/{name}" for name in ("params.safetensors", "optimizer.safetensors", "state.json", "manifest.json")
