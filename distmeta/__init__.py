@@ -178,7 +178,7 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(f"distmeta.{_HOME[name]}"), name)
         globals()[name] = value
         return value
-    if name in _PACKAGES:
+    if name in (*_PACKAGES, "sklearn"):  # sklearn is not listed: it needs an extra
         return importlib.import_module(f"distmeta.{name}")
     raise AttributeError(f"module 'distmeta' has no attribute {name!r}")
 

@@ -69,10 +69,15 @@ def write_record(path: Path, values: Mapping[str, Any]) -> None:
         ...     print(path.read_text().splitlines()[2].strip()[:18], read_record(path))
         "digest": "sha256: {'step': 80}
     """
+    write_whole(path, record_bytes(values))
+
+
+def record_bytes(values: Mapping[str, Any]) -> bytes:
+    """What :func:`write_record` writes."""
     if "digest" in values:
-        raise ValueError(f"{path}: the key 'digest' is taken by the file's own digest; rename it.")
+        raise ValueError("The key 'digest' is taken by the file's own digest; rename it.")
     content = _encode({**values, "digest": "sha256:" + "0" * 64})
-    write_whole(path, content[:-68] + _seal_of(content).encode() + content[-4:])
+    return content[:-68] + _seal_of(content).encode() + content[-4:]
 
 
 def read_record(path: Path, *, undigested: bool = False, fix: str = "Restore it from a copy.") -> dict[str, Any]:
@@ -91,7 +96,11 @@ def read_record(path: Path, *, undigested: bool = False, fix: str = "Restore it 
         FileDamaged: a byte is not as it was written, or the file was cut short or edited.
         OSError: the file is absent or cannot be read.
     """
-    content = path.read_bytes()
+    return parse_record(path.read_bytes(), path, undigested=undigested, fix=fix)
+
+
+def parse_record(content: bytes, path: Path, *, undigested: bool = False, fix: str) -> dict[str, Any]:
+    """:func:`read_record` of bytes that were read already; ``path`` is for messages."""
     seal = _SEAL.search(content)
     if seal is not None and seal[1].decode() != (found := _seal_of(content)):
         raise FileDamaged(f"{path} has {_shown(found, seal[1].decode())}: it was damaged or edited. {fix}")

@@ -30,6 +30,7 @@ FLOORS = {
     "testing": 6,
     "run": 7,
     "serving": 8,
+    "sklearn": 9,
     "__init__": 9,
     "cli": 10,
     "__main__": 11,
@@ -37,6 +38,7 @@ FLOORS = {
 ONLY_IN = {
     "ray": {"runtime.ray_backend", "runtime.ray_errors", "run.submitting", "serving.service"},
     "mlflow": {"tracking.mlflow_link", "serving.mlflow_model", "serving.mlflow_store"},
+    "sklearn": {"sklearn"},
 }
 
 

@@ -79,9 +79,11 @@ COMMANDS = {
     "data verify": "directory --json",
     "evaluate": "run_dir --against --changed-code --data --inner-steps --json --lengths --seed --set --shots --split "
     f"--tasks {PLACE}",
+    "export": "run_dir --alias --json --out --register --requirement --tracking-uri",
     "inspect": "run_dir --json",
     "report": "runs --json --out",
     "list": "--json",
+    "predict": "source --json --picture --query --support",
     "reproduce": f"card --data --json --minutes --run-dir --set --show {PLACE} {TRACKING}",
     "resume": f"run_dir --changed-code --data --json --set {PLACE} {TRACKING}",
     "submit": "job --address --data --json --no-wait --run-dir --set --tracking-uri --workers",

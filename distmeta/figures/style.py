@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 BLUE, RED, GREY = "#2f6fa7", "#c8553d", "#8a8f98"
 
 
-INK, _FAINT = "#2b2f36", "#d9dce1"
+INK, FAINT = "#2b2f36", "#d9dce1"
 
 
 _DPI = 150
@@ -44,7 +44,7 @@ def dress(axes: Axes, x: str, y: str) -> None:
     for side in ("left", "bottom"):
         axes.spines[side].set_color(GREY)
     axes.tick_params(colors=INK, color=GREY)
-    axes.grid(axis="y", color=_FAINT, linewidth=0.7)
+    axes.grid(axis="y", color=FAINT, linewidth=0.7)
     axes.set_axisbelow(True)
 
 

@@ -100,6 +100,16 @@ class FastModel:
         return None if self._classes is None else self._classes.values
 
     @property
+    def support_x(self) -> torch.Tensor:
+        """The inputs ``[S, ...]`` that the model was adapted to."""
+        return self._support_x
+
+    @property
+    def transductive(self) -> bool:
+        """Whether the inputs of a call are predicted together."""
+        return self._transductive
+
+    @property
     def learned(self) -> Params:
         """What was learned from the support set: phi of a gradient learner, nothing of a metric learner."""
         return self._learned

@@ -52,6 +52,8 @@ _RUN, _COPY, _EXPERIMENT, _CODE = "run.json", ".run.json.copy", "experiment.json
 _CHECKPOINTS, _EVALUATIONS = "checkpoints", "evaluations"
 _RESULT, _REPRODUCTION, _CURVES = "result.json", "reproduction.json", "curves"
 _REPORT, _PAGE = "report.json", "report.html"
+NEEDED, KEPT, CODE = (_RUN, _EXPERIMENT), (_RESULT, _JOB), _CODE
+"""What a run is used by, beside its checkpoints: files that it needs, files that it may have, a folder of code."""
 
 
 class RunDirectory:
@@ -413,6 +415,10 @@ class RunDirectory:
     def sources(self) -> list[Path]:
         """The files that describe the experiment, as far as they exist: settings and job."""
         return [path for path in (self.path / _EXPERIMENT, self.path / _JOB) if path.exists()]
+
+    def uploads(self) -> list[Path]:
+        """What :func:`distmeta.run.uploaded.put_together` needs, beside the sources and the best checkpoint."""
+        return [path for path in (self.path / _RUN, self.path / _CODE) if path.exists()]
 
     def reserve_evaluation(self, kind: str, ending: str = "json") -> Path:
         """A new file ``evaluations/KIND-N.json``; two processes never get the same one."""

@@ -17,6 +17,7 @@ from distmeta.learners.pictures import Fit, Picture
 from distmeta.run.directory import RunDirectory
 from distmeta.run.place import Place
 from distmeta.run.reporting import report_facts, write_report
+from distmeta.run.uploaded import BEST
 from distmeta.runtime.driver import Driver, Trained
 from distmeta.tracking.tracker import Tracker
 from distmeta.types import TaskRef
@@ -94,7 +95,7 @@ def finish(
     for path in (*directory.sources(), *drawn):
         tracker.artifact(path)
     for path in sorted(store.path(trained.best.step).iterdir()):  # a run that was resumed has one best, the last
-        tracker.artifact(path, "best")
+        tracker.artifact(path, BEST)
     ended: dict[str, Any] = {
         "status": "finished",
         "step": trained.step,
@@ -105,6 +106,8 @@ def finish(
     if report is not None:
         tracker.artifact(report)
     directory.update(**ended)
+    for path in directory.uploads():  # now that the record is final
+        tracker.artifact(path)
     return RunResult(
         directory.path,
         trained.step,

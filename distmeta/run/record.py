@@ -35,15 +35,20 @@ class DatasetFacts:
     Args:
         name: of the dataset, or of the task distribution where there is none.
         input_shape: shape of one input.
+        licence: of the data, in words; empty where it is not known.
+        origin: where the data come from, in words; empty where it is not known.
     """
 
     name: str
     input_shape: tuple[int, ...]
+    licence: str = ""
+    origin: str = ""
 
     @classmethod
     def of(cls, experiment: Experiment) -> DatasetFacts:
         """The facts of an experiment's tasks."""
-        return cls(experiment.tasks.describe()["name"], tuple(experiment.tasks.spec.input_shape))
+        facts, shape = experiment.tasks.describe(), tuple(experiment.tasks.spec.input_shape)
+        return cls(facts["name"], shape, str(facts.get("licence", "")), str(facts.get("origin", "")))
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,8 @@ class RunRecord:
             found["job"] = KeptJob(job["path"], job["folder"], job["overrides"])
         if found.get("dataset") is not None:
             facts = found["dataset"]
-            found["dataset"] = DatasetFacts(facts["name"], tuple(facts["input_shape"]))
+            more = {key: str(facts.get(key, "")) for key in ("licence", "origin")}  # absent in earlier versions
+            found["dataset"] = DatasetFacts(facts["name"], tuple(facts["input_shape"]), **more)
         if found.get("learned_from") is not None:
             found["learned_from"] = LearnedFrom.from_dict(found["learned_from"])
         return cls(**found)

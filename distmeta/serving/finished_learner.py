@@ -15,6 +15,7 @@ from distmeta.run.finished_run import trained_checkpoints
 from distmeta.run.record import LearnedFrom
 from distmeta.runtime.checkpoint import Checkpoint
 from distmeta.seeding import rng
+from distmeta.serving.exported import Exported, fixed_tensors
 from distmeta.serving.predictor import Predictor
 
 
@@ -83,7 +84,27 @@ class FinishedLearner:
     def predictor(self) -> Predictor:
         """The learner for use."""
         params = self.best.layout.unflatten(self.best.vector)
-        return Predictor(self.learner, params, self.learned_from.spec, self.learned_from.preprocessing, self.card())
+        facts = self.learned_from
+        return Predictor(self.learner, params, facts.spec, facts.preprocessing, self.card(), self.exported)
+
+    def exported(self) -> Exported:
+        """All that the learner is made of, with its code.
+
+        Raises:
+            ConfigError: the run was started from Python, or its code was changed or damaged.
+        """
+        code, job, last = self.directory.code_files(), self.directory.record.job, self.last.record
+        return Exported(
+            self.learned_from,
+            int(last["identity"]["seed"]),
+            str(last["engine"]),
+            self.best.layout.unflatten(self.best.vector),
+            fixed_tensors(self.learner),
+            last["identity"].get("frozen"),
+            dict(job.overrides) if job else {},
+            {name: path.read_bytes() for name, path in code.items()},
+            self.card(),
+        )
 
     def card(self) -> Mapping[str, Any]:
         """JSON-ready facts about the run: what it is, what it was trained on, how well it did."""
@@ -97,6 +118,8 @@ class FinishedLearner:
             "dataset": {
                 "name": record.dataset.name if record.dataset else "",
                 "fingerprint": record.dataset_fingerprint,
+                "licence": record.dataset.licence if record.dataset else "",
+                "origin": record.dataset.origin if record.dataset else "",
             },
             "step": self.best.step,
             "params_sha256": self.best.params_sha256,

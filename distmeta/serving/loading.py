@@ -6,7 +6,7 @@ from pathlib import Path
 
 from distmeta.errors import ConfigError
 from distmeta.learners.base import MetaLearner
-from distmeta.serving.export import is_export, read_export
+from distmeta.serving.exported import Exported, is_export
 from distmeta.serving.finished_learner import FinishedLearner
 from distmeta.serving.predictor import Predictor
 
@@ -25,17 +25,27 @@ def load(source: Path | str, *, learner: MetaLearner | None = None) -> Predictor
         ConfigError: ``source`` is neither, or its job file does not run.
         CheckpointError: there is no whole checkpoint, or the model is not the one that was trained.
     """
+    folder = place_of(source)
+    if is_export(folder):
+        return Predictor.of(Exported.read(folder))
+    return FinishedLearner.open(folder, learner).predictor()
+
+
+def place_of(source: Path | str) -> Path:
+    """The folder that a source names; what MLflow has is fetched.
+
+    Raises:
+        ConfigError: there is none.
+    """
     text = str(source)
     if text.startswith(("runs:/", "models:/")):
         from distmeta.serving.mlflow_store import fetched
 
-        return load(fetched(text), learner=learner)
+        return fetched(text)
     folder = Path(source)
-    if is_export(folder):
-        return read_export(folder)
     if not folder.is_dir():
         raise ConfigError(
             f"There is no folder {folder}; expected a run directory, a folder of `distmeta export`, runs:/RUN_ID or "
             "models:/NAME@ALIAS."
         )
-    return FinishedLearner.open(folder, learner).predictor()
+    return folder

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,15 @@ import torch
 
 from distmeta.data.pictures import MAX_PIXELS
 from distmeta.data.preprocessing import Preprocessing
-from distmeta.errors import LearnerContractError
+from distmeta.errors import ConfigError, LearnerContractError
 from distmeta.learners.base import MetaLearner
 from distmeta.learners.engine import map_tasks
 from distmeta.learners.fast_model import FastModel
 from distmeta.learners.functional import evaluating, ordinary_tensors
 from distmeta.learners.labels import Classes, Labels
+from distmeta.serving.exported import Exported
+from distmeta.serving.kept_task import KeptTask, task_files
+from distmeta.serving.sealed import require_new, write_sealed
 from distmeta.types import Episode, Params, TaskSpec
 
 Array = npt.NDArray[Any]
@@ -57,6 +61,7 @@ class Predictor:
         spec: shapes of the training tasks.
         preprocessing: how the inputs of the training were made.
         card: JSON-ready facts: name, learner, dataset, test result.
+        exported: makes the files of the learner, for :meth:`AdaptedModel.save`; ``None`` for one that has no job file.
 
     Example:
         >>> import distmeta
@@ -76,13 +81,40 @@ class Predictor:
         spec: TaskSpec,
         preprocessing: Preprocessing,
         card: Mapping[str, Any],
+        exported: Callable[[], Exported] | None = None,
     ) -> None:
         self.learner = learner.for_evaluation()
         self.params = params
         self.spec = spec
         self.preprocessing = preprocessing
         self.card = card
+        self._exported = exported
         learner.model.eval()  # once, so that several threads may predict
+
+    @classmethod
+    def of(cls, exported: Exported) -> Predictor:
+        """The learner of an export; its job file is run.
+
+        Raises:
+            ConfigError: the job file does not run.
+            CheckpointMismatch: the model is not the one that was trained.
+        """
+        facts = exported.learned_from
+        learner = exported.learner()
+        return cls(learner, exported.params, facts.spec, facts.preprocessing, exported.card, lambda: exported)
+
+    def exported(self) -> Exported:
+        """All that the learner is made of.
+
+        Raises:
+            ConfigError: there is no job file that builds its model.
+        """
+        if self._exported is None:
+            raise ConfigError(
+                "The learner has no job file, which builds its model where it is loaded; expected one that was loaded "
+                "from a run of a job file, or from an export. Train it from a job file."
+            )
+        return self._exported()
 
     def __repr__(self) -> str:
         shape, name = list(self.preprocessing.input_shape), self.card.get("name", "")
@@ -225,6 +257,39 @@ class AdaptedModel:
     def predict_proba(self, images: Any) -> Array:
         """Probabilities ``[B, N]``, columns in the order of :attr:`classes_`; rows sum to 1."""
         return np.asarray(self.fast.predict_proba(self.predictor.inputs(images)))
+
+    def save(self, folder: Path | str) -> Path:
+        """Write the learner and what it learned of this task as a new folder, without a pickle.
+
+        :meth:`load` gives the model back, with the same bits; :func:`distmeta.load` takes the folder as an export.
+
+        Raises:
+            ConfigError: the folder holds something, or cannot be written; the learner has no job file.
+            LearnerContractError: a label cannot be written as JSON: expected strings, integers, booleans or None.
+        """
+        require_new(Path(folder))
+        task = task_files(self.fast, self._labels)
+        return write_sealed(Path(folder), {**self.predictor.exported().files(), **task})
+
+    @classmethod
+    def load(cls, folder: Path | str) -> AdaptedModel:
+        """The model that :meth:`save` wrote; nothing is learned again. The learner's job file is run.
+
+        Raises:
+            FileDamaged: a file is not as it was written, or the folder has no task.
+            ConfigError, CheckpointMismatch: as :func:`distmeta.load`.
+        """
+        exported, task = Exported.read(Path(folder)), KeptTask.read(Path(folder))
+        predictor = Predictor.of(exported)
+        fast = FastModel(
+            predictor.learner,
+            predictor.params,
+            task.support_x,
+            task.labels,
+            transductive=task.transductive,
+            learned=task.learned,
+        )
+        return cls(predictor, fast, task.labels)
 
     def logits(self, images: Any) -> Array:
         """Logits ``[B, N]``, columns in the order of :attr:`classes_`; in regression the values."""

@@ -167,9 +167,15 @@ class FewShot(TaskDistribution):
         return tuple(split for split in SPLITS if split in present)
 
     def describe(self) -> dict[str, Any]:
-        """The dataset's name, folder and shape."""
+        """The dataset's name, folder, shape, licence and origin."""
         dataset = self.dataset
-        return {"name": dataset.name, "source": str(dataset.directory), "input_shape": list(dataset.input_shape)}
+        return {
+            "name": dataset.name,
+            "source": str(dataset.directory),
+            "input_shape": list(dataset.input_shape),
+            "licence": dataset.manifest.licence,
+            "origin": str(dataset.manifest.provenance.get("source", "")),
+        }
 
     def classes(self, split: Split) -> int:
         """Number of classes that the dataset has in ``split``."""

@@ -104,7 +104,7 @@ class MlflowLink:
         """
         if self._client is None:
             require_unlocked(self._uri)
-            client = _prepared_mlflow().MlflowClient(tracking_uri=self._uri)
+            client = prepared_mlflow().MlflowClient(tracking_uri=self._uri)
             run = self._find_run(client) or self._create_run(client)
             if run.info.lifecycle_stage != "active":
                 raise RuntimeFailure(
@@ -189,7 +189,7 @@ class MlflowLink:
         for tag_batch in _batches([entities.RunTag(key, value) for key, value in tags.items()], _PAIRS_PER_BATCH):
             client.log_batch(record.run_id, tags=tag_batch, synchronous=True)
         if record.dataset is not None:
-            client.log_inputs(record.run_id, [_dataset_entity(record.dataset)])
+            client.log_inputs(record.run_id, [dataset_entity(record.dataset)])
         with self.lock:
             record.described = True
             record.save(self._run_dir)
@@ -274,7 +274,7 @@ class MlflowLink:
             self._status_there = record.status
 
 
-def _prepared_mlflow() -> Any:
+def prepared_mlflow() -> Any:
     """The mlflow module, set to be brief and quiet; what the user set stays as it is."""
     for name, value in {
         # With MLflow's own 7 retries of 120 s a dead server holds a call for minutes.
@@ -339,7 +339,7 @@ def _not_there() -> Iterator[None]:
         raise
 
 
-def _dataset_entity(dataset: dict[str, Any]) -> Any:
+def dataset_entity(dataset: dict[str, Any]) -> Any:
     """MLflow's dataset input. Built from entities: the Dataset classes want to load the data or to guess its source."""
     import numpy as np
     from mlflow import entities

@@ -186,7 +186,7 @@ def test_the_job_the_curves_and_the_best_parameters(trained, recorded, tmp_path)
         return {item.path for item in mlflow_client().list_artifacts(recorded.info.run_id, folder)}
 
     assert files() == {
-        *("experiment.json", "job.py", "curves.png", "adaptation.png", "result.json", "report.html"),
+        *("experiment.json", "job.py", "curves.png", "adaptation.png", "result.json", "report.html", "run.json"),
         "best",
     }
     best = trained.shell("inspect", trained.run, "--json").json["best"]["step"]

@@ -58,16 +58,6 @@ def own_world(tmp_path: Path) -> Iterator[None]:
     os.environ.update(before)
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables, made once: the migrations take seconds."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    code = f"import mlflow; mlflow.MlflowClient(tracking_uri='sqlite:///{path}').search_experiments()"
-    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment, capture_output=True)
-    return path
-
-
 @pytest.fixture
 def store(empty_store: Path, tmp_path: Path) -> str:
     """URI of a SQLite store of the test's own."""
