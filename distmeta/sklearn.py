@@ -100,8 +100,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         if most is not None and len(classes) > most:
             name = type(predictor.learner).__name__
             raise LearnerContractError(
-                f"y has {len(classes)} classes, {listed(map(str, classes.tolist()), 10)}; {self.source} ({name}) tells at most {most} "
-                f"apart. Leave classes out, meta-train with tasks.ways={len(classes)}, or use a "
+                f"y has {len(classes)} classes, {listed(map(str, classes.tolist()), 10)}; {self.source} ({name}) tells "
+                f"at most {most} apart. Leave classes out, meta-train with tasks.ways={len(classes)}, or use a "
                 "metric learner such as ProtoNet, which takes any number."
             )
         if _rows(predictor):

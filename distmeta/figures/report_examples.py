@@ -75,7 +75,8 @@ def _classification(example: Mapping[str, Any]) -> dict[str, Any]:
 
 def _of(example: Mapping[str, Any]) -> str:
     right, of = example["right"], example["of"]
-    return f"{right} of {of} right ({100 * right / of:.1f} %)" if of else "nothing is scored"
+    first = "the first " if example.get("queries", of) > of else ""
+    return f"{right} of {first}{of} right ({100 * right / of:.1f} %)" if of else "nothing is scored"
 
 
 def _more(one: Mapping[str, Any]) -> str:

@@ -237,7 +237,9 @@ def _curves(runs: Sequence[RunReport]) -> list[dict[str, Any]]:
             lines, words = lines + found, words + said
         if lines:
             text = f"{name} over outer steps. {' '.join(words)}"
-            drawn = svg.chart(lines, x_label="outer step", y_label=name, text=text, percent=name == "accuracy")
+            drawn = svg.chart(
+                lines, x_label="outer step", y_label=name, text=text, percent=name == "accuracy", whole=True
+            )
             charts.append({"name": name, "drawn": drawn})
     return charts
 

@@ -43,7 +43,9 @@ class Series:
     half_width: npt.ArrayLike | None = None
 
 
-def chart(series: Sequence[Series], *, x_label: str, y_label: str, text: str, percent: bool = False) -> Markup:
+def chart(
+    series: Sequence[Series], *, x_label: str, y_label: str, text: str, percent: bool = False, whole: bool = False
+) -> Markup:
     """Lines and points over a common axis, with a legend.
 
     Args:
@@ -52,6 +54,7 @@ def chart(series: Sequence[Series], *, x_label: str, y_label: str, text: str, pe
         y_label: of the axis.
         text: what the chart shows, with numbers, for who cannot see it.
         percent: whether ``y`` are fractions, to be written in per cent and kept within 0 to 1.
+        whole: whether ``x`` are whole numbers.
 
     Example:
         >>> drawn = chart([Series("loss", [0, 1], [1.0, 0.5])], x_label="step", y_label="<loss>", text="falls")
@@ -64,7 +67,7 @@ def chart(series: Sequence[Series], *, x_label: str, y_label: str, text: str, pe
     y_low, y_high = _y_limits(drawn, percent)
     across = _Axis(x_low, x_high, _LEFT, _WIDTH - _RIGHT)
     up = _Axis(y_low, y_high, _HEIGHT - _BOTTOM, _TOP)
-    parts = [_grid(across, up, percent), _labels(x_label, y_label)]
+    parts = [_grid(across, up, percent, x_whole=whole), _labels(x_label, y_label)]
     parts += [_shape(one, across, up) for one in drawn]
     body = Markup("").join(parts)
     return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>{}').format(
@@ -197,7 +200,9 @@ def _y_limits(drawn: Sequence[_Drawn], percent: bool) -> tuple[float, float]:
     return max(low - room, floor), min(high + room, 1.0) if percent else high + room
 
 
-def _grid(across: _Axis, up: _Axis, percent: bool, *, x_percent: bool = False, whole: bool = False) -> Markup:
+def _grid(
+    across: _Axis, up: _Axis, percent: bool, *, x_percent: bool = False, whole: bool = False, x_whole: bool = False
+) -> Markup:
     lines = Markup("").join(
         Markup(
             '<line class="grid" x1="{}" x2="{}" y1="{y}" y2="{y}"/><text x="{}" y="{}" class="end">{}</text>'
@@ -208,7 +213,7 @@ def _grid(across: _Axis, up: _Axis, percent: bool, *, x_percent: bool = False, w
         Markup('<text x="{}" y="{}" class="mid">{}</text>').format(
             _n(across(tick)), _n(up.start + 17), _number(tick, x_percent)
         )
-        for tick in across.ticks(6)
+        for tick in across.ticks(6, whole=x_whole)
     )
     base = Markup('<line class="axis" x1="{}" x2="{}" y1="{y}" y2="{y}"/>').format(
         _LEFT, _WIDTH - _RIGHT, y=_n(up.start)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from typing import Any
 
 import numpy as np
@@ -22,15 +23,16 @@ from distmeta.types import Episode, Split, TaskRef
 
 _FIRST = 3  # tasks, whatever their result
 _SEARCHED = 100  # tasks among which the hardest is taken
-_CLASSES, _SHOTS, _QUERIES = 20, 5, 60  # at most so many are kept: per task, per class, per task
+_CLASSES, _SHOTS, _QUERIES = 20, 5, 40  # at most so many are shown: per task, per class, per task
+_SECONDS = 1.5  # no further task is answered after that: the run is done, and its user waits
 _NUMBERS = 256  # of a vector
 _GRID = 80  # places at which the curve of a regression is drawn
 
 
 def example_tasks(
     experiment: Experiment, learner: MetaLearner, best: Checkpoint, test: EvaluationReport | None
-) -> list[dict[str, Any]]:
-    """The first three held-out tasks and the hardest of the first hundred, with every answer; JSON-ready.
+) -> tuple[list[dict[str, Any]], int]:
+    """The first three held-out tasks and the hardest of the first hundred, with their answers; JSON-ready.
 
     Args:
         experiment: the experiment.
@@ -39,22 +41,27 @@ def example_tasks(
         test: the meta-test report, whose numbers tell which task is the hardest.
 
     Returns:
-        One record per task; empty where no classes are held out. ``kind`` is ``"classification"``, ``"regression"``,
-        ``"bits"`` or ``"labels"`` and decides which other keys there are.
+        One record per task, none where no classes are held out; and how many tasks were left out because the model
+        takes too long. ``kind`` is ``"classification"``, ``"regression"``, ``"bits"`` or ``"labels"`` and decides
+        which other keys a record has.
     """
     tasks, seed = experiment.tasks, experiment.evaluation.seed
     split = tasks.splits[-1]
     if split == "meta_train":
-        return []
+        return [], 0
     count = tasks.count(split) or experiment.evaluation.test_tasks
     chosen = dict.fromkeys(range(min(_FIRST, count)), "")
     if test is not None and (test.split, test.seed) == (split, seed):
         index, what = _hardest(test)
         chosen[index] = what
-    return [
-        {"index": index, "split": split, "hardest": hardest, **_answered(tasks, learner, best, split, index, seed)}
-        for index, hardest in chosen.items()
-    ]
+    found: list[dict[str, Any]] = []
+    started = time.perf_counter()
+    for index, hardest in chosen.items():
+        if found and time.perf_counter() - started > _SECONDS:
+            break
+        head = {"index": index, "split": split, "hardest": hardest}
+        found.append(head | _answered(tasks, learner, best, split, index, seed))
+    return found, len(chosen) - len(found)
 
 
 def task_digests(experiment: Experiment) -> list[str]:
@@ -104,45 +111,45 @@ def _answered(
     if fast.classes_ is None:
         return _regression(episode, fast) | {"baseline": baseline}
     names = tasks.class_names(ref, seed)
-    return _classification(episode, torch.as_tensor(fast.classes_), fast.predict_proba(episode.query_x), names) | {
-        "baseline": baseline
-    }
+    return _classification(episode, fast, [int(label) for label in fast.classes_], names) | {"baseline": baseline}
 
 
 def _classification(
-    episode: Episode, classes: torch.Tensor, probabilities: torch.Tensor, names: tuple[str, ...] | None
+    episode: Episode, fast: FastModel, labels: list[int], names: tuple[str, ...] | None
 ) -> dict[str, Any]:
-    labels = [int(label) for label in classes]
-    answers = classes[probabilities.argmax(-1)]
-    right = answers == episode.query_y
+    places = {label: torch.nonzero(episode.query_y == label)[:, 0].tolist() for label in labels}
     per_class = max(1, _QUERIES // len(labels))
-    shown = []
+    chosen = [i for label in labels[:_CLASSES] for i in places[label][:per_class]]
+    # Only what is shown is answered: each query alone may cost a pass of the whole support set.
+    probabilities = dict(zip(chosen, fast.predict_proba(episode.query_x[chosen]), strict=True))
+    shown, right = [], 0
     for label in labels[:_CLASSES]:
         support = torch.nonzero(episode.support_y == label)[:, 0].tolist()
-        queries = torch.nonzero(episode.query_y == label)[:, 0].tolist()
-        answered = [
+        queries = [
             _input(episode.query_x[i])
             | {
-                "answer": int(answers[i]),
+                "answer": labels[int(probabilities[i].argmax())],
                 "probability": round(float(probabilities[i].max()), 4),
-                "of_right": round(float(probabilities[i, labels.index(label)]), 4),
+                "of_right": round(float(probabilities[i][labels.index(label)]), 4),
             }
-            for i in queries[:per_class]
+            for i in places[label][:per_class]
         ]
+        right += sum(one["answer"] == label for one in queries)
         shown.append(
             {
                 "label": label,
                 "name": names[label] if names is not None and label < len(names) else None,
                 "support": [_input(episode.support_x[i]) for i in support[:_SHOTS]],
                 "more_support": max(0, len(support) - _SHOTS),
-                "queries": answered,
-                "more_queries": max(0, len(queries) - per_class),
+                "queries": queries,
+                "more_queries": max(0, len(places[label]) - per_class),
             }
         )
     return {
         "kind": "classification",
-        "right": int(right.sum()),
-        "of": len(right),
+        "right": right,
+        "of": len(chosen),
+        "queries": len(episode.query_y),
         "classes": shown,
         "more_classes": max(0, len(labels) - _CLASSES),
     }

@@ -69,6 +69,7 @@ def report_facts(
             tags.get("distmeta.git_dirty", ""), ""
         ),
     }
+    examples, left_out = example_tasks(experiment, learner, trained.best, trained.test)
     return {
         "format": 1,
         "kind": spec.kind,
@@ -78,7 +79,8 @@ def report_facts(
         "pictures": {name: {"title": one.title, "text": picture_text(one)} for name, one in pictures.items()},
         "dataset": dataset_card(experiment.tasks),
         "task_digests": task_digests(experiment),
-        "examples": example_tasks(experiment, learner, trained.best, trained.test),
+        "examples": examples,
+        "examples_left_out": left_out,
     }
 
 
@@ -110,6 +112,11 @@ def collect(directory: RunDirectory, record: RunRecord | None = None) -> RunRepo
             + ("was made by an older version." if status == "finished" else f"is {status}.")
         )
         facts = {}
+    if left_out := facts.get("examples_left_out"):
+        missing.append(
+            f"{left_out} of {left_out + len(facts['examples'])} example tasks are left out: the model takes too long "
+            "to answer them at the end of a run."
+        )
     learner, tasks = nested.get("learner", {}), nested.get("tasks", {})
     name = record.dataset.name if record.dataset else tasks.get("kind", "")
     ways, shots = tasks.get("ways"), tasks.get("shots")

@@ -280,6 +280,7 @@ def _quietly(uri: str) -> Iterator[None]:
     import mlflow
 
     values = {
+        "MLFLOW_TRACKING_URI": uri,
         "MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK": "true",
         "MLFLOW_UV_AUTO_DETECT": "false",
         "MLFLOW_RECORD_ENV_VARS_IN_MODEL_LOGGING": "false",
@@ -292,7 +293,8 @@ def _quietly(uri: str) -> Iterator[None]:
         with warnings.catch_warnings(record=True):
             yield
     finally:
-        mlflow.set_tracking_uri(tracking)
+        # Not to what it was by name: MLflow would no longer follow the environment. A name that was set is there too.
+        mlflow.set_tracking_uri(None)
         if registry != tracking:
             mlflow.set_registry_uri(registry)
         for key, value in before.items():

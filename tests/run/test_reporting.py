@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -77,6 +78,19 @@ def test_the_examples_are_the_first_tasks_and_the_hardest_with_the_learner_s_own
         assert bool(one["hardest"]) == (one["index"] == hardest)
         answers = [(x["answer"] == c["label"]) for c in one["classes"] for x in c["queries"]]
         assert (sum(answers), len(answers)) == (one["right"], one["of"])
+
+
+def test_a_slow_model_answers_fewer_tasks_and_many_queries_are_cut_which_is_said(digits_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr("distmeta.run.example_tasks._SECONDS", -1.0)
+    monkeypatch.setattr("distmeta.run.example_tasks._QUERIES", 6)
+    monkeypatch.setattr("distmeta.run.example_tasks._SHOTS", 1)
+    result = distmeta.meta_train(digits(digits_dir, maml(), shots=2, queries=3), run_dir=tmp_path / "run")
+    (one,) = RunDirectory.open(result.run_dir).report_facts()["examples"]
+    assert (one["of"], one["queries"], [len(c["queries"]) for c in one["classes"]]) == (6, 9, [2, 2, 2])
+    page = result.report.read_text()
+    assert f"{one['right']} of the first 6 right" in page
+    assert "1 more support examples and 1 more queries not shown" in page
+    assert re.search(r"[23] of [34] example tasks are left out", page)
 
 
 def test_class_names_are_those_of_the_images(run, digits_dir):

@@ -36,10 +36,12 @@ def test_task_i_is_run_i(runs_dir):
         one = tasks.episode(TaskRef("meta_test", 0, i), seed=i)
         assert (one.support_y.tolist(), one.query_y.tolist(), one.ways) == ([0, 1], [0, 1], 2)
         classes = np.array([2 * i, 2 * i + 1])
+        assert tasks.class_names(TaskRef("meta_test", 0, i), seed=i) == tuple(RUN_CLASSES[2 * i : 2 * i + 2])
         for x, row in ((one.support_x, 0), (one.query_x, 1)):
             expected = runs.gather(classes, np.array([row, row]))
             assert torch.equal((x * 255).round().to(torch.uint8), torch.from_numpy(expected))
     assert len(tasks.take(20)) == 2
+    assert set(tasks.class_names(TaskRef("meta_train", 0, 0), 0)) == {"Zero/character01", "Zero/character02"}
     assert [len(part) for part in tasks.episode(TaskRef("meta_train", 0, 0), 0)] == [2, 2, 6, 6]
     with pytest.raises(TaskContractError, match=r"There are 2 runs, 0 to 1; run 2 was asked for.*test_tasks=2"):
         tasks.episode(TaskRef("meta_test", 0, 2), 0)
