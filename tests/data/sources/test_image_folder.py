@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distmeta.data import ShardDataset, build_image_folder, picture_workers, verify
+from distmeta.data import ShardDataset, build_image_folder, verify
 from distmeta.data.remarks import remarks
 from distmeta.errors import DataError, SplitLeak
 
@@ -415,22 +415,3 @@ main()
     assert done.returncode == 130, done.stderr
     assert done.stderr.splitlines()[-1] == "Interrupted."
     assert not (tmp_path / "out").exists()
-
-
-def test_a_process_that_dies_is_named(many, tmp_path, monkeypatch):
-    monkeypatch.setattr(picture_workers, "_START", "import os, sys; sys.stdin.buffer.read(9); os._exit(7)")
-    with pytest.raises(
-        DataError, match=r"ended by itself \(exit code 7\), at one of .*00.png to .*Find it with --workers 1"
-    ):
-        build_image_folder(many, tmp_path / "out", split="50/25/25", workers=2)
-    assert not (tmp_path / "out").exists()
-
-
-def test_reading_processes_import_neither_torch_nor_pyarrow():
-    """Each starts in a tenth of a second instead of two."""
-    program = (
-        "import sys, distmeta.data.picture_workers, distmeta.data.pictures\n"
-        "print({'torch', 'pyarrow', 'pydantic', 'ray', 'mlflow'} & set(sys.modules))"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout.strip() == "set()"
