@@ -50,7 +50,7 @@ _RUN, _COPY, _EXPERIMENT, _CODE = "run.json", ".run.json.copy", "experiment.json
 _CHECKPOINTS, _EVALUATIONS = "checkpoints", "evaluations"
 _RESULT, _REPRODUCTION, _CURVES = "result.json", "reproduction.json", "curves"
 NEEDED, KEPT, CODE = (_RUN, _EXPERIMENT), (_RESULT, _JOB), _CODE
-"""What a run is used by, beside its checkpoints: files that it needs, files that it may have, the folder of its code."""
+"""What a run is used by, beside checkpoints: files that it needs, files that it may have, the folder of its code."""
 
 
 class RunDirectory:
