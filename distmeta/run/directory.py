@@ -53,7 +53,7 @@ _CHECKPOINTS, _EVALUATIONS = "checkpoints", "evaluations"
 _RESULT, _REPRODUCTION, _CURVES = "result.json", "reproduction.json", "curves"
 _REPORT, _PAGE = "report.json", "report.html"
 NEEDED, KEPT, CODE = (_RUN, _EXPERIMENT), (_RESULT, _JOB), _CODE
-"""What a run is used by, beside its checkpoints: files that it needs, files that it may have, a folder of code."""
+"""What a run is used by, beside checkpoints: files that it needs, files that it may have, the folder of its code."""
 
 
 class RunDirectory:

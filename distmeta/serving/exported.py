@@ -104,7 +104,7 @@ class Exported:
                 sealed.below(_CODE),
                 dict(values["card"]),
             )
-        except (LookupError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
             raise FileDamaged(f"{folder / _EXPORT} is no export: {type(error).__name__}: {error}. {FIX}") from None
 
     def files(self) -> dict[str, bytes]:

@@ -64,7 +64,7 @@ class KeptTask:
                 {name: learned[name] for name in order},
                 bool(values["transductive"]),
             )
-        except (LookupError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
             raise FileDamaged(f"{folder / _TASK} is no task: {type(error).__name__}: {error}. {_FIX}") from None
 
 

@@ -285,22 +285,18 @@ def _quietly(uri: str) -> Iterator[None]:
         "MLFLOW_UV_AUTO_DETECT": "false",
         "MLFLOW_RECORD_ENV_VARS_IN_MODEL_LOGGING": "false",
     }
-    before = {key: os.environ.get(key) for key in values}
-    tracking, registry = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+    # A store that was chosen in this process is in the environment too, and only there once this is over.
+    before = {key: os.environ.get(key) for key in (*values, "MLFLOW_TRACKING_URI")}
     os.environ.update(values)
     mlflow.set_tracking_uri(uri)
     try:
         with warnings.catch_warnings(record=True):
             yield
     finally:
-        # Not to what it was by name: MLflow would no longer follow the environment. A name that was set is there too.
         mlflow.set_tracking_uri(None)
-        if registry != tracking:
-            mlflow.set_registry_uri(registry)
         for key, value in before.items():
-            if value is None:
-                os.environ.pop(key, None)
-            else:
+            os.environ.pop(key, None)
+            if value is not None:
                 os.environ[key] = value
 
 

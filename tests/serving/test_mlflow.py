@@ -208,7 +208,7 @@ def test_without_mlflow_the_message_has_the_fix(monkeypatch):
         distmeta.load("models:/digits@champion")
 
 
-def test_a_run_of_another_store_gets_a_run_that_names_it(world, empty_store, tmp_path):
+def test_a_run_of_another_store_gets_a_run_that_names_it(world, empty_store, tmp_path, monkeypatch):
     import mlflow
 
     shutil.copy(empty_store, tmp_path / "other.db")
@@ -226,7 +226,9 @@ def test_a_run_of_another_store_gets_a_run_that_names_it(world, empty_store, tmp
     folder = Path(client.get_logged_model(made.model_id).artifact_location.removeprefix("file://"))
     assert not (folder / "code").exists()  # the line names where to get the package
     assert (folder / "requirements.txt").read_text().rstrip().endswith("distmeta @ https://example.org/d.whl")
-    assert mlflow.get_tracking_uri() == f"sqlite:///{world.root}/store/mlflow.db"  # as it was
+    assert mlflow.get_tracking_uri() == os.environ["MLFLOW_TRACKING_URI"] == f"sqlite:///{world.root}/store/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert mlflow.get_tracking_uri() == uri  # the environment decides again: nothing was left set in the process
 
 
 def test_an_unfinished_run_has_no_best(world):
