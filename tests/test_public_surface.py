@@ -38,6 +38,7 @@ NAMES = {
     "ProtoNet",
     "RepeatCopyTask",
     "Reptile",
+    "Ridge",
     "RunResult",
     "Runtime",
     "Siamese",
@@ -46,6 +47,7 @@ NAMES = {
     "Task",
     "TaskDistribution",
     "TaskSpec",
+    "adapter",
     "compare",
     "conv4",
     "evaluate",
@@ -70,6 +72,7 @@ TRACKING = "--tracking --no-tracking --tracking-required --no-tracking-required 
 COMMANDS = {
     "check": "job --data --json --set",
     "data build": "source --channels --from --instances --json --out --size --split",
+    "data encode": "dataset --batch --device --encoder --encoder-classes --json --out --workers",
     "data inspect": "directory --json",
     "data verify": "directory --json",
     "evaluate": "run_dir --against --changed-code --data --inner-steps --json --lengths --seed --set --shots --split "

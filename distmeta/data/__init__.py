@@ -2,6 +2,7 @@
 
 from distmeta.data.catalog import DATASETS, resolve
 from distmeta.data.dataset import ClassSplit, ShardDataset
+from distmeta.data.encode import encode
 from distmeta.data.manifest import Manifest
 from distmeta.data.sources.arrays import from_arrays
 from distmeta.data.sources.glyphs import build_glyphs
@@ -22,6 +23,7 @@ __all__ = [
     "build_image_folder",
     "build_omniglot",
     "build_omniglot_runs",
+    "encode",
     "from_arrays",
     "inspect",
     "resolve",

@@ -100,11 +100,7 @@ def write_dataset(
     _check_json(provenance)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        if (directory / MANIFEST).exists():
-            raise DataError(
-                f"{directory} already holds a dataset and nothing was written. Give another folder with --out, "
-                f"or delete this one first."
-            )
+        require_free(directory)
         _remove_leftovers(directory)
         build = _Build(directory, shard_bytes)
     except OSError as error:
@@ -114,6 +110,19 @@ def write_dataset(
         if progress is not None:
             progress(done, total)
     return build.commit(name, licence, provenance or {})
+
+
+def require_free(directory: Path) -> None:
+    """Raise if a folder holds a dataset already: nothing is overwritten.
+
+    Raises:
+        DataError: it does.
+    """
+    if (directory / MANIFEST).exists():
+        raise DataError(
+            f"{directory} already holds a dataset and nothing was written. Give another folder with --out, "
+            f"or delete this one first."
+        )
 
 
 class _Pending:

@@ -13,7 +13,7 @@ from pydantic import PositiveInt
 from distmeta import config
 from distmeta.data.catalog import DATASETS, resolve
 from distmeta.data.dataset import ClassSplit, ShardDataset
-from distmeta.data.shard_file import Images
+from distmeta.data.shard_file import floats
 from distmeta.data.verify import verify_once
 from distmeta.errors import DataError, TaskContractError
 from distmeta.tasks.augment import Augmentation, augment
@@ -248,12 +248,6 @@ class FewShot(TaskDistribution):
     def _turns(self, split: Split) -> int:
         turned = self.config.rotations == "all" or (self.config.rotations == "meta_train" and split == "meta_train")
         return 4 if turned else 1
-
-
-def floats(x: Images) -> torch.Tensor:
-    """Convert images to the floats that networks take; bytes are scaled to 0..1."""
-    images = torch.from_numpy(x).float()
-    return images / 255 if x.dtype == np.uint8 else images
 
 
 def class_by_class(images: torch.Tensor, shots: int) -> Episode:
