@@ -15,7 +15,7 @@ from distmeta.types import Episode, Metrics
 HEADS = ("baseline_mean_accuracy", "baseline_probe_accuracy")
 """The baselines of vectors."""
 
-PROBE_STEPS = 200
+_NEWTON_STEPS, _CONJUGATE_STEPS = 12, 30
 
 
 def classification(episodes: Episode) -> Metrics:
@@ -49,9 +49,9 @@ def probe_logits(x: torch.Tensor, labels: torch.Tensor, query: torch.Tensor) -> 
     """Logistic regression of each task on its support set: the probe that a frozen encoder is used with.
 
     It minimises ``sum_i CE(W^T x_i, y_i) + |W|^2 / 2``, scikit-learn's ``LogisticRegression()`` with a constant feature
-    1 in place of its free intercept. By the representer theorem the rows of W are combinations of the examples: the
-    problem is solved in their S dimensions, whatever D is. In the eigenbasis of the Gram matrix the curvature is at
-    most ``s_j / 2 + 1`` along axis j (Böhning 1992) and at least 1; accelerated gradient steps use both.
+    1 in place of its free intercept. By the representer theorem the columns of W are combinations of the examples, so
+    the problem has S dimensions, whatever D is. Newton's steps, their systems solved by conjugate gradients, take
+    inputs of any scale.
 
     Args:
         x: ``[T, S, D]`` float64.
@@ -61,22 +61,53 @@ def probe_logits(x: torch.Tensor, labels: torch.Tensor, query: torch.Tensor) -> 
     Returns:
         ``[T, Q, N]``.
     """
-    gram = x @ x.mT + 1
-    size, axes = torch.linalg.eigh(gram)
-    root = size.clamp_min(0).sqrt()  # [T, S]; rounding makes tiny negative ones
+    size, axes = torch.linalg.eigh(x @ x.mT + 1)
+    root = size.clamp_min(0).sqrt()  # rounding makes tiny negative ones
     z = axes * root[:, None]  # [T, S, S], the support set in the basis of its own span
-    step = (1 / (size.clamp_min(0) / 2 + 1))[..., None]
-    narrow = step.amin(1, keepdim=True).sqrt()  # 1 / sqrt(condition number)
-    momentum = (1 - narrow) / (1 + narrow)
-    w = ahead = torch.zeros(*z.shape[:1], z.shape[2], labels.shape[2], dtype=z.dtype, device=z.device)
-    for _ in range(PROBE_STEPS):
-        gradient = z.mT @ ((z @ ahead).softmax(-1) - labels) + ahead
-        before, w = w, ahead - step * gradient
-        ahead = w + momentum * (w - before)
+    w = torch.zeros(len(z), z.shape[2], labels.shape[2], dtype=z.dtype, device=z.device)
+    sizes = 0.5 ** torch.arange(8, dtype=z.dtype, device=z.device)
+    for _ in range(_NEWTON_STEPS):
+        p = (z @ w).softmax(-1)
+        step = _newton_step(z, p, z.mT @ (p - labels) + w, size)
+        tried = w[None] - sizes[:, None, None, None] * step
+        best = _objective(z, labels, tried).argmin(0)
+        w = tried[best, torch.arange(len(w), device=w.device)]
     # A query's coordinates in that basis; along an axis without extent there are none, and w is 0.
     inverse = torch.where(root > 1e-10 * root.amax(-1, keepdim=True), 1 / root, 0)
     logits: torch.Tensor = (query @ x.mT + 1) @ axes @ (inverse[..., None] * w)
     return logits
+
+
+def _objective(z: torch.Tensor, labels: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    losses: torch.Tensor = -(labels * (z @ w).log_softmax(-1)).sum((-2, -1)) + w.square().sum((-2, -1)) / 2
+    return losses
+
+
+def _newton_step(z: torch.Tensor, p: torch.Tensor, gradient: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
+    """Solve ``H d = gradient`` of every task, with ``H d = Z^T (diag(p) - p p^T) Z d + d``."""
+    curvature = 1 / (size / 4 + 1)[..., None]  # roughly, for a preconditioner
+    d = torch.zeros_like(gradient)
+    left = gradient
+    conditioned = curvature * left
+    direction, before = conditioned, _dot(left, conditioned)
+    for _ in range(_CONJUGATE_STEPS):
+        u = z @ direction
+        applied = z.mT @ (p * (u - (p * u).sum(-1, keepdim=True))) + direction
+        rate = _ratio(before, _dot(direction, applied))
+        d, left = d + rate * direction, left - rate * applied
+        conditioned = curvature * left
+        now = _dot(left, conditioned)
+        direction, before = conditioned + _ratio(now, before) * direction, now
+    return d
+
+
+def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return (a * b).sum((-2, -1), keepdim=True)
+
+
+def _ratio(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """``a / b``, 0 where a system is solved and both are 0."""
+    return torch.where(b > 0, a / b, 0)
 
 
 def _accuracy(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
