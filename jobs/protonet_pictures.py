@@ -1,7 +1,8 @@
 """Prototypical networks meta-trained on a small set of pictures, 5-way 1-shot: what to compare features with.
 
-Build the data first: ``distmeta data build image-folder --from ROOT --out DIR --size 32 --channels 3 --split 60/15/25``,
-then ``distmeta train jobs/protonet_pictures.py --data DIR``.
+Build the data first:
+``distmeta data build image-folder --from ROOT --out DIR --size 32 --channels 3 --split 60/15/25``, then
+``distmeta train jobs/protonet_pictures.py --data DIR``.
 """
 
 from distmeta import Evaluation, Experiment, FewShot, Outer, ProtoNet, Runtime, conv4

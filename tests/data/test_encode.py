@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import run_command
 
 from distmeta import Evaluation, Experiment, FewShot, Outer, ProtoNet, adapter, meta_train
 from distmeta.data import ShardDataset, encode, from_arrays, verify
@@ -18,6 +17,7 @@ from distmeta.data import encoder as encoder_module
 from distmeta.data.encoder import FrozenEncoder, weights_digest
 from distmeta.errors import ConfigError, DataError, ManifestError, ModelContractError
 from distmeta.types import TaskRef
+from helpers import run_command
 
 # The package has a function of the module's name.
 encode_module = sys.modules["distmeta.data.encode"]
@@ -236,7 +236,7 @@ def test_an_encoder_that_counts_its_calls_is_refused(digits_dir, write, tmp_path
 @pytest.mark.usefixtures("small_parts")
 def test_weights_that_each_process_draws_itself_are_refused(digits_dir, write, tmp_path):
     spec = write(CONV.replace("    return Encoder()", "    torch.manual_seed(os.getpid())\n    return Encoder()"))
-    with pytest.raises(ModelContractError, match="has other weights in each process .* or seed it"):
+    with pytest.raises(ModelContractError, match=r"has other weights in each process .* or seed it"):
         encode(digits_dir, spec, tmp_path / "out", workers=2)
 
 

@@ -35,7 +35,7 @@ def test_the_nearest_class_mean_by_hand():
     expected = []
     for sx, sy, qx, qy in zip(*episodes, strict=True):
         means = [sx[sy == c].mean(0) for c in range(3)]
-        hits = [min(range(3), key=lambda c: float((x - means[c]).norm())) == y for x, y in zip(qx, qy, strict=True)]  # noqa: B023
+        hits = [min(range(3), key=lambda c: float((x - means[c]).norm())) == y for x, y in zip(qx, qy, strict=True)]
         expected.append(np.mean(hits))
     assert baselines.classification(episodes)["baseline_mean_accuracy"].tolist() == pytest.approx(expected)
     assert 0.4 < np.mean(expected) < 1
