@@ -21,7 +21,7 @@ import shutil
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
@@ -133,8 +133,19 @@ def encode(
                 shutil.rmtree(other)
     except OSError as error:
         raise DataError(f"cannot write to {directory}: {error}. Give a folder that can be written.") from None
-    if seen and seen["in_meta_test"]:
-        (say or _warn)(_seen_sentence(source, frozen, seen))
+    provenance = {
+        "source": "features of a frozen encoder",
+        "encoder": {"function": frozen.name, "features": features, **_without(made_of, "dataset")},
+        "encoder_classes": seen,
+        "dataset": {
+            "name": source.name,
+            "fingerprint": source.fingerprint,
+            "input_shape": list(source.input_shape),
+            "provenance": source.manifest.provenance,
+        },
+    }
+    if warning := seen_classes_warning(provenance):
+        (say or _warn)(warning)
     try:
         with closing(_classes(setup, frozen, parts, min(workers, len(parts)))) as classes:
             manifest = write_dataset(
@@ -142,17 +153,7 @@ def encode(
                 classes,
                 name=f"{source.name}, {frozen.name}",
                 licence=source.manifest.licence,
-                provenance={
-                    "source": "features of a frozen encoder",
-                    "encoder": {"function": frozen.name, "features": features, **_without(made_of, "dataset")},
-                    "encoder_classes": seen,
-                    "dataset": {
-                        "name": source.name,
-                        "fingerprint": source.fingerprint,
-                        "input_shape": list(source.input_shape),
-                        "provenance": source.manifest.provenance,
-                    },
-                },
+                provenance=provenance,
                 progress=progress,
                 total=sum(len(part.members) for part in parts),
             )
@@ -163,6 +164,24 @@ def encode(
         ) from None
     shutil.rmtree(folder, ignore_errors=True)
     return manifest
+
+
+def seen_classes_warning(provenance: Mapping[str, Any]) -> str:
+    """A warning where a dataset has features of an encoder that was trained on meta_test classes; else empty.
+
+    Args:
+        provenance: of the dataset.
+    """
+    seen = provenance.get("encoder_classes")
+    if not isinstance(seen, dict) or not seen.get("in_meta_test"):
+        return ""
+    names = seen["in_meta_test"]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return (
+        f"{provenance['encoder']['function']} was trained on {len(names)} of the {seen['meta_test']} meta_test classes "
+        f"({', '.join(names[:3])}{more}): results on them are no results on new classes. Say so, or use another "
+        "encoder or split."
+    )
 
 
 @dataclass(frozen=True)
@@ -352,16 +371,6 @@ def _overlap(source: ShardDataset, path: Path) -> dict[str, Any]:
 def _plain(name: str) -> str:
     """A class name without case, spaces and punctuation: ``Tree_Frog`` is ``tree frog``."""
     return "".join(letter for letter in name.casefold() if letter.isalnum())
-
-
-def _seen_sentence(source: ShardDataset, encoder: FrozenEncoder, seen: dict[str, Any]) -> str:
-    names = seen["in_meta_test"]
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return (
-        f"{encoder.name} was trained on {len(names)} of the {seen['meta_test']} meta_test classes of '{source.name}' "
-        f"({', '.join(names[:3])}{more}): results on them are no results on new classes. Say so, or use another "
-        "encoder or split."
-    )
 
 
 def _warn(text: str) -> None:

@@ -75,6 +75,10 @@ class TaskDistribution(config.Configurable, ABC):
         """Number of classes that ``split`` draws from, rotated copies not counted; ``None`` without classes."""
         return None
 
+    def caution(self, split: Split) -> str:
+        """A sentence for people about results on ``split``, where one is needed; empty otherwise."""
+        return ""
+
     def check(self) -> None:
         """Check all that can be checked before a worker starts: data present, enough classes, enough examples.
 

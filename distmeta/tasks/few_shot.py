@@ -13,6 +13,7 @@ from pydantic import PositiveInt
 from distmeta import config
 from distmeta.data.catalog import DATASETS, resolve
 from distmeta.data.dataset import ClassSplit, ShardDataset
+from distmeta.data.encode import seen_classes_warning
 from distmeta.data.shard_file import floats
 from distmeta.data.verify import verify_once
 from distmeta.errors import DataError, TaskContractError
@@ -131,6 +132,10 @@ class FewShot(TaskDistribution):
     def classes(self, split: Split) -> int:
         """Number of classes that the dataset has in ``split``."""
         return self.dataset.split(split).classes
+
+    def caution(self, split: Split) -> str:
+        """A warning where inputs are features of an encoder that was trained on classes of ``meta_test``."""
+        return seen_classes_warning(self.dataset.manifest.provenance) if split == "meta_test" else ""
 
     def check(self) -> None:
         """Check the settings against the dataset, and read every byte of it once (2 s per GB)."""

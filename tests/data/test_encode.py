@@ -282,7 +282,7 @@ def test_test_classes_that_the_encoder_was_trained_on_are_named(animals_dir, wri
     lines = ["n01644373 tree frog, tree-frog", "bullfrog, Rana catesbeiana", "", "tailed frog", "gnu", "ZEBRA"]
     (tmp_path / "known.txt").write_text("\n".join(lines))
     message = (
-        r"mine.py:encoder was trained on 4 of the 6 meta_test classes of 'animals' "
+        r"mine.py:encoder was trained on 4 of the 6 meta_test classes "
         r"\(Tree_Frog, zebra, frogs/Bull Frog and 1 more\): results on them are no results on new classes"
     )
     spec = write(CONV)
@@ -294,6 +294,12 @@ def test_test_classes_that_the_encoder_was_trained_on_are_named(animals_dir, wri
         "in_meta_test": ["Tree_Frog", "zebra", "frogs/Bull Frog", "Tailed-Frog"],
         "meta_test": 6,
     }
+    tasks = FewShot(tmp_path / "out", ways=2)
+    assert tasks.caution("meta_test").startswith(
+        "mine.py:encoder was trained on 4 of the 6 meta_test classes (Tree_Frog,"
+    )
+    assert not tasks.caution("meta_train")
+    assert not FewShot(animals_dir).caution("meta_test")
     (tmp_path / "known.txt").write_text("gnu\n")  # a training class: no warning, which would be an error here
     manifest = encode(animals_dir, spec, tmp_path / "other", workers=1, encoder_classes=tmp_path / "known.txt")
     assert manifest.provenance["encoder_classes"]["in_meta_test"] == []
