@@ -21,8 +21,9 @@ import shutil
 import signal
 import threading
 import warnings
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
@@ -265,12 +266,17 @@ def _classes(setup: _Setup, encoder: FrozenEncoder, parts: list[_Part], workers:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin) as pool:
         try:
-            futures: dict[int, Future[None]] = {
-                part.index: pool.submit(_encode_part, setup, part) for part in parts if part.index in absent
-            }
+            waiting = deque(part for part in parts if part.index in absent)
+            running: dict[Future[None], int] = {}
             for part in parts:
-                if part.index in futures:
-                    futures[part.index].result()
+                while part.index in absent:
+                    # No more than are computed at once: what is submitted is waited for after ctrl-C.
+                    while waiting and len(running) < workers:
+                        following = waiting.popleft()
+                        running[pool.submit(_encode_part, setup, following)] = following.index
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        future.result()
+                        absent.discard(running.pop(future))
                 yield from _members(setup, part)
         except BrokenProcessPool:
             raise DataError(
@@ -337,7 +343,13 @@ def _write(setup: _Setup, encoder: FrozenEncoder, part: _Part) -> None:
                 )
             found.append(features)
     content = np.concatenate(found).astype("<f4").tobytes()
-    write_whole(setup.path(part), hashlib.sha256(content).digest() + content)
+    try:
+        write_whole(setup.path(part), hashlib.sha256(content).digest() + content)
+    except OSError as error:
+        raise DataError(
+            f"cannot write {setup.path(part)}: {error}. Make room and run the same command again; finished parts are "
+            "kept."
+        ) from None
 
 
 def _read(setup: _Setup, part: _Part) -> npt.NDArray[np.float32] | None:

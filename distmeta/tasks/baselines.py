@@ -12,9 +12,6 @@ import torch.nn.functional as F
 
 from distmeta.types import Episode, Metrics
 
-HEADS = ("baseline_mean_accuracy", "baseline_probe_accuracy")
-"""The baselines of vectors."""
-
 _NEWTON_STEPS, _CONJUGATE_STEPS = 12, 30
 
 

@@ -249,6 +249,16 @@ def test_a_process_that_dies_is_named_with_the_way_on(digits_dir, write, tmp_pat
     encode(digits_dir, spec, tmp_path / "out", workers=1)
 
 
+@pytest.mark.usefixtures("small_parts")
+def test_a_full_disk_is_a_message(digits_dir, write, tmp_path, monkeypatch):
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(encode_module, "write_whole", full)
+    with pytest.raises(DataError, match=r"No space left on device\. Make room and run the same command again"):
+        encode(digits_dir, write(CONV), tmp_path / "out", workers=1)
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
