@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from distmeta.learners.probe import use_batch_statistics
     from distmeta.learners.protonet import ProtoNet
     from distmeta.learners.reptile import Reptile
+    from distmeta.learners.ridge import Ridge
     from distmeta.learners.siamese import Siamese
     from distmeta.learners.user_face import MetaModule
-    from distmeta.models.backbones import conv4, koch_cnn, mlp
+    from distmeta.models.backbones import adapter, conv4, koch_cnn, mlp
     from distmeta.models.lstm import lstm
     from distmeta.models.mann import mann, mann_network
     from distmeta.models.ntm import ntm, ntm_network
@@ -79,9 +80,10 @@ _HOMES = {
     "learners.probe": ("use_batch_statistics",),
     "learners.protonet": ("ProtoNet",),
     "learners.reptile": ("Reptile",),
+    "learners.ridge": ("Ridge",),
     "learners.siamese": ("Siamese",),
     "learners.user_face": ("MetaModule",),
-    "models.backbones": ("conv4", "koch_cnn", "mlp"),
+    "models.backbones": ("adapter", "conv4", "koch_cnn", "mlp"),
     "models.lstm": ("lstm",),
     "models.mann": ("mann", "mann_network"),
     "models.ntm": ("ntm", "ntm_network"),
@@ -140,6 +142,7 @@ __all__ = [
     "ProtoNet",
     "RepeatCopyTask",
     "Reptile",
+    "Ridge",
     "RunResult",
     "Runtime",
     "Siamese",
@@ -148,6 +151,7 @@ __all__ = [
     "Task",
     "TaskDistribution",
     "TaskSpec",
+    "adapter",
     "compare",
     "conv4",
     "evaluate",

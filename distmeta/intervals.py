@@ -70,6 +70,16 @@ class EvaluationReport:
         """``mean ± half width``; accuracies in per cent."""
         return interval(name, self.mean(name), self.ci95(name))
 
+    def gain(self, name: str, over: str) -> Difference:
+        """The mean paired difference of two numbers of the same tasks, such as an accuracy and that of a baseline.
+
+        Example:
+            >>> values = {"accuracy": np.array([0.6, 1.0]), "baseline_accuracy": np.array([0.5, 0.9])}
+            >>> EvaluationReport("meta_test", 0, values).gain("accuracy", "baseline_accuracy").text()
+            '+10.00 % ± 0.00'
+        """
+        return _difference(name, self.metrics[name], self.metrics[over])
+
     def summary(self) -> dict[str, float]:
         """``name`` and ``name_ci95`` for every metric."""
         return {

@@ -18,6 +18,7 @@ FLOORS = {
     "seeding": 1,
     "files": 1,
     "occurrences": 1,
+    "malloc": 1,
     "intervals": 2,
     "data": 2,
     "tracking": 2,

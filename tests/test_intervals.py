@@ -116,3 +116,16 @@ def test_fewer_than_two_values_bound_nothing(values: list[float]) -> None:
 
 def test_equal_values_have_no_width() -> None:
     assert ci95([0.5, 0.5, 0.5]) == 0.0
+
+
+def test_a_gain_over_a_baseline_is_paired_by_task():
+    random = np.random.default_rng(0)
+    difficulty, gain = random.uniform(0.2, 0.8, 300), 0.05 + 0.02 * random.normal(size=300)
+    report = EvaluationReport(
+        "meta_test", 0, {"accuracy": difficulty + gain, "baseline_accuracy": difficulty, "other": difficulty}
+    )
+    found = report.gain("accuracy", "baseline_accuracy")
+    assert found.mean == pytest.approx(gain.mean())
+    assert found.ci95 == pytest.approx(1.96 * gain.std(ddof=1) / 300**0.5)
+    assert found.ci95 < report.ci95("accuracy") / 5
+    assert found.significant

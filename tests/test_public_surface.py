@@ -40,6 +40,7 @@ NAMES = {
     "ProtoNet",
     "RepeatCopyTask",
     "Reptile",
+    "Ridge",
     "RunResult",
     "Runtime",
     "Siamese",
@@ -48,6 +49,7 @@ NAMES = {
     "Task",
     "TaskDistribution",
     "TaskSpec",
+    "adapter",
     "compare",
     "conv4",
     "evaluate",
@@ -75,6 +77,7 @@ COMMANDS = {
     "check": "job --data --json --set",
     "data build": "source --allow-duplicates --channels --from --ink --instances --json --min-images --out --size "
     "--skip-corrupt --split --workers",
+    "data encode": "dataset --batch --device --encoder --encoder-classes --json --out --workers",
     "data inspect": "directory --json",
     "data verify": "directory --json",
     "evaluate": "run_dir --against --changed-code --data --inner-steps --json --lengths --seed --set --shots --split "

@@ -1,4 +1,4 @@
-"""``distmeta data``: build, inspect and verify datasets of Arrow shards."""
+"""``distmeta data``: build, encode, inspect and verify datasets of Arrow shards."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from distmeta.cli.progress import bar
 from distmeta.errors import ConfigError
 
 app = typer.Typer(
-    help="Build, inspect and verify datasets of Arrow shards.", no_args_is_help=True, rich_markup_mode=None
+    help="Build, encode, inspect and verify datasets of Arrow shards.", no_args_is_help=True, rich_markup_mode=None
 )
 
 
@@ -117,6 +117,40 @@ def build(
             raise ConfigError(
                 f"There is no source {source!r}.{did_you_mean(source, _SOURCES)} Give one of {', '.join(_SOURCES)}."
             )
+    _show(out_dir, as_json)
+
+
+@app.command("encode")
+def encode(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Folder or name of a dataset of pictures.")],
+    encoder: Annotated[
+        str, typer.Option(metavar="FILE:FUNCTION", help="Python file, and its function that returns the network.")
+    ],
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder for the features; an interrupted one is continued.")],
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; one per CPU when left out.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures in one forward pass, at most.")] = 16,
+    device: Annotated[str, typer.Option(help="Where the encoder computes: cpu or cuda.")] = "cpu",
+    encoder_classes: Annotated[
+        Path | None,
+        typer.Option(help="Text file with the classes that the encoder was trained on, one per line."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Put every picture through a frozen encoder, once: a dataset of feature vectors with the same classes."""
+    from distmeta import data
+
+    with bar("encoding", quiet=as_json) as progress:
+        data.encode(
+            dataset,
+            encoder,
+            out_dir,
+            workers=workers,
+            batch_size=batch,
+            device=device,
+            encoder_classes=encoder_classes,
+            progress=progress,
+            say=lambda text: console.err.print(f"warning: {text}", style="yellow"),
+        )
     _show(out_dir, as_json)
 
 

@@ -84,7 +84,8 @@ def result(found: RunResult, job: Job, as_json: bool) -> None:
     console.out.print(f"run      {found.run_dir}")
     if found.report is not None:
         console.out.print(f"report   {found.report}")
-    console.out.print(f"curves   {found.curves}")
+    if found.curves is not None:
+        console.out.print(f"curves   {found.curves}")
     for path in found.pictures:
         console.out.print(f"picture  {path}")
     if found.how_to_open:
@@ -126,6 +127,19 @@ def _report(report: EvaluationReport, title: str) -> None:
     width = max(map(len, labels.values()))
     for name, text in labels.items():
         console.out.print(f"  {text:<{width}}  {report.text(name)}")
+    _gains(report)
+
+
+def _gains(report: EvaluationReport) -> None:
+    """What meta-training adds to the heads that need none, paired by task; only tasks of vectors have these."""
+    own = next((name for name in ("accuracy_non_transductive", "accuracy") if name in report.metrics), None)
+    heads = {"baseline_mean_accuracy": "the nearest class mean", "baseline_probe_accuracy": "a logistic probe"}
+    found = [(text, report.gain(own, name)) for name, text in heads.items() if own and name in report.metrics]
+    if found:
+        gains = "; ".join(
+            f"{gain.text()} over {text}{'' if gain.significant else ' (no clear difference)'}" for text, gain in found
+        )
+        console.out.print(f"  meta-trained, paired by task: {gains}")
 
 
 def _evaluated(setting: int | tuple[int, int] | None) -> int | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from distmeta.data.catalog import DATASETS, resolve
     from distmeta.data.dataset import ClassSplit, ShardDataset
+    from distmeta.data.encode import encode
     from distmeta.data.manifest import Manifest
     from distmeta.data.preprocessing import Preprocessing
     from distmeta.data.sources.arrays import from_arrays
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "catalog": ("DATASETS", "resolve"),
     "dataset": ("ClassSplit", "ShardDataset"),
+    "encode": ("encode",),
     "manifest": ("Manifest",),
     "preprocessing": ("Preprocessing",),
     "sources.arrays": ("from_arrays",),
@@ -51,6 +53,7 @@ __all__ = [
     "build_image_folder",
     "build_omniglot",
     "build_omniglot_runs",
+    "encode",
     "from_arrays",
     "from_dataset",
     "inspect",

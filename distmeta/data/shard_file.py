@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import torch
 
 from distmeta.errors import ShardCorrupt
 
@@ -22,6 +23,12 @@ VERSION = 1
 
 Images = npt.NDArray[Any]
 """``[n, ...]``, uint8 or float32."""
+
+
+def floats(x: Images) -> torch.Tensor:
+    """Convert images to the floats that networks take; bytes are scaled to 0..1."""
+    images = torch.from_numpy(x).float()
+    return images / 255 if x.dtype == np.uint8 else images
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ class Outer(Config):
     """The outer loop: what the parameter server does with a meta-gradient.
 
     Args:
-        iterations: outer steps.
+        iterations: outer steps; 0 evaluates the learner as it is given.
         meta_batch_size: tasks per outer step; their gradients are averaged.
         optimizer: ``"adam"``, ``"adamw"``, ``"sgd"``, or ``"rmsprop"`` in the form of Graves (2013, equations 38 to 41:
             the variance of the gradient, decay 0.95, epsilon 1e-4).
@@ -26,7 +26,7 @@ class Outer(Config):
         clip_value: largest absolute value of one element, applied before ``clip_norm``.
     """
 
-    iterations: PositiveInt = 1000
+    iterations: NonNegativeInt = 1000
     meta_batch_size: PositiveInt = 32
     optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] = "adam"
     lr: PositiveFloat = 1e-3

@@ -10,6 +10,8 @@ _LABELS = {
     "accuracy": "accuracy, transductive (all queries in one batch)",
     "accuracy_non_transductive": "accuracy, non-transductive (each query alone)",
     "baseline_accuracy": "nearest neighbour on raw inputs, same tasks",
+    "baseline_mean_accuracy": "nearest class mean on raw inputs, same tasks",
+    "baseline_probe_accuracy": "logistic probe on raw inputs, same tasks",
     "accuracy_verification": "accuracy of same or different, pairs",
     "bits": "bits per sequence",
     "bit_errors": "wrong bits per sequence",

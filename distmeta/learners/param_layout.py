@@ -40,7 +40,10 @@ class ParamLayout:
         """
         kinds = {str(p.dtype).removeprefix("torch.") for p in params.values()}
         if not params:
-            raise ModelContractError("The model has no parameter with requires_grad; there is nothing to meta-train.")
+            raise ModelContractError(
+                "The model has no parameter with requires_grad; there is nothing to meta-train. Unfreeze a layer, or "
+                "put adapter() on the features of a frozen encoder."
+            )
         if len(kinds) > 1 or not kinds <= {"float32", "float64"}:
             raise ModelContractError(
                 f"The model's parameters have the types {', '.join(sorted(kinds))}; expected one of float32 or float64 "

@@ -148,6 +148,48 @@ def mlp(hidden: Sequence[int] = (256, 128, 64, 64), *, norm: Norm = "none", head
     return build
 
 
+class _Adapter(nn.Module):
+    """``s (u + B A u)`` of ``u = x / |x|``, with B 0 at first; s is kept positive by its logarithm."""
+
+    def __init__(self, features: int, rank: int, scale: float) -> None:
+        super().__init__()
+        self.down = nn.Linear(features, rank, bias=False)
+        self.up = nn.Linear(rank, features, bias=False)
+        self.log_scale = nn.Parameter(torch.tensor(scale).log())
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        unit = nn.functional.normalize(x.flatten(1), dim=1)
+        adapted: torch.Tensor = self.log_scale.exp() * (unit + self.up(self.down(unit)))
+        return adapted
+
+
+def adapter(rank: int = 64, *, scale: float = 4.0) -> ModelFactory:
+    """A small map of the features of a frozen encoder, without effect on their directions before meta-training.
+
+    ``s (u + B A u)``: features are scaled to length 1, ``u = x / |x|``, and changed by a map of low rank that is 0 at
+    first (Hu et al. 2022). So ``ProtoNet(adapter())`` starts as the nearest class mean of normalised features. The
+    length s is learned too: it is the temperature of a softmax over distances.
+
+    Args:
+        rank: r; ``A [r, D]`` and ``B [D, r]``.
+        scale: s before meta-training.
+
+    Returns:
+        A factory; the built model maps ``[B, ...]`` with D numbers per input to ``[B, D]``.
+
+    Example:
+        >>> spec = TaskSpec(input_shape=(2,), outputs=5, kind="classification", support=5, queries=5)
+        >>> adapter(rank=1, scale=5.0)(spec)(torch.tensor([[30.0, 40.0]])).round(decimals=4).tolist()
+        [[3.0, 4.0]]
+    """
+
+    def build(spec: TaskSpec) -> nn.Module:
+        return _Adapter(int(torch.Size(spec.input_shape).numel()), rank, scale)
+
+    return build
+
+
 def _norm(norm: Norm, width: int, *, flat: bool = False) -> nn.Module:
     if norm == "batch":
         kind = nn.BatchNorm1d if flat else nn.BatchNorm2d

@@ -20,7 +20,7 @@ from distmeta.files import write_record
 from distmeta.learners.pictures import Curves
 from distmeta.run.finished_run import FinishedRun, PreparedEvaluation
 from distmeta.run.results import Comparison, EvaluationRequest, EvaluationResult, Sweep, TaskSelection
-from distmeta.runtime.evaluation import few_classes_warning
+from distmeta.runtime.evaluation import cautions
 from distmeta.types import Split, TaskRef
 
 Over = Literal["shots", "inner_steps", "lengths"]
@@ -107,8 +107,8 @@ def _compute(
     place, directory = request.place, run.directory
     consequence = "the code evaluated is not the code that was trained"
     place.warn_of_changed_code(directory.changed_code(run.job), consequence)
-    if warning := few_classes_warning(prepared[0].experiment.tasks, request.split):
-        place.say(warning)
+    for text in cautions(prepared[0].experiment.tasks, request.split):
+        place.say(text)
     try:
         with place.open(run.job, prepared[0].experiment.runtime) as backend:
             place.phase(f"evaluating {directory.path}")

@@ -33,7 +33,7 @@ class RunResult:
         params_sha256: digest of the final meta-parameters.
         best_step: the step with the best meta-validation (the last step without validation).
         test: meta-test report of the parameters of that step.
-        curves: PNG of the learning curves.
+        curves: PNG of the learning curves; ``None`` after no step.
         pictures: PNGs of how the learner learns.
         how_to_open: the command that opens MLflow's record; empty without MLflow.
         report: the report, an HTML file; ``None`` where it could not be written.
@@ -44,7 +44,7 @@ class RunResult:
     params_sha256: str
     best_step: int
     test: EvaluationReport | None
-    curves: Path
+    curves: Path | None
     pictures: tuple[Path, ...] = ()
     how_to_open: str = ""
     report: Path | None = None
@@ -76,8 +76,10 @@ def finish(
         if (directory.record.step, directory.record.test) != (trained.step, test.summary()):  # else it is recorded
             tracker.metrics(trained.step, {f"test/{name}": value for name, value in test.summary().items()})
         tracker.artifact(directory.keep_result({"best_step": trained.best.step, **test.to_dict()}))
-    curves = run_curves.plot_curves(directory.metrics(), directory.picture(), title=experiment.name)
-    tracker.artifact(curves)
+    curves = None
+    if trained.step:
+        curves = run_curves.plot_curves(directory.metrics(), directory.picture(), title=experiment.name)
+        tracker.artifact(curves)
     drawn: list[Path] = []
     shown: dict[str, Picture] = {}
     sources: tuple[tuple[str, Callable[[Experiment, Driver, Trained], Mapping[str, Picture]]], ...] = (

@@ -20,7 +20,7 @@ from distmeta.learners.probe import probe, require_equal_ways
 from distmeta.runtime import chunks
 from distmeta.runtime.backend import SERVER, Backend, Resources
 from distmeta.runtime.checkpoint import Checkpoint, CheckpointStore
-from distmeta.runtime.evaluation import evaluate, few_classes_warning, require_tasks
+from distmeta.runtime.evaluation import cautions, evaluate, require_tasks
 from distmeta.runtime.events import Event, Log, NullLog
 from distmeta.runtime.parameter_server import ParameterServer
 from distmeta.runtime.pool import WorkerPool, describe
@@ -167,7 +167,7 @@ class Driver:
         if split not in self._experiment.tasks.splits:
             return None
         require_tasks(self._experiment.tasks, split, "--tasks", tasks)
-        if text := few_classes_warning(self._experiment.tasks, split):
+        for text in cautions(self._experiment.tasks, split):
             self._say(checkpoint.step, text)
         return self._evaluate(split, tasks, seed, self._backend.put(checkpoint.vector), checkpoint.step)
 

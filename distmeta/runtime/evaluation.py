@@ -47,6 +47,11 @@ def few_classes_warning(tasks: TaskDistribution, split: Split) -> str:
     )
 
 
+def cautions(tasks: TaskDistribution, split: Split) -> list[str]:
+    """What to tell people about results on ``split``: too few classes, or classes that are not new."""
+    return [text for text in (few_classes_warning(tasks, split), tasks.caution(split)) if text]
+
+
 def evaluate(
     backend: Backend,
     pool: WorkerPool,

@@ -125,7 +125,7 @@ def learning_rate(outer: Outer, step: int) -> float:
         >>> learning_rate(Outer(lr=0.1, schedule="linear", iterations=10), step=5)
         0.05
     """
-    done = min(step / outer.iterations, 1.0)
+    done = min(step / max(1, outer.iterations), 1.0)
     if outer.schedule == "linear":
         return outer.lr * (1.0 - done)
     if outer.schedule == "cosine":

@@ -12,7 +12,7 @@ import torch
 from distmeta.errors import NonFiniteGradientError
 from distmeta.learners.base import MetaLearner
 from distmeta.learners.param_layout import ParamLayout
-from distmeta.runtime.malloc import keep_freed_memory
+from distmeta.malloc import keep_freed_memory
 from distmeta.seeding import torch_seed
 from distmeta.tasks.base import TaskDistribution
 from distmeta.types import Chunk, ChunkResult, Episode, FloatArray, Metrics

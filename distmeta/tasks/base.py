@@ -14,6 +14,7 @@ from distmeta import config
 from distmeta.data.preprocessing import Preprocessing
 from distmeta.errors import TaskContractError
 from distmeta.seeding import rng
+from distmeta.tasks import baselines
 from distmeta.types import SPLITS, Episode, Metrics, Split, TaskRef, TaskSpec
 
 _PARTS = ("support_x", "support_y", "query_x", "query_y")
@@ -84,6 +85,10 @@ class TaskDistribution(config.Configurable, ABC):
         """Names of the classes of the task that ``ref`` names, by label; ``None`` if classes have no names."""
         return None
 
+    def caution(self, split: Split) -> str:
+        """A sentence for people about results on ``split``, where one is needed; empty otherwise."""
+        return ""
+
     def check(self) -> None:
         """Check all that can be checked before a worker starts: data present, enough classes, enough examples.
 
@@ -101,11 +106,15 @@ class TaskDistribution(config.Configurable, ABC):
     def baseline(self, episodes: Episode) -> Metrics:
         """Score of a no-learning baseline on stacked tasks ``[T, ...]``, reported beside every result.
 
-        Classification: ``baseline_accuracy`` of the nearest support example by Euclidean distance on the raw inputs.
-        Regression: ``baseline_loss``, the mean squared error of predicting the mean of the support targets. Sequences
-        have none by default; a distribution of sequences defines its own.
+        Classification: ``baseline_accuracy`` of the nearest support example by Euclidean distance on the raw inputs;
+        where inputs are vectors, also the accuracies of the nearest class mean and of a logistic probe. Regression:
+        ``baseline_loss``, the mean squared error of predicting the mean of the support targets. Sequences have none by
+        default; a distribution of sequences defines its own.
         """
-        return _baseline(episodes)
+        if not episodes.support_y.shape[1]:
+            return {}
+        numbers = episodes.query_y.is_floating_point()
+        return baselines.regression(episodes) if numbers else baselines.classification(episodes)
 
     def describe(self) -> dict[str, Any]:
         """JSON-ready facts for the run's record, such as the dataset's name and source."""
@@ -224,15 +233,3 @@ class Task:
         """The support set: ``support_x [N*K, ...]`` and ``support_y [N*K]``."""
         episode = self.episode
         return episode.support_x, episode.support_y
-
-
-def _baseline(episodes: Episode) -> Metrics:
-    support_x, support_y, query_x, query_y = episodes
-    if not support_y.shape[1]:
-        return {}
-    if query_y.is_floating_point():
-        guess = support_y.mean(1, keepdim=True)
-        return {"baseline_loss": (guess - query_y).square().flatten(1).mean(1)}
-    distance = torch.cdist(query_x.flatten(2), support_x.flatten(2))
-    nearest = support_y.gather(1, distance.argmin(-1))
-    return {"baseline_accuracy": (nearest == query_y).float().mean(1)}

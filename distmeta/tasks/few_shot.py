@@ -14,8 +14,9 @@ from distmeta import config
 from distmeta.config import NumberOrBounds
 from distmeta.data.catalog import DATASETS, resolve
 from distmeta.data.dataset import ClassSplit, ShardDataset
+from distmeta.data.encode import seen_classes_warning
 from distmeta.data.preprocessing import Preprocessing
-from distmeta.data.shard_file import Images
+from distmeta.data.shard_file import floats
 from distmeta.data.verifying import verify_once
 from distmeta.data.writer import IntArray
 from distmeta.errors import DataError, TaskContractError
@@ -181,6 +182,10 @@ class FewShot(TaskDistribution):
         """Number of classes that the dataset has in ``split``."""
         return self.dataset.split(split).classes
 
+    def caution(self, split: Split) -> str:
+        """A warning where inputs are features of an encoder that was trained on classes of ``meta_test``."""
+        return seen_classes_warning(self.dataset.manifest.provenance) if split == "meta_test" else ""
+
     def check(self) -> None:
         """Check the settings against the dataset, and read every byte of it once (2 s per GB)."""
         if "meta_train" not in self.splits:
@@ -324,12 +329,6 @@ class FewShot(TaskDistribution):
     def _turns(self, split: Split) -> int:
         turned = self.config.rotations == "all" or (self.config.rotations == "meta_train" and split == "meta_train")
         return 4 if turned else 1
-
-
-def floats(x: Images) -> torch.Tensor:
-    """Convert images to the floats that networks take; bytes are scaled to 0..1."""
-    images = torch.from_numpy(x).float()
-    return images / 255 if x.dtype == np.uint8 else images
 
 
 def class_by_class(images: torch.Tensor, shots: int) -> Episode:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from distmeta import TaskSpec, conv4, koch_cnn, mlp
+from distmeta import TaskSpec, adapter, conv4, koch_cnn, mlp
 from distmeta.errors import ModelContractError
 from distmeta.learners.probe import refuse_running_statistics
 
@@ -115,3 +115,18 @@ def test_koch_cnn_has_the_size_of_the_paper():
 def test_koch_cnn_needs_large_images(shape):
     with pytest.raises(ModelContractError, match=r"at least 65x65.*--size 105.*conv4"):
         koch_cnn()(spec(shape))
+
+
+def test_an_adapter_changes_no_direction_before_training_and_any_afterwards():
+    x = torch.randn(4, 12)
+    net = adapter(rank=2, scale=3.0)(spec((12,)))
+    torch.testing.assert_close(net(x), 3 * x / x.norm(dim=1, keepdim=True))
+    assert count(net) == 2 * 2 * 12 + 1
+    nn.init.normal_(net.up.weight)
+    change = net(x) / 3 - x / x.norm(dim=1, keepdim=True)
+    assert torch.linalg.matrix_rank(change) == 2
+    assert adapter(rank=2)(spec((3, 2, 2)))(torch.randn(4, 3, 2, 2)).shape == (4, 12)
+
+
+def test_an_adapter_of_zeros_has_zeros():
+    assert not adapter(rank=2)(spec((12,)))(torch.zeros(1, 12)).any()

@@ -216,7 +216,7 @@ def test_read_only_vectors_are_taken():
 
 @pytest.mark.parametrize(
     "settings",
-    [{"lr": 0}, {"lr": math.inf}, {"clip_norm": 0}, {"optimizer": "lion"}, {"momentum": -1}, {"iterations": 0}],
+    [{"lr": 0}, {"lr": math.inf}, {"clip_norm": 0}, {"optimizer": "lion"}, {"momentum": -1}, {"iterations": -1}],
 )
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(ConfigError, match=next(iter(settings))):

@@ -9,7 +9,7 @@ import pytest
 # the heap is given back. The first cycle pays for the pages either way.
 PROGRAM = """
 import ctypes, resource, sys
-from distmeta.runtime.malloc import keep_freed_memory
+from distmeta.malloc import keep_freed_memory
 if sys.argv[1] == "keep" and not keep_freed_memory():
     sys.exit(3)
 libc = ctypes.CDLL(None)

@@ -1,0 +1,54 @@
+"""What a person reads after a run on vectors: the heads that need no meta-training, and the gain over them."""
+
+import re
+
+from helpers import run_command
+
+JOB = """
+import numpy as np
+import distmeta
+
+def groups(random, split):
+    y = np.repeat(np.arange(3), 2)
+    centres = random.normal(size=(3, 6))
+    return tuple(part for _ in range(2) for part in (centres[y] + random.normal(size=(6, 6)), y))
+
+experiment = distmeta.Experiment(
+    learner=distmeta.ProtoNet(distmeta.adapter(rank=2)),
+    tasks=distmeta.FunctionTasks(groups),
+    outer=distmeta.Outer(iterations=2, meta_batch_size=2),
+    evaluation=distmeta.Evaluation(every=0, test_tasks=40),
+)
+"""
+NUMBER = r"[+-]?\d+\.\d\d % ± \d+\.\d\d"
+
+
+def test_the_heads_are_beside_the_result_with_the_paired_gain(tmp_path):
+    (tmp_path / "job.py").write_text(JOB)
+    done = run_command("train", "job.py", "--backend", "local", "--no-tracking", "--run-dir", "run", folder=tmp_path)
+    assert done.code == 0, done.err
+    for line in (
+        rf"  nearest class mean on raw inputs, same tasks +{NUMBER}",
+        rf"  logistic probe on raw inputs, same tasks +{NUMBER}",
+        rf"  meta-trained, paired by task: {NUMBER} over the nearest class mean.*; {NUMBER} over a logistic probe.*",
+    ):
+        assert re.search(f"^{line}$", done.out, re.MULTILINE), done.out
+    again = run_command("evaluate", "run", "--backend", "local", "--tasks", 20, folder=tmp_path)
+    assert "meta-trained, paired by task" in again.out
+
+
+def test_no_steps_evaluate_the_learner_as_it_is(tmp_path):
+    """The frozen head: training is left out, all else is as in any run."""
+    (tmp_path / "job.py").write_text(JOB)
+    words = ("--backend", "local", "--no-tracking", "--set", "outer.schedule=cosine")
+    done = run_command("train", "job.py", *words, "--run-dir", "run", "--set", "outer.iterations=0", folder=tmp_path)
+    assert done.code == 0, done.err
+    assert "curves" not in done.out
+    assert "parameters of step 0" in done.out
+    found = run_command("inspect", "run", "--json", folder=tmp_path)
+    assert (found.json["status"], found.json["step"]) == ("finished", 0)
+    longer = run_command(
+        "resume", "run", "--backend", "local", "--no-tracking", "--set", "outer.iterations=2", folder=tmp_path
+    )
+    assert longer.code == 0, longer.err
+    assert (tmp_path / "run" / "curves.png").is_file()
