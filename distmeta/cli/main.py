@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 import distmeta
-from distmeta.cli import console, data, look, runs
+from distmeta.cli import console, data, look, runs, serve
 from distmeta.errors import DistmetaError
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "check": look.check,
     "list": look.list_all,
     "submit": look.submit,
+    "serve": serve.serve,
 }
 for _name, _command in _COMMANDS.items():
     app.command(_name)(_command)
