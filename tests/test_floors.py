@@ -38,9 +38,6 @@ ONLY_IN = {
     "ray": {"runtime.ray_backend", "runtime.ray_errors", "run.submitting", "serving.service"},
     "mlflow": {"tracking.mlflow_link", "serving.mlflow_model", "serving.mlflow_store"},
 }
-    "ray": {"runtime.ray_backend", "runtime.ray_errors", "run.submitting", "serving.service"},
-    "mlflow": {"tracking.mlflow_link", "serving.mlflow_model", "serving.mlflow_store"},
-}
 
 
 def modules():

@@ -27,7 +27,9 @@ def serve(
     max_pixels: Annotated[int, typer.Option(min=1, help="Pixels of a request's pictures, at most.")] = 50_000_000,
     max_classes: Annotated[int, typer.Option(min=2, help="Classes of a task, at most.")] = 100,
     max_examples: Annotated[int, typer.Option(min=1, help="Examples of a task, and queries, at most.")] = 500,
-    batch: Annotated[bool, typer.Option("--batch/--no-batch", help="Learn tasks that arrive together in one call.")] = True,
+    batch: Annotated[
+        bool, typer.Option("--batch/--no-batch", help="Learn tasks that arrive together in one call.")
+    ] = True,
     batch_wait_ms: Annotated[float, typer.Option(min=0, help="How long one waits for others.")] = 5,
     max_batch: Annotated[int, typer.Option(min=1, help="Tasks in one call, at most.")] = 32,
     token: Annotated[

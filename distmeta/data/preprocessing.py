@@ -261,6 +261,11 @@ def _padded(picture: npt.NDArray[np.uint8], ratio: float) -> npt.NDArray[np.uint
     """Add background until height / width is ``ratio``: a drawing is not cropped."""
     height, width = picture.shape
     tall, wide = max(height, round(width * ratio)), max(width, round(height / ratio))
+    if tall * wide > MAX_PIXELS:
+        raise DataError(
+            f"A drawing has {width}x{height} pixels, and {wide}x{tall} with the background that its shape needs; "
+            f"expected at most {MAX_PIXELS:,} in all. Crop it."
+        )
     above, left = (tall - height) // 2, (wide - width) // 2
     return np.pad(picture, ((above, tall - height - above), (left, wide - width - left)))
 

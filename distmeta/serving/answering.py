@@ -81,10 +81,8 @@ class Answering:
         for place, job in enumerate(jobs):
             if job.keep and (fast := self._adapted.get(job.lesson.id)) is not None:
                 results[place] = self._alone(job, fast)
-        questions = [
-            n for n, job in enumerate(jobs) if n not in results and job.query_x is not None and not job.explain and not job.keep
-        ]
-        results |= self._together(jobs, questions)
+        asked_once = [n for n, job in enumerate(jobs) if job.query_x is not None and not job.explain and not job.keep]
+        results |= self._together(jobs, asked_once)
         results |= self._learned(jobs, [n for n in range(len(jobs)) if n not in results])
         return [results[place] for place in range(len(jobs))]
 

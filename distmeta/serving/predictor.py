@@ -251,9 +251,7 @@ class Predictor:
         classes = fast.classes_
         return Answer(None if classes is None else np.asarray(classes), fast.logits(question.query_x).numpy())
 
-    def _logits_of(
-        self, questions: list[Question], targets: list[torch.Tensor], ways: int, asked: int
-    ) -> torch.Tensor:
+    def _logits_of(self, questions: list[Question], targets: list[torch.Tensor], ways: int, asked: int) -> torch.Tensor:
         """Logits ``[T, asked, outputs]`` of T questions of equal shapes."""
 
         def answered(params: Params, episode: Episode) -> torch.Tensor:

@@ -7,8 +7,9 @@ import binascii
 import io
 import logging
 import re
+import warnings
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import pydantic
@@ -18,11 +19,12 @@ from pydantic_core import from_json
 from distmeta.config import did_you_mean
 from distmeta.errors import DataError, DistmetaError
 from distmeta.learners.labels import shown
+from distmeta.serving.bodies import LABEL_LENGTH, Body, SupportBody
 from distmeta.serving.predictor import Predictor
 from distmeta.serving.settings import ServiceSettings
 
 _LOG = logging.getLogger(__name__)
-_LABEL_LENGTH = 200
+_LARGEST = 3e38  # float32
 # Only these decoders meet bytes from outside: Pillow has others that start programs (EPS) or are seldom used.
 _SIGNATURES = {"PNG": b"\x89PNG\r\n\x1a\n", "JPEG": b"\xff\xd8\xff", "WEBP": b"RIFF"}
 
@@ -41,73 +43,20 @@ class Refused(Exception):
         self.message = message
 
 
-Label = str | int | list[float]
-
-_INPUT = {
-    "description": (
-        "A picture: base64 of a PNG, JPEG or WebP file, or a data: URL of one; or nested lists of numbers: pixels "
-        "[H, W], [C, H, W] or [H, W, C], 0 to 255 or, where none is above 1, 0 to 1; or the numbers of a vector."
-    ),
-    "anyOf": [{"type": "string"}, {"type": "array", "items": {}}],
-}
-_Input = Annotated[Any, pydantic.WithJsonSchema(_INPUT)]
-_Label = Annotated[
-    Any,
-    pydantic.WithJsonSchema(
-        {
-            "description": "A label: a string or an integer; numbers [D] for a regression.",
-            "anyOf": [
-                {"type": "string", "maxLength": _LABEL_LENGTH},
-                {"type": "integer"},
-                {"type": "array", "items": {"type": "number"}},
-            ],
-        }
-    ),
-]
-
-
-class _Body(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", strict=True)
-
-
-class SupportBody(_Body):
-    """The body of ``POST /tasks``: the labelled examples of one task."""
-
-    support_x: list[_Input] = pydantic.Field(min_length=1, description="Examples, several for each class.")
-    support_y: list[_Label] = pydantic.Field(min_length=1, description="The label of each example.")
-
-
-class QueryBody(_Body):
-    """The body of ``POST /tasks/{id}/predict``: what is asked about a task that was learned before."""
-
-    query_x: list[_Input] = pydantic.Field(min_length=1, description="What is asked about.")
-    explain: bool = pydantic.Field(False, description="Whether to answer with what decided.")
-
-
-class PredictBody(QueryBody, SupportBody):
-    """The body of ``POST /predict``: a task and what is asked about it."""
-
-
-class SequenceBody(_Body):
-    """The body of ``POST /run``: one sequence that holds its labels, for learners such as MANN and NTM."""
-
-    sequence: list[Any] = pydantic.Field(min_length=1, description="Numbers [L, inputs].")
-
-
-def parsed(body: bytes, kind: type[_Body]) -> Any:
+def parsed(body: bytes, kind: type[Body]) -> Any:
     """The body of a request as ``kind``.
 
     Raises:
         Refused: it is no JSON (400), or not such a body (422).
 
     Example:
+        >>> from distmeta.serving.bodies import QueryBody
         >>> parsed(b'{"query_x": [[1]]}', QueryBody).explain
         False
-        >>> parsed(b'{"query": [[1]]}', QueryBody)
+        >>> parsed(b"[1, 2]", QueryBody)
         Traceback (most recent call last):
         ...
-        distmeta.serving.requests.Refused: The body has the unknown key 'query'. Did you mean 'query_x'? Keys: query_x, \
-explain.
+        distmeta.serving.requests.Refused: The body is a list; expected an object with query_x, explain.
     """
     try:
         values = from_json(body, allow_inf_nan=False)
@@ -156,11 +105,11 @@ def inputs_of(name: str, given: Sequence[Any], predictor: Predictor, settings: S
     if pixels > settings.max_pixels:
         raise Refused(
             413,
-            f"The pictures of {name} have {pixels:,} pixels in all; expected at most {settings.max_pixels:,}. Scale "
+            f"The pictures of {name} have {pixels:,} pixels or more; expected at most {settings.max_pixels:,}. Scale "
             "them down, or start the service with a larger --max-pixels.",
         )
-    rows = [_prepared(f"{name}[{index}]", item, predictor) for index, item in enumerate(decoded)]
-    return torch.cat(rows)
+    most = settings.max_pixels
+    return torch.cat([_prepared(f"{name}[{index}]", item, predictor, most) for index, item in enumerate(decoded)])
 
 
 def _require_few(name: str, given: Sequence[Any], settings: ServiceSettings) -> None:
@@ -179,8 +128,8 @@ def _labels(given: Sequence[Any], predictor: Predictor, settings: ServiceSetting
         place = f"support_y[{index}]"
         if isinstance(label, bool) or not isinstance(label, str | int):
             raise Refused(422, f"{place} is {_kind(label)}; expected a string or an integer.")
-        if isinstance(label, str) and len(label) > _LABEL_LENGTH:
-            raise Refused(422, f"{place} has {len(label):,} characters; expected at most {_LABEL_LENGTH}. Shorten it.")
+        if isinstance(label, str) and len(label) > LABEL_LENGTH:
+            raise Refused(422, f"{place} has {len(label):,} characters; expected at most {LABEL_LENGTH}. Shorten it.")
         if isinstance(label, int) and not -(2**63) <= label < 2**63:
             raise Refused(422, f"{place} is an integer of more than 64 bits. Give it as a string.")
     classes = list(dict.fromkeys(given))
@@ -218,7 +167,7 @@ def _targets(given: Sequence[Any], predictor: Predictor) -> torch.Tensor:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e38
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST
 
 
 def _decoded(place: str, item: Any, predictor: Predictor) -> bytes | np.ndarray[Any, Any]:
@@ -262,6 +211,8 @@ def _array(place: str, item: list[Any], predictor: Predictor) -> np.ndarray[Any,
     if values.dtype == object or not np.issubdtype(values.dtype, np.number) or not values.size:
         raise Refused(422, f"{place} is no array of numbers; expected lists of equal lengths, filled with numbers.")
     if made.dtype != "uint8":
+        if not bool((np.abs(values.astype(np.float64)) < _LARGEST).all()):
+            raise Refused(422, f"{place} has numbers that are too large for 32 bits; expected finite ones. Scale them.")
         return values.astype(np.float64)
     # A byte or a fraction: languages such as JavaScript write 1.0 as 1, so the type of a number does not tell.
     low, high = float(values.min()), float(values.max())
@@ -284,23 +235,25 @@ def _pixels(item: bytes | np.ndarray[Any, Any], predictor: Predictor) -> int:
         return 0
     if isinstance(item, bytes):
         try:
-            with Image.open(io.BytesIO(item), formats=list(_SIGNATURES)) as opened:
-                width, height = opened.size
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is another one
+                with Image.open(io.BytesIO(item), formats=list(_SIGNATURES)) as opened:
+                    width, height = opened.size
         except Image.DecompressionBombError:
-            return 2**62
+            return 2 * (Image.MAX_IMAGE_PIXELS or 0)
         except Exception:  # noqa: BLE001 (the decoder raises anything on hostile bytes; reported when it is decoded)
             return 0
     elif item.ndim < 2:
         return int(item.size)
     else:
-        height, width = (item.shape[-2:] if item.shape[0] in (1, 3) else item.shape[:2]) if item.ndim == 3 else item.shape[:2]
+        height, width = item.shape[-2:] if item.ndim == 3 and item.shape[0] in (1, 3) else item.shape[:2]
     return int(max(width, height) ** 2 if predictor.preprocessing.ink else width * height)
 
 
-def _prepared(place: str, item: bytes | np.ndarray[Any, Any], predictor: Predictor) -> torch.Tensor:
+def _prepared(place: str, item: bytes | np.ndarray[Any, Any], predictor: Predictor, most: int) -> torch.Tensor:
     """One input ``[1, *input_shape]``."""
     try:
-        x = predictor.inputs([item])
+        x = predictor.inputs([item], max_pixels=most)
     except DataError as error:
         raise Refused(422, _about(place, error.message)) from None
     except DistmetaError as error:
@@ -308,8 +261,6 @@ def _prepared(place: str, item: bytes | np.ndarray[Any, Any], predictor: Predict
     except Exception as error:  # noqa: BLE001 (decoders raise anything on hostile bytes)
         _LOG.warning("An input could not be prepared.", exc_info=True)
         raise Refused(422, f"{place} cannot be read ({type(error).__name__}). Replace it.") from None
-    if not bool(torch.isfinite(x).all()):
-        raise Refused(422, f"{place} has numbers that are too large for 32 bits; expected finite ones. Scale them.")
     return x
 
 
@@ -325,7 +276,7 @@ def _kind(value: Any) -> str:
     return names.get(type(value), "a list" if isinstance(value, list) else "an object")
 
 
-def _described(error: pydantic.ValidationError, kind: type[_Body]) -> str:
+def _described(error: pydantic.ValidationError, kind: type[Body]) -> str:
     """One of pydantic's findings as a message: an unknown key first, which may be one that is then absent."""
     found = min(error.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")
     keys, key = list(kind.model_fields), ".".join(str(part) for part in found["loc"])
@@ -342,13 +293,4 @@ def _described(error: pydantic.ValidationError, kind: type[_Body]) -> str:
     return f"{key!r} is {_kind(found['input'])}; expected {expected}."
 
 
-__all__ = [
-    "PredictBody",
-    "QueryBody",
-    "Refused",
-    "SequenceBody",
-    "SupportBody",
-    "inputs_of",
-    "parsed",
-    "support_of",
-]
+__all__ = ["Refused", "inputs_of", "parsed", "support_of"]

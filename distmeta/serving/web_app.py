@@ -3,41 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import hmac
-import html
 import json
 import logging
 import re
 import secrets
-from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
-from importlib import resources
+from importlib import metadata
 from typing import Any, Protocol
 
-import pydantic
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-import distmeta
 from distmeta.errors import DistmetaError
+from distmeta.serving import pages
 from distmeta.serving.answering import Answering, Job, Lesson, Values
 from distmeta.serving.batching import Batcher, Overloaded
-from distmeta.serving.kept import Kept
-from distmeta.serving.predictor import Predictor
-from distmeta.serving.requests import (
+from distmeta.serving.bodies import (
+    ClassesAnswer,
+    ErrorBody,
+    PredictAnswer,
     PredictBody,
     QueryBody,
-    Refused,
     SequenceBody,
     SupportBody,
-    inputs_of,
-    parsed,
-    support_of,
+    described,
 )
+from distmeta.serving.kept import Kept
+from distmeta.serving.predictor import Predictor
+from distmeta.serving.requests import Refused, inputs_of, parsed, support_of
 from distmeta.serving.settings import ServiceSettings
 
 _LOG = logging.getLogger(__name__)
@@ -47,11 +44,17 @@ _OPEN = ("/", "/healthz")  # without a token: the page asks for it
 class TaskStore(Protocol):
     """Where the support sets of tasks are kept: in this process, or beside several replicas."""
 
-    async def put(self, lesson: Lesson) -> bool: ...
+    async def put(self, lesson: Lesson) -> bool:
+        """Keep a task; returns whether it is kept."""
+        ...
 
-    async def get(self, task_id: str) -> Lesson | None: ...
+    async def get(self, task_id: str) -> Lesson | None:
+        """The task, or ``None`` where it is not kept, or no longer."""
+        ...
 
-    async def drop(self, task_id: str) -> bool: ...
+    async def drop(self, task_id: str) -> bool:
+        """Forget a task; returns whether it was kept."""
+        ...
 
 
 class LocalStore:
@@ -75,41 +78,6 @@ class LocalStore:
     async def drop(self, task_id: str) -> bool:
         """Forget a task; returns whether it was kept."""
         return self._kept.drop(task_id)
-
-
-class ErrorBody(pydantic.BaseModel):
-    """The body of every answer that is an error."""
-
-    class Error(pydantic.BaseModel):
-        """What was wrong."""
-
-        status: int
-        message: str = pydantic.Field(description="What was seen, what was expected, the change that fixes it.")
-        id: str | None = pydantic.Field(None, description="Of an error of the server, as its log has it.")
-
-    error: Error
-
-
-class ClassesAnswer(pydantic.BaseModel):
-    """The answer of ``POST /tasks``."""
-
-    id: str
-    classes: list[str | int] | None
-    kept: dict[str, float] = pydantic.Field(description="seconds after the last use; tasks that are kept at most.")
-
-
-class PredictAnswer(pydantic.BaseModel):
-    """The answer about queries; of a regression ``values`` alone."""
-
-    predictions: list[str | int] | None = None
-    classes: list[str | int] | None = pydantic.Field(None, description="The columns of probabilities.")
-    probabilities: list[list[float]] | None = None
-    explanations: list[dict[str, Any]] | None = pydantic.Field(
-        None,
-        description="Of each query: support (index, label, weight, by falling weight), or logits_by_step, in the order "
-        "of classes, before and after each inner step.",
-    )
-    values: list[list[float]] | None = None
 
 
 _ERRORS = {
@@ -140,7 +108,12 @@ def make_app(predictor: Predictor, settings: ServiceSettings, store: TaskStore |
 
     name = str(predictor.card.get("name") or "distmeta")
     app = FastAPI(
-        title=name, version=distmeta.__version__, docs_url=None, redoc_url=None, lifespan=lifespan, redirect_slashes=False
+        title=name,
+        version=metadata.version("distmeta"),
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        redirect_slashes=False,
     )
     app.description = service.described()
     routes: list[tuple[str, str, Callable[..., Awaitable[Response]], type | None, Any, str]] = [
@@ -153,7 +126,9 @@ def make_app(predictor: Predictor, settings: ServiceSettings, store: TaskStore |
         ("GET", "/healthz", service.health, None, None, "Whether it answers; needs no token."),
     ]
     for method, path, endpoint, body, answer, summary in routes:
-        errors = {code: {"model": ErrorBody, "description": text} for code, text in _ERRORS.items()}
+        errors: dict[int | str, dict[str, Any]] = {
+            code: {"model": ErrorBody, "description": text} for code, text in _ERRORS.items()
+        }
         if body is None:
             errors = {401: errors[401]}
         if "{" in path:
@@ -166,11 +141,11 @@ def make_app(predictor: Predictor, settings: ServiceSettings, store: TaskStore |
             name=endpoint.__name__,
             response_model=None,
             responses={200: {"model": answer, "description": "The answer."}, **errors} if answer else errors,
-            openapi_extra=_with_body(body, settings) if body else None,
+            openapi_extra=described(body, settings) if body else None,
         )
-    page, policy = _page()
-    app.add_api_route("/", lambda: _html(page, policy), include_in_schema=False)
-    app.add_api_route("/docs", lambda: _html(*_docs(app.openapi())), include_in_schema=False)
+    page = pages.page()
+    app.add_api_route("/", lambda: _html(page), include_in_schema=False)
+    app.add_api_route("/docs", lambda: _html(pages.description(app.openapi())), include_in_schema=False)
     app.add_exception_handler(HTTPException, _refused_by_route)
     app.add_middleware(_Guard, token=settings.token)
     return app
@@ -216,12 +191,10 @@ class _Service:
     async def ask(self, request: Request, task_id: str) -> Response:
         lesson = await self._lesson(task_id)
         body = await self._body(request, QueryBody)
-        query_x = await self._prepared(
-            lambda: inputs_of("query_x", body.query_x, self.predictor, self.settings)
-        )
+        query_x = await self._prepared(lambda: inputs_of("query_x", body.query_x, self.predictor, self.settings))
         return _json(await self.batcher(Job(lesson, query_x, body.explain, keep=True)))
 
-    async def forget(self, task_id: str) -> Response:
+    async def forget(self, request: Request, task_id: str) -> Response:
         await self._lesson(task_id)
         await self.store.drop(task_id)
         self.answering.forget(task_id)
@@ -231,7 +204,7 @@ class _Service:
         body = await self._body(request, SequenceBody)
         return _json(await self._prepared(lambda: self._run(body.sequence)))
 
-    async def model(self) -> Response:
+    async def model(self, request: Request) -> Response:
         predictor, settings = self.predictor, self.settings
         made = predictor.preprocessing
         limits = settings.model_dump(exclude={"token", "batch", "max_batch", "batch_wait_ms", "body_seconds"})
@@ -254,7 +227,7 @@ class _Service:
             }
         )
 
-    async def health(self) -> Response:
+    async def health(self, request: Request) -> Response:
         return _json({"status": "ok"})
 
     def described(self) -> str:
@@ -288,7 +261,8 @@ class _Service:
         sent = request.headers.get("content-type", "")
         if sent.partition(";")[0].strip().lower() != "application/json":
             raise Refused(
-                415, f"The body is {sent[:100] or 'of no type'!r}; expected application/json. Set the header Content-Type."
+                415,
+                f"The body is of type {sent[:100]!r}; expected application/json. Set the header Content-Type.",
             )
         most = self.settings.max_body_bytes
         too_large = Refused(
@@ -323,10 +297,6 @@ def _answered(endpoint: Callable[..., Awaitable[Response]]) -> Callable[..., Awa
 
     async def answered(request: Request) -> Response:
         try:
-            if endpoint.__name__ in ("model", "health"):
-                return await endpoint()
-            if endpoint.__name__ == "forget":
-                return await endpoint(**request.path_params)
             return await endpoint(request, **request.path_params)
         except Refused as error:
             return _error(error.status, error.message)
@@ -334,7 +304,7 @@ def _answered(endpoint: Callable[..., Awaitable[Response]]) -> Callable[..., Awa
             return _error(503, "Too many requests wait. Send it again in some seconds.", {"Retry-After": "2"})
         except ClientDisconnect:
             return Response(status_code=400)  # nobody reads it
-        except Exception:
+        except Exception:  # noqa: BLE001 (whatever fails, the client gets an answer and the log the reason)
             number = secrets.token_hex(6)
             _LOG.exception("Error %s in answer to %s %s", number, request.method, request.url.path)
             message = f"The service failed; that is not the request's fault. Its log has the reason under {number}."
@@ -393,9 +363,7 @@ def _json(values: Mapping[str, Any]) -> Response:
     return Response(text.encode(), media_type="application/json")
 
 
-def _error(
-    status: int, message: str, headers: Mapping[str, str] | None = None, **more: Any
-) -> Response:
+def _error(status: int, message: str, headers: Mapping[str, str] | None = None, **more: Any) -> Response:
     text = json.dumps({"error": {"status": status, "message": message, **more}})
     headers = dict(headers or {})
     if status in (401, 408, 413, 415):  # the rest of the body is not read
@@ -403,66 +371,9 @@ def _error(
     return Response(text, status, headers, media_type="application/json")
 
 
-def _html(text: str, policy: str) -> Response:
-    return Response(text, headers={"Content-Security-Policy": policy}, media_type="text/html; charset=utf-8")
-
-
-def _page() -> tuple[str, str]:
-    """The page at ``/``, and the policy that lets it run its own script and ask this server alone."""
-    text = (resources.files("distmeta.serving") / "page.html").read_text(encoding="utf-8")
-    return text, _policy(text)
-
-
-def _policy(text: str) -> str:
-    def allowed(tag: str) -> str:
-        parts = re.findall(rf"<{tag}[^>]*>(.*?)</{tag}>", text, re.DOTALL)
-        hashes = [b64encode(hashlib.sha256(part.encode()).digest()).decode() for part in parts]
-        return " ".join(f"'sha256-{value}'" for value in hashes) or "'none'"
-
-    return (
-        f"default-src 'none'; script-src {allowed('script')}; style-src {allowed('style')}; img-src data: blob:; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
-
-
-def _with_body(kind: type[Any], settings: ServiceSettings) -> dict[str, Any]:
-    """The description of a body in OpenAPI, with this service's limits."""
-    schema = kind.model_json_schema()
-    for name in ("support_x", "support_y", "query_x", "sequence"):
-        if name in schema["properties"]:
-            schema["properties"][name]["maxItems"] = settings.max_examples
-    schema["description"] = f"{schema.get('description', '')} At most {settings.max_body:g} MiB."
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
-
-
-def _docs(api: Mapping[str, Any]) -> tuple[str, str]:
-    """The OpenAPI description as a page that asks nobody for anything."""
-    rows: list[str] = []
-    for path, methods in api["paths"].items():
-        for method, one in methods.items():
-            answers = "".join(
-                f"<li><code>{code}</code> {html.escape(answer.get('description', ''))}</li>"
-                for code, answer in one.get("responses", {}).items()
-            )
-            body = one.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema")
-            shown = f"<pre>{html.escape(json.dumps(body, indent=1))}</pre>" if body else ""
-            rows.append(
-                f"<h2><code>{method.upper()} {html.escape(path)}</code></h2><p>{html.escape(one.get('summary', ''))}</p>"
-                f"{shown}<ul>{answers}</ul>"
-            )
-    style = (
-        ":root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;"
-        "padding:0 1rem}pre{overflow:auto;padding:.8rem;border:1px solid #8884;border-radius:.5rem;font-size:.85rem}"
-        "h2{margin-top:2rem;font-size:1.1rem}"
-    )
-    title, about = html.escape(api["info"]["title"]), html.escape(api["info"].get("description", ""))
-    text = (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f'<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,"><style>{style}</style></head>'
-        f'<body><h1>{title}</h1><p>{about} For machines: <a href="openapi.json">openapi.json</a>; for people: '
-        f'<a href="./">the page</a>.</p>{"".join(rows)}</body></html>'
-    )
-    return text, _policy(text)
+def _html(page: pages.Page) -> Response:
+    headers = {"Content-Security-Policy": page.policy}
+    return Response(page.text, headers=headers, media_type="text/html; charset=utf-8")
 
 
 __all__ = ["LocalStore", "TaskStore", "make_app"]
