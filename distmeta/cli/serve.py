@@ -30,7 +30,7 @@ def serve(
     batch: Annotated[
         bool, typer.Option("--batch/--no-batch", help="Learn tasks that arrive together in one call.")
     ] = True,
-    batch_wait_ms: Annotated[float, typer.Option(min=0, help="How long one waits for others.")] = 5,
+    batch_wait_ms: Annotated[float, typer.Option(min=0, help="How long one waits for others.")] = 10,
     max_batch: Annotated[int, typer.Option(min=1, help="Tasks in one call, at most.")] = 32,
     token: Annotated[
         str | None,
@@ -78,9 +78,9 @@ def serve(
                 console.out.print(f"page  {service.url}/")
                 console.out.print(f"api   {service.url}/docs   (POST /predict, POST /tasks, GET /model)")
                 console.out.print(f"logs  {service.logs}")
-                if host not in ("127.0.0.1", "localhost", "::1") and settings.token is None:
-                    console.err.print("note: anybody who reaches this port may use it; --token TOKEN asks for one.")
-                console.err.print(f"ready after {time.monotonic() - began:.0f} s; ctrl-C ends it", style="dim")
+            if host not in ("127.0.0.1", "localhost", "::1") and settings.token is None:
+                console.err.print("note: anybody who reaches this port may use it; --token TOKEN asks for one.")
+            console.err.print(f"ready after {time.monotonic() - began:.0f} s; ctrl-C ends it", style="dim")
             console.flush()
             try:
                 service.wait()

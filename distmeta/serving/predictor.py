@@ -22,7 +22,7 @@ from distmeta.types import Episode, Params, TaskSpec
 
 Array = npt.NDArray[Any]
 
-_AT_ONCE = 2**21  # numbers of the inputs that are in memory together, with what the network makes of them
+_AT_ONCE = 2**16  # numbers of the inputs of one call: what a core caches; larger ones are slower for each task
 
 
 class Question(NamedTuple):

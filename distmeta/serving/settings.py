@@ -39,7 +39,7 @@ class ServiceSettings(Config):
     keep_minutes: PositiveFloat = 60
     batch: bool = True
     max_batch: PositiveInt = 32
-    batch_wait_ms: NonNegativeFloat = 5
+    batch_wait_ms: NonNegativeFloat = 10
     body_seconds: PositiveFloat = 30
     token: str | None = Field(None, repr=False)
 

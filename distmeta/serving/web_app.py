@@ -9,8 +9,8 @@ import logging
 import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from functools import partial
 from importlib import metadata
 from typing import Any, Protocol
 
@@ -158,15 +158,18 @@ class _Service:
         self.predictor, self.settings, self.store = predictor, settings, store
         self.answering = Answering(predictor, settings)
         most = settings.max_batch if settings.batch else 1
+        self.decoder = ThreadPoolExecutor(1, thread_name_prefix="distmeta-decode")
         self.batcher = Batcher[Job, Values](self.answering, most=most, wait=settings.batch_wait_ms / 1000)
 
     async def close(self) -> None:
         await self.batcher.close()
+        self.decoder.shutdown()
 
     async def predict(self, request: Request) -> Response:
-        body = await self._body(request, PredictBody)
+        data = await self._body(request)
 
         def prepared() -> Job:
+            body = parsed(data, PredictBody)
             support_x, labels = support_of(body, self.predictor, self.settings)
             query_x = inputs_of("query_x", body.query_x, self.predictor, self.settings)
             return Job(Lesson("", support_x, labels), query_x, body.explain)
@@ -174,9 +177,10 @@ class _Service:
         return _json(await self.batcher(await self._prepared(prepared)))
 
     async def learn(self, request: Request) -> Response:
-        body = await self._body(request, SupportBody)
+        data = await self._body(request)
 
         def prepared() -> Lesson:
+            body = parsed(data, SupportBody)
             return Lesson(secrets.token_urlsafe(16), *support_of(body, self.predictor, self.settings))
 
         lesson = await self._prepared(prepared)
@@ -190,9 +194,14 @@ class _Service:
 
     async def ask(self, request: Request, task_id: str) -> Response:
         lesson = await self._lesson(task_id)
-        body = await self._body(request, QueryBody)
-        query_x = await self._prepared(lambda: inputs_of("query_x", body.query_x, self.predictor, self.settings))
-        return _json(await self.batcher(Job(lesson, query_x, body.explain, keep=True)))
+        data = await self._body(request)
+
+        def prepared() -> Job:
+            body = parsed(data, QueryBody)
+            query_x = inputs_of("query_x", body.query_x, self.predictor, self.settings)
+            return Job(lesson, query_x, body.explain, keep=True)
+
+        return _json(await self.batcher(await self._prepared(prepared)))
 
     async def forget(self, request: Request, task_id: str) -> Response:
         await self._lesson(task_id)
@@ -201,8 +210,8 @@ class _Service:
         return Response(status_code=204)
 
     async def run(self, request: Request) -> Response:
-        body = await self._body(request, SequenceBody)
-        return _json(await self._prepared(lambda: self._run(body.sequence)))
+        data = await self._body(request)
+        return _json(await self._prepared(lambda: self._run(parsed(data, SequenceBody).sequence)))
 
     async def model(self, request: Request) -> Response:
         predictor, settings = self.predictor, self.settings
@@ -256,8 +265,8 @@ class _Service:
             )
         return lesson
 
-    async def _body(self, request: Request, kind: type[Any]) -> Any:
-        """Read and check a body, never more of it than is allowed."""
+    async def _body(self, request: Request) -> bytes:
+        """Read a body, never more of it than is allowed."""
         sent = request.headers.get("content-type", "")
         if sent.partition(";")[0].strip().lower() != "application/json":
             raise Refused(
@@ -284,12 +293,11 @@ class _Service:
             raise Refused(
                 408, f"The body did not arrive within {self.settings.body_seconds:g} seconds. Send it again, whole."
             ) from None
-        data = bytes(body)
-        return await self._prepared(partial(parsed, data, kind))
+        return bytes(body)
 
     async def _prepared(self, work: Callable[[], Any]) -> Any:
-        """Decode in a thread: the event loop goes on."""
-        return await asyncio.get_running_loop().run_in_executor(None, work)
+        """Decode in a thread, one request at a time: the event loop goes on, and so does the computation."""
+        return await asyncio.get_running_loop().run_in_executor(self.decoder, work)
 
 
 def _answered(endpoint: Callable[..., Awaitable[Response]]) -> Callable[..., Awaitable[Response]]:
