@@ -1,8 +1,8 @@
 """Load on `distmeta serve`: ``python .github/load_serve.py RUN [RUN ...]`` prints tasks/s and latencies, as Markdown.
 
 Run by hand, on Linux. Every request is a new 5-way 1-shot task of glyphs that training never saw, with labels of its
-own, as PNG files. Batching is on and off in turn. ``--soak N`` sends N requests of which 1 % are bad, and compares every
-answer with what the learner answers in this process: none may be lost, or be another's.
+own, as PNG files. Batching is on and off in turn. ``--soak N`` sends N requests of which 1 % are bad, and compares
+every answer with what the learner answers in this process: none may be lost, or be another's.
 """
 
 from __future__ import annotations
@@ -265,8 +265,8 @@ def main() -> None:
                 rates[batch] = len(latencies) / sum(part[-2] for part in parts)
                 cpu[batch] = 1000 * sum(part[-1] for part in parts) / len(latencies)
                 p50, p95 = statistics.median(latencies), latencies[int(0.95 * len(latencies))]
-                row = f"| {run.name} | {count} | {'on' if batch else 'off'} | {rates[batch]:.1f} | {p50:.0f} | {p95:.0f} |"
-                print(f"{row} {cpu[batch]:.1f} |")
+                row = f"| {run.name} | {count} | {'on' if batch else 'off'} | {rates[batch]:.1f} |"
+                print(f"{row} {p50:.0f} | {p95:.0f} | {cpu[batch]:.1f} |")
             faster, cheaper = rates[True] / rates[False], cpu[False] / cpu[True]
             print(
                 f"| {run.name} | {count} | on / off | {faster:.2f} times | | | {cheaper:.2f} times less |", flush=True

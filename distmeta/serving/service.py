@@ -19,9 +19,9 @@ from distmeta.serving.answering import Lesson
 from distmeta.serving.settings import ServiceSettings
 
 # Read when Serve is imported, here and in the processes of a cluster that is started here. A replica computes in a
-# thread of its own, so its requests need none, and each request is cheaper by a third.
-for _name in ("RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD", "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP"):
-    os.environ.setdefault(_name, "0")
+# thread of its own, so its requests need none.
+os.environ.setdefault("RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD", "0")
+os.environ.setdefault("RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP", "0")
 
 import ray  # isort: skip
 
