@@ -35,7 +35,11 @@ def description(api: Mapping[str, Any]) -> Page:
                 for code, answer in one.get("responses", {}).items()
             )
             body = one.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema")
-            shown = f"<pre>{html.escape(json.dumps(body, indent=1))}</pre>" if body else ""
+            shown = (
+                f"<details><summary>Body</summary><pre>{html.escape(json.dumps(body, indent=1))}</pre></details>"
+                if body
+                else ""
+            )
             rows.append(
                 f"<h2><code>{method.upper()} {html.escape(path)}</code></h2>"
                 f"<p>{html.escape(one.get('summary', ''))}</p>"

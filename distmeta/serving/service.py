@@ -33,7 +33,7 @@ except ImportError as error:
     raise ConfigError(f"Ray Serve cannot be imported ({error}). Run: pip install 'distmeta[serve]'") from None
 
 _NAME, _STORE = "distmeta", "distmeta-tasks"
-_STOP_S = 20.0
+_STOP_S, _LOOK_S = 20.0, 10.0
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,14 @@ class Service:
             RuntimeFailure: the service does not run any more.
         """
         until = until or threading.Event()
-        while not until.wait(0.5):
-            if not ray.is_initialized():
-                raise RuntimeFailure("Ray has stopped, and the service with it. Start it again.")
-            self._require_running()
+        looked = time.monotonic()
+        while not until.wait(0.5):  # in short waits: a long one would hold ctrl-C back until it ends
+            if time.monotonic() > looked + _LOOK_S:
+                self._require_running()
+                looked = time.monotonic()
 
     def _require_running(self) -> None:
-        """Raise if the service has failed; looked at every ten seconds or so."""
-        if int(time.monotonic() * 2) % 20:
-            return
+        """Raise if the service has failed."""
         try:
             found = serve.status().applications.get(_NAME)
         except Exception as error:  # noqa: BLE001 (Ray raises any of its errors where its head is gone)
@@ -91,23 +90,26 @@ def serving(
         host: interface to listen on.
         port: TCP port; 0 takes a free one.
         replicas: processes that answer, one CPU each.
-        address: a Ray cluster that runs; one of this machine is started, and ended, when left out.
+        address: a Ray cluster that runs, on which Serve is started, and ended; a cluster of this machine is started,
+            and ended, when left out. The service listens on the cluster's head node.
 
     Raises:
-        ConfigError: the port is taken, or the address cannot be listened on.
+        ConfigError: the port is taken, the host cannot be listened on, or Serve runs on the cluster already.
         RuntimeFailure: Ray or the service did not start.
     """
-    port = _free_port(host, port)
+    if address is None or port == 0:
+        port = _free_port(host, port)
     source = _everywhere(source)
     backend = RayBackend(address, cpus=replicas + 1)
     try:
+        _require_no_other(address)
         with _quiet():
             url = _start(source, settings, host, port, replicas)
             logs = str(Path(ray._private.worker._global_node.get_session_dir_path()) / "logs" / "serve")
             try:
                 yield Service(url, logs)
             finally:
-                _stop(whole=address is None)
+                _stop()
     finally:
         backend.close()
 
@@ -129,6 +131,7 @@ def _start(source: str, settings: ServiceSettings, host: str, port: int, replica
         graceful_shutdown_wait_loop_s=0.1,
         graceful_shutdown_timeout_s=_STOP_S,
         health_check_timeout_s=120,
+        max_constructor_retry_count=2,
         logging_config=LoggingConfig(enable_access_log=False),
     )(serve.ingress(build)())
     try:
@@ -193,13 +196,20 @@ class _Shared:
         return bool(await self._actor.drop.remote(task_id))
 
 
-def _stop(*, whole: bool) -> None:
-    """Take no more requests, answer those in flight, and end; of a given cluster only our application."""
+def _stop() -> None:
+    """Take no more requests, answer those in flight, and end Serve."""
     with contextlib.suppress(Exception):  # a cluster that is gone has nothing to end
         serve.delete(_NAME)
-    if whole:
-        with contextlib.suppress(Exception):
-            serve.shutdown()
+        serve.shutdown()
+
+
+def _require_no_other(address: str | None) -> None:
+    """Raise if Serve runs on the cluster: its port, limits and applications are another's."""
+    if any(actor["name"].startswith("SERVE_CONTROLLER") for actor in ray.util.list_named_actors(all_namespaces=True)):
+        raise ConfigError(
+            f"Ray Serve runs on the cluster at {address} already; expected none, since a service has its own port. End "
+            "it there with `serve shutdown`, or give another cluster."
+        )
 
 
 def _free_port(host: str, port: int) -> int:

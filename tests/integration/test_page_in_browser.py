@@ -268,7 +268,7 @@ def test_a_refusal_of_the_service_marks_its_picture(browser):
         browser.run(DROP, examples[1], "grey.png", encoded(np.full((30, 30), 128, np.uint8)))  # neither light nor dark
         wait(browser, "return document.querySelectorAll('.cell.filled').length === 4")
         _, trouble = predict(browser)
-        assert trouble.startswith("support_x[1] has a background of 128")
+        assert trouble.startswith("Example 1 of B has a background of 128")
         assert browser.run("return [...document.querySelectorAll('.cell')].findIndex(c => c.matches('.bad'))") == 1
         assert all("422" in one for one in browser.errors())  # the browser's own line about the answer
 
