@@ -30,6 +30,11 @@ def print_json(values: Any) -> None:
     (_stdout or sys.stdout).write(json.dumps(values, indent=1) + "\n")
 
 
+def flush() -> None:
+    """Show what was written: a command that goes on for hours is read through a pipe, too."""
+    (_stdout or sys.stdout).flush()
+
+
 def __getattr__(name: str) -> Any:
     if name not in ("out", "err"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 import distmeta
-from distmeta.cli import console, data, look, runs, use
+from distmeta.cli import console, data, look, runs, serve, use
 from distmeta.errors import DistmetaError
 
 app = typer.Typer(
@@ -35,6 +35,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "submit": look.submit,
     "predict": use.predict,
     "export": use.export,
+    "serve": serve.serve,
 }
 for _name, _command in _COMMANDS.items():
     app.command(_name)(_command)

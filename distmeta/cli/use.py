@@ -14,7 +14,7 @@ from distmeta.cli.progress import watching
 from distmeta.errors import ConfigError
 
 if TYPE_CHECKING:
-    from distmeta.serving.answering import Answers
+    from distmeta.serving.predicting import Answers
 
 Source = Annotated[
     str, typer.Argument(metavar="SOURCE", help="Run directory, export, runs:/RUN_ID or models:/NAME@ALIAS.")
@@ -46,8 +46,8 @@ def predict(
         _require_picture(picture, known.pictures)
     with watching(as_json) as view:
         view.phase(f"loading {source}")
-        from distmeta.serving.answering import answer
         from distmeta.serving.loading import load
+        from distmeta.serving.predicting import answer
 
         predictor = load(source)
         view.phase(f"learning from {len(known.names)} examples")

@@ -146,7 +146,7 @@ class FastModel:
                 return self._together(self._support_x[[0, 0]])[:0, : self._columns]
             if self._transductive:
                 found = self._together(x)
-            elif self._inputs_are_independent:
+            elif self.inputs_are_independent:
                 parts = (x[start : start + _AT_ONCE] for start in range(0, len(x), _AT_ONCE))
                 # Never a batch of one, which some layers refuse and some models squeeze.
                 one = self._support_x[:1]
@@ -213,7 +213,7 @@ class FastModel:
             return self._learner.predict_alone(self._predict, self._support_x, x, loop=loop)
 
     @cached_property
-    def _inputs_are_independent(self) -> bool:
+    def inputs_are_independent(self) -> bool:
         """Whether a batch of inputs gives what each input gives alone, measured on inputs that lie further out."""
         probe = _probe(self._support_x, self._learner.model)
         if probe is None:

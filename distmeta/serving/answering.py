@@ -1,129 +1,191 @@
-"""``distmeta predict``: a few labelled examples from disk, then the answers about others."""
+"""What a service computes: many requests in one call, each with its own result or its own error."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+import torch
 
-from distmeta.errors import ConfigError, DataError
-from distmeta.serving.examples import Examples
-from distmeta.serving.predictor import Predictor
-
-Array = npt.NDArray[Any]
+from distmeta.errors import DistmetaError
+from distmeta.learners.labels import Labels
+from distmeta.serving.kept import Kept
+from distmeta.serving.predictor import AdaptedModel, Answer, Predictor, Question
+from distmeta.serving.requests import Refused
+from distmeta.serving.settings import ServiceSettings
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What a learner answered about some inputs.
+class Lesson:
+    """The support set of one task, prepared; what a service keeps of a task.
 
     Args:
-        name: of the learner's run.
-        support: what it learned from.
-        query: what it was asked about.
-        classes: labels ``[N]``; empty in regression.
-        values: probabilities ``[B, N]``; in regression the values ``[B, 1]``.
-        support_x: prepared inputs ``[S, ...]``, as the network saw them.
-        query_x: prepared inputs ``[B, ...]``.
+        id: of the task.
+        support_x: ``[S, ...]``.
+        labels: ``[S]``, or floats ``[S, D]`` in regression.
     """
 
-    name: str
-    support: Examples
-    query: Examples
-    classes: tuple[str, ...]
-    values: Array
-    support_x: Array = field(repr=False)
-    query_x: Array = field(repr=False)
+    id: str
+    support_x: torch.Tensor
+    labels: Labels
 
     @property
-    def labels(self) -> list[str]:
-        """The most likely label of each input; empty in regression."""
-        return [self.classes[place] for place in self.values.argmax(1)] if self.classes else []
+    def size(self) -> int:
+        """Bytes, about."""
+        return self.support_x.nbytes + 100 * len(self.support_x)
 
-    @property
-    def accuracy(self) -> float | None:
-        """Fraction of right answers, where the labels are known."""
-        if not self.classes or self.query.labels is None:
-            return None
-        return float(np.mean([a == b for a, b in zip(self.labels, self.query.labels, strict=True)]))
 
-    def ranked(self, row: int) -> list[tuple[str, float]]:
-        """Labels of one input with their probabilities, the most likely first."""
-        order = np.argsort(-self.values[row], kind="stable")
-        return [(self.classes[place], float(self.values[row, place])) for place in order]
+@dataclass(frozen=True)
+class Job:
+    """One request.
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        rows: list[dict[str, Any]] = []
-        for row, name in enumerate(self.query.names):
-            one: dict[str, Any] = {"input": name}
-            if self.classes:
-                ranked = self.ranked(row)
-                one |= {"label": ranked[0][0], "probabilities": dict(ranked)}
+    Args:
+        lesson: the task.
+        query_x: ``[M, ...]`` what is asked; ``None`` only learns the task.
+        explain: whether to answer with what decided.
+        keep: whether to keep what was learned for the next request about the task.
+    """
+
+    lesson: Lesson
+    query_x: torch.Tensor | None
+    explain: bool = False
+    keep: bool = False
+
+
+Values = dict[str, Any]
+"""The body of an answer, ready for JSON."""
+
+
+class Answering:
+    """Computes jobs with one learner, and keeps what was learned of some tasks. For one thread.
+
+    Args:
+        predictor: the learner.
+        settings: how much is kept.
+    """
+
+    def __init__(self, predictor: Predictor, settings: ServiceSettings) -> None:
+        self.predictor = predictor
+        most_bytes = int(settings.max_kept * 2**20)
+        self._adapted = Kept[AdaptedModel](settings.max_tasks, most_bytes, 60 * settings.keep_minutes)
+        self._model_size = sum(p.nbytes for p in predictor.params.values())
+
+    def __call__(self, jobs: Sequence[Job]) -> list[Values | Exception]:
+        """The results of jobs, in their order; tasks of equal shapes are learned together.
+
+        A job that fails has its error for a result, and changes no other.
+        """
+        results: dict[int, Values | Exception] = {}
+        for place, job in enumerate(jobs):
+            if job.keep and (fast := self._adapted.get(job.lesson.id)) is not None:
+                results[place] = self._alone(job, fast)
+        asked_once = [n for n, job in enumerate(jobs) if job.query_x is not None and not job.explain and not job.keep]
+        results |= self._together(jobs, asked_once)
+        results |= self._learned(jobs, [n for n in range(len(jobs)) if n not in results])
+        return [results[place] for place in range(len(jobs))]
+
+    def forget(self, task_id: str) -> None:
+        """Forget what was learned of a task."""
+        self._adapted.drop(task_id)
+
+    def _together(self, jobs: Sequence[Job], places: list[int]) -> dict[int, Values | Exception]:
+        """Learn tasks and answer their queries, nothing else."""
+        asked = [Question(jobs[n].lesson.support_x, jobs[n].lesson.labels, _asked(jobs[n])) for n in places]
+        try:
+            return {n: _values(answer) for n, answer in zip(places, self.predictor.predict_all(asked), strict=True)}
+        except Exception as error:  # noqa: BLE001 (each request gets its own answer or its own error)
+            if len(places) == 1:
+                return {places[0]: _own(error)}
+        found: dict[int, Values | Exception] = {}
+        for place in places:
+            found |= self._together(jobs, [place])
+        return found
+
+    def _learned(self, jobs: Sequence[Job], places: list[int]) -> dict[int, Values | Exception]:
+        """Learn tasks, keep them where that is asked for, and answer."""
+        lessons = [(jobs[n].lesson.support_x, jobs[n].lesson.labels) for n in places]
+        try:
+            models = self.predictor.adapt_all(lessons) if lessons else []
+        except Exception as error:  # noqa: BLE001
+            if len(places) == 1:
+                return {places[0]: _own(error)}
+            found: dict[int, Values | Exception] = {}
+            for place in places:
+                found |= self._learned(jobs, [place])
+            return found
+        for place, fast in zip(places, models, strict=True):
+            lesson = jobs[place].lesson
+            if jobs[place].keep:
+                learned = sum(p.nbytes for p in fast.fast.learned.values())
+                self._adapted.put(lesson.id, fast, learned + self._model_size + lesson.size)
+        return {place: self._alone(jobs[place], fast) for place, fast in zip(places, models, strict=True)}
+
+    def _alone(self, job: Job, fast: AdaptedModel) -> Values | Exception:
+        """The answer to one job by its learned task."""
+        try:
+            classes = fast.classes_
+            if job.query_x is None:
+                return {"classes": None if classes is None else classes.tolist()}
+            values = _values(Answer(classes, fast.fast.logits(job.query_x).numpy()))
+            if job.explain and classes is not None:
+                values["explanations"] = _explanations(fast.fast.explain(job.query_x), job.lesson.labels)
+        except Exception as error:  # noqa: BLE001
+            return _own(error)
+        return values
+
+    def run(self, sequence: Any) -> Values:
+        """The outputs of a sequence learner, ``[L, outputs]``."""
+        found = self.predictor.run(sequence)
+        _require_finite(found)
+        return {"outputs": found.tolist()}
+
+
+def _asked(job: Job) -> torch.Tensor:
+    assert job.query_x is not None
+    return job.query_x
+
+
+def _values(answer: Answer) -> Values:
+    _require_finite(answer.logits)
+    if answer.classes is None:
+        return {"values": answer.logits.tolist()}
+    return {
+        "predictions": answer.predictions.tolist(),
+        "classes": answer.classes.tolist(),
+        "probabilities": answer.probabilities.tolist(),
+    }
+
+
+def _explanations(found: dict[str, torch.Tensor], labels: Any) -> list[Values]:
+    """What decided, for each query: support examples by falling weight, or the logits by inner step."""
+    explanations: list[Values] = []
+    for part, rows in found.items():
+        for row in rows:
+            if part == "support_weights":
+                _require_finite(row.numpy())
+                order = row.argsort(descending=True, stable=True).tolist()
+                support = [{"index": n, "label": labels[n], "weight": float(row[n])} for n in order]
+                explanations.append({"support": support})
             else:
-                one |= {"value": float(self.values[row, 0])}
-            if self.query.labels is not None:
-                one["true"] = self.query.labels[row] if self.classes else float(self.query.labels[row])
-            rows.append(one)
-        found: dict[str, Any] = {
-            "learner": self.name,
-            "classes": list(self.classes),
-            "support": len(self.support.names),
-        }
-        if self.accuracy is not None:
-            found["accuracy"] = self.accuracy
-        return {**found, "answers": rows}
+                _require_finite(row.numpy())
+                explanations.append({part: row.tolist()})
+    return explanations
 
 
-def answer(predictor: Predictor, support: Examples, query: Examples) -> Answers:
-    """Learn the task of ``support``, and answer about ``query``.
-
-    Raises:
-        DataError: an input cannot be converted.
-        LearnerContractError: more classes than the learner has outputs.
-        ConfigError: the learner takes no such examples.
-    """
-    spec, labels = predictor.spec, support.labels or ()
-    classes: tuple[str, ...] = ()
-    if spec.kind == "sequence":
-        raise ConfigError(
-            f"{predictor} reads sequences that hold their labels; expected a learner with a support set. Use "
-            "distmeta.load(...).run(sequence)."
+def _require_finite(numbers: Any) -> None:
+    if not np.isfinite(numbers).all():
+        raise Refused(
+            422,
+            "The model's answer is no finite number: the inputs are far from those that it was trained on. Scale them "
+            "as the training data were.",
         )
-    if support.pictures != predictor.preprocessing.pictures:
-        takes = "pictures: give folders" if predictor.preprocessing.pictures else "rows of numbers: give CSV files"
-        raise ConfigError(f"{predictor} takes {takes} with --support and --query.")
-    support_x, query_x = (predictor.inputs(_given(part)) for part in (support, query))
-    if spec.kind == "regression":
-        if spec.outputs != 1:
-            raise ConfigError(f"{predictor} gives {spec.outputs} numbers; a CSV file has one. Use distmeta.load(...).")
-        targets = np.array([[_target(label, name)] for label, name in zip(labels, support.names, strict=True)])
-        for label, name in zip(query.labels or (), query.names, strict=False):
-            _target(label, name)
-        fast = predictor.learner.adapt(support_x, targets.astype(np.float32), params=predictor.params)
-        values = np.asarray(fast.predict(query_x))
-    else:
-        fast = predictor.learner.adapt(support_x, list(labels), params=predictor.params)
-        assert fast.classes_ is not None
-        values, classes = fast.predict_proba(query_x).numpy(), tuple(str(label) for label in fast.classes_.tolist())
-    name = str(predictor.card.get("name", ""))
-    return Answers(name, support, query, classes, values, support_x.numpy(), query_x.numpy())
 
 
-def _given(examples: Examples) -> Sequence[Any] | Array:
-    return examples.inputs if isinstance(examples.inputs, np.ndarray) else list(examples.inputs)
+def _own(error: Exception) -> Exception:
+    """What the client is told: an error of the package about its input, or what is then reported as ours."""
+    return Refused(422, error.message) if isinstance(error, DistmetaError) else error
 
 
-def _target(label: str, name: str) -> float:
-    try:
-        return float(label)
-    except ValueError:
-        raise DataError(
-            f"{name}: the target {label!r} is no number; the learner predicts numbers. Repair it."
-        ) from None
-
-
-__all__ = ["Answers", "answer"]
+__all__ = ["Answering", "Job", "Lesson", "Values"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,15 +16,59 @@ from distmeta.data.preprocessing import Preprocessing
 from distmeta.errors import ConfigError, LearnerContractError
 from distmeta.learners.base import MetaLearner
 from distmeta.learners.engine import map_tasks
-from distmeta.learners.fast_model import FastModel
+from distmeta.learners.fast_model import FastModel, require_examples
 from distmeta.learners.functional import evaluating, ordinary_tensors
-from distmeta.learners.labels import Classes, Labels
+from distmeta.learners.labels import Classes, Labels, is_regression
 from distmeta.serving.exported import Exported
 from distmeta.serving.kept_task import KeptTask, task_files
 from distmeta.serving.sealed import require_new, write_sealed
 from distmeta.types import Episode, Params, TaskSpec
 
 Array = npt.NDArray[Any]
+
+_AT_ONCE = 2**16  # numbers of the inputs of one call: what a core caches; larger ones are slower for each task
+
+
+class Question(NamedTuple):
+    """One task and what is asked about it, prepared (:meth:`Predictor.inputs`).
+
+    Args:
+        support_x: ``[S, ...]``.
+        labels: ``[S]``, any hashable values; floats ``[S, D]`` for regression.
+        query_x: ``[M, ...]``.
+    """
+
+    support_x: torch.Tensor
+    labels: Labels
+    query_x: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a learner predicts for the queries of one task.
+
+    Args:
+        classes: the labels ``[N]``; ``None`` in regression.
+        logits: ``[M, N]``; in regression the values ``[M, D]``.
+
+    Example:
+        >>> answer = Answer(np.array(["ant", "cat"]), np.array([[0.0, 2.0]]))
+        >>> answer.predictions.tolist(), answer.probabilities.round(2).tolist()
+        (['cat'], [[0.12, 0.88]])
+    """
+
+    classes: Array | None
+    logits: Array
+
+    @property
+    def predictions(self) -> Array:
+        """The most likely label of each query ``[M]``; in regression the values."""
+        return self.logits if self.classes is None else self.classes[self.logits.argmax(-1)]
+
+    @property
+    def probabilities(self) -> Array:
+        """``[M, N]``, columns in the order of :attr:`classes`."""
+        return np.asarray(torch.from_numpy(np.ascontiguousarray(self.logits)).softmax(-1))
 
 
 @dataclass(frozen=True)
@@ -90,6 +134,7 @@ class Predictor:
         self.card = card
         self._exported = exported
         learner.model.eval()  # once, so that several threads may predict
+        self._independent: bool | None = None
 
     @classmethod
     def of(cls, exported: Exported) -> Predictor:
@@ -186,6 +231,82 @@ class Predictor:
             AdaptedModel(self, FastModel(self.learner, self.params, x, labels, learned=learned.get(place)), labels)
             for place, (x, labels) in enumerate(tasks)
         ]
+
+    def predict_all(self, questions: Sequence[Question]) -> list[Answer]:
+        """Learn several tasks and answer their queries; those of equal shapes in one vectorised call.
+
+        Every answer is that of :meth:`adapt` and :meth:`AdaptedModel.logits`, up to rounding. One task after the other
+        is computed where the learner cannot be vectorised, or its model mixes the inputs of a batch.
+
+        Raises:
+            LearnerContractError: as :meth:`adapt`, for the first task that is no task.
+
+        Example:
+            >>> import distmeta
+            >>> learner = distmeta.ProtoNet(torch.nn.Flatten(), vectorise="vmap")
+            >>> spec = TaskSpec((3,), 5, "classification", 5, 5)
+            >>> predictor = Predictor(learner, {}, spec, Preprocessing((3,)), {})
+            >>> questions = [Question(torch.eye(3), list(labels), torch.eye(3)[1:2]) for labels in ("abc", "def")]
+            >>> [answer.predictions.tolist() for answer in predictor.predict_all(questions)]
+            [['b'], ['e']]
+        """
+        if self.learner.model_kind == "sequence":
+            self._refuse_support()
+        coded = [_coded(question) for question in questions]
+        together: dict[tuple[Any, ...], list[int]] = {}
+        for place, (question, (classes, targets)) in enumerate(zip(questions, coded, strict=True)):
+            ways = None if classes is None else len(classes)
+            asked = 1 << max(len(question.query_x) - 1, 0).bit_length()  # queries are filled up to a power of two
+            key = (tuple(question.support_x.shape), tuple(targets.shape), tuple(question.query_x.shape[1:]), ways)
+            together.setdefault((*key, asked), []).append(place)
+        found: dict[int, Answer] = {}
+        for (*_, ways, asked), places in together.items():
+            first = questions[places[0]]
+            fits = ways is not None and ways <= (self.most_classes or ways)
+            if len(places) == 1 or not fits or not self._vectorises(first) or not min(map(len, first)):
+                continue
+            at_once = max(1, _AT_ONCE // ((len(first.support_x) + asked) * max(1, first.support_x[0].numel())))
+            for start in range(0, len(places), at_once):
+                part = places[start : start + at_once]
+                logits = self._logits_of([questions[n] for n in part], [coded[n][1] for n in part], ways, asked)
+                for row, place in enumerate(part):
+                    classes = coded[place][0]
+                    asked_here = len(questions[place].query_x)
+                    found[place] = Answer(
+                        None if classes is None else np.asarray(classes.values), logits[row, :asked_here, :ways].numpy()
+                    )
+        return [found[n] if n in found else self._answer(question) for n, question in enumerate(questions)]
+
+    def _answer(self, question: Question) -> Answer:
+        """The answer to one question alone."""
+        fast = self.learner.adapt(question.support_x, question.labels, params=self.params)
+        classes = fast.classes_
+        return Answer(None if classes is None else np.asarray(classes), fast.logits(question.query_x).numpy())
+
+    def _logits_of(self, questions: list[Question], targets: list[torch.Tensor], ways: int, asked: int) -> torch.Tensor:
+        """Logits ``[T, asked, outputs]`` of T questions of equal shapes."""
+
+        def answered(params: Params, episode: Episode) -> torch.Tensor:
+            predict = self.learner.adapted(params, episode)
+            predict = self.learner.keeping_statistics(predict, params, episode)
+            # Never a batch of one, which some layers refuse and some models squeeze.
+            return predict(torch.cat([episode.support_x[:1], episode.query_x]))[1:]
+
+        query_x = torch.stack([_filled(question.query_x, asked) for question in questions])
+        support_x = torch.stack([question.support_x for question in questions])
+        episodes = Episode(
+            support_x, torch.stack(targets), query_x, torch.stack(targets)[:, :0], ways=ways, outputs=ways
+        )
+        with ordinary_tensors(), evaluating(self.learner.model):
+            logits: torch.Tensor = map_tasks(answered, self.params, episodes, loop=False)
+        return logits
+
+    def _vectorises(self, question: Question) -> bool:
+        """Whether tasks can be learned and asked in one vectorised call; measured once, on the first task."""
+        if self._independent is None and self.learner.config.vectorise == "vmap":
+            fast = self.learner.adapt(question.support_x, question.labels, params=self.params)
+            self._independent = fast.inputs_are_independent
+        return bool(self._independent)
 
     def run(self, sequence: Any) -> Array:
         """The model's output at each step of a sequence that holds its labels, for NTM and MANN.
@@ -321,4 +442,17 @@ class AdaptedModel:
         )
 
 
-__all__ = ["AdaptedModel", "Explanation", "Predictor"]
+def _coded(question: Question) -> tuple[Classes | None, torch.Tensor]:
+    """The classes of a task and its labels as positions ``[S]``; no classes and floats ``[S, D]`` in regression."""
+    labels = require_examples(question.support_x, question.labels)
+    if is_regression(labels):
+        return None, torch.as_tensor(labels)
+    return Classes.of(labels)
+
+
+def _filled(x: torch.Tensor, count: int) -> torch.Tensor:
+    """``x [M, ...]`` with its last row repeated up to ``count`` rows."""
+    return torch.cat([x, x[-1:].expand(count - len(x), *x.shape[1:])])
+
+
+__all__ = ["AdaptedModel", "Answer", "Explanation", "Predictor", "Question"]
