@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from distmeta.data.catalog import DATASETS, resolve
     from distmeta.data.dataset import ClassSplit, ShardDataset
-    from distmeta.data.encode import encode
+    from distmeta.data.encoding import encode
     from distmeta.data.manifest import Manifest
     from distmeta.data.preprocessing import Preprocessing
     from distmeta.data.sources.arrays import from_arrays
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "catalog": ("DATASETS", "resolve"),
     "dataset": ("ClassSplit", "ShardDataset"),
-    "encode": ("encode",),
+    "encoding": ("encode",),
     "manifest": ("Manifest",),
     "preprocessing": ("Preprocessing",),
     "sources.arrays": ("from_arrays",),

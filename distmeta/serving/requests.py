@@ -136,8 +136,8 @@ def _labels(given: Sequence[Any], predictor: Predictor, settings: ServiceSetting
     if most is not None and len(classes) > most:
         raise Refused(
             422,
-            f"support_y has {len(classes):,} classes, {listed(map(str, classes), 10)}; this model tells at most {most} apart. Leave "
-            "classes out, or serve a metric learner such as ProtoNet, which takes any number.",
+            f"support_y has {len(classes):,} classes, {listed(map(str, classes), 10)}; this model tells at most {most} "
+            "apart. Leave classes out, or serve a metric learner such as ProtoNet, which takes any number.",
         )
     if len(classes) > settings.max_classes:
         raise Refused(
@@ -148,7 +148,8 @@ def _labels(given: Sequence[Any], predictor: Predictor, settings: ServiceSetting
     if len(classes) < 2:
         raise Refused(
             422,
-            f"support_y has one class, {listed(map(str, classes), 10)}; expected two at least. Add examples of another class.",
+            f"support_y has one class, {listed(map(str, classes), 10)}; expected two at least. Add examples of "
+            "another class.",
         )
     return list(given)
 

@@ -14,7 +14,7 @@ from distmeta import config
 from distmeta.config import NumberOrBounds
 from distmeta.data.catalog import DATASETS, resolve
 from distmeta.data.dataset import ClassSplit, ShardDataset
-from distmeta.data.encode import seen_classes_warning
+from distmeta.data.encoding import seen_classes_warning
 from distmeta.data.preprocessing import Preprocessing
 from distmeta.data.shard_file import floats
 from distmeta.data.verifying import verify_once

@@ -20,7 +20,7 @@ from distmeta.types import TaskRef
 from helpers import run_command
 
 # The package has a function of the module's name.
-encode_module = sys.modules["distmeta.data.encode"]
+encode_module = sys.modules["distmeta.data.encoding"]
 
 HEAD = "import os\nimport time\nimport torch\nfrom torch import nn\n\n"
 CONV = """
@@ -158,7 +158,7 @@ def test_a_killed_encoding_goes_on_and_its_processes_end(digits_dir, write, tmp_
     spec, out = write(SLOW, "slow"), tmp_path / "out"
     program = (
         "import sys\nfrom distmeta.data import encode\n"
-        "sys.modules['distmeta.data.encode'].PART_IMAGES = 6\n"
+        "sys.modules['distmeta.data.encoding'].PART_IMAGES = 6\n"
         "if __name__ == '__main__':\n"
         f"    encode({str(digits_dir)!r}, {spec!r}, {str(out)!r}, workers=2)\n"
     )
@@ -174,7 +174,7 @@ def test_a_killed_encoding_goes_on_and_its_processes_end(digits_dir, write, tmp_
     def check(done, total):
         assert {path: path.stat().st_mtime_ns for path in kept} == before, "finished parts are read, not written"
 
-    sys.modules["distmeta.data.encode"].PART_IMAGES, usual = 6, encode_module.PART_IMAGES
+    sys.modules["distmeta.data.encoding"].PART_IMAGES, usual = 6, encode_module.PART_IMAGES
     try:
         found = encode(digits_dir, spec, out, workers=1, progress=check)
     finally:
@@ -284,7 +284,7 @@ def animals_dir(tmp_path):
     x, y = np.zeros((48, 1, 8, 8), np.uint8), np.repeat(np.arange(8), 6)
     names = ["Tree_Frog", "lynx", "zebra", "frogs/Bull Frog", "ox", "newt", "gnu", "Tailed-Frog"]
     splits = {"meta_train": [5, 6], "meta_test": [0, 1, 2, 3, 4, 7]}
-    from_arrays(x, y, tmp_path / "animals", splits=splits, class_names=names, name="animals")
+    from_arrays(x, y, tmp_path / "animals", splits=splits, class_names=names, name="animals", allow_duplicates=True)
     return tmp_path / "animals"
 
 
@@ -363,6 +363,7 @@ def test_efficientnet_with_the_weights_of_its_wheel(tmp_path):
     x = np.random.default_rng(0).integers(0, 256, (8, 3, 16, 16), dtype=np.uint8)
     from_arrays(
         x, np.repeat(np.arange(4), 2), tmp_path / "pictures", splits={"meta_train": [0, 1], "meta_test": [2, 3]}
+        allow_duplicates=True,
     )
     spec = f"{Path(__file__).parents[2] / 'jobs' / 'encoders' / 'efficientnet_lite0.py'}:encoder"
     manifest = encode(tmp_path / "pictures", spec, tmp_path / "out", workers=1)
