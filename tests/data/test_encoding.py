@@ -363,7 +363,6 @@ def test_efficientnet_with_the_weights_of_its_wheel(tmp_path):
     x = np.random.default_rng(0).integers(0, 256, (8, 3, 16, 16), dtype=np.uint8)
     from_arrays(
         x, np.repeat(np.arange(4), 2), tmp_path / "pictures", splits={"meta_train": [0, 1], "meta_test": [2, 3]}
-        allow_duplicates=True,
     )
     spec = f"{Path(__file__).parents[2] / 'jobs' / 'encoders' / 'efficientnet_lite0.py'}:encoder"
     manifest = encode(tmp_path / "pictures", spec, tmp_path / "out", workers=1)
