@@ -222,7 +222,7 @@ def soak(port: int, total: int, count: int, tasks: list[Task]) -> str:
                 answered[0] += 1
                 if not right:
                     wrong.append((number, status))
-                if answered[0] in (total // 5, total):
+                if answered[0] % (total // 5) == 0:
                     memory[answered[0]] = replica_mib()
 
     began = time.perf_counter()

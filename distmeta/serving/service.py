@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from distmeta.errors import ConfigError, RuntimeFailure, foreign
+from distmeta.runtime.malloc import keep_freed_memory
 from distmeta.runtime.ray_backend import RayBackend  # first: it sets Ray's environment
 from distmeta.serving.answering import Lesson
 from distmeta.serving.settings import ServiceSettings
@@ -154,6 +155,7 @@ def _application(source: str, settings: ServiceSettings, store: Any) -> Any:
     from distmeta.serving.loading import load
     from distmeta.serving.web_app import make_app
 
+    keep_freed_memory()
     torch.set_num_threads(1)  # of the replica's one CPU
     ours, theirs = logging.getLogger("distmeta"), logging.getLogger("ray.serve")
     for handler in theirs.handlers:
