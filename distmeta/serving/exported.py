@@ -30,7 +30,7 @@ from safetensors.torch import save as save_tensors
 
 from distmeta.errors import CheckpointMismatch, ConfigError, FileDamaged
 from distmeta.experiment.job import JOB, load_job
-from distmeta.files import MANIFEST, parse_record, record_bytes
+from distmeta.files import parse_record, record_bytes
 from distmeta.learners.base import MetaLearner
 from distmeta.learners.functional import frozen_digest
 from distmeta.learners.param_layout import ParamLayout
@@ -177,8 +177,8 @@ class Exported:
 
 
 def is_export(folder: Path) -> bool:
-    """Return whether a folder was written by ``distmeta export``."""
-    return (folder / _EXPORT).is_file() and (folder / MANIFEST).is_file()
+    """Return whether a folder was written by ``distmeta export``; also one of whose files some are lost."""
+    return any((folder / name).is_file() for name in (_EXPORT, _PARAMS))
 
 
 def fixed_tensors(learner: MetaLearner) -> dict[str, torch.Tensor]:
