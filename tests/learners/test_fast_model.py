@@ -199,13 +199,13 @@ def test_any_statistic_of_the_batch_is_found(learner, function, examples):
     assert relative(one_by_one[:-1], fast.logits(new[:-1])) < 1e-6
     assert relative(one_by_one, fast.logits(new)) < 1e-6
     if learner is MAML:  # distances between features do not change where all are shifted by the same mean
-        assert not fast._inputs_are_independent
+        assert not fast.inputs_are_independent
 
 
 def test_a_model_without_statistics_predicts_its_inputs_together():
     torch.manual_seed(0)
     for model, x in ((nn.Linear(4, 3), torch.randn(6, 4)), (nn.Linear(4, 3).double(), torch.randn(6, 4).double())):
-        assert MAML(model).adapt(x, torch.tensor([0, 0, 1, 1, 2, 2]))._inputs_are_independent
+        assert MAML(model).adapt(x, torch.tensor([0, 0, 1, 1, 2, 2])).inputs_are_independent
 
 
 class Words(nn.Module):
@@ -226,10 +226,10 @@ def test_indices_stay_within_their_table_while_the_batch_is_probed(share, dtype)
     torch.manual_seed(0)
     x, y = torch.randint(9, (6, 4)).to(dtype), torch.tensor([0, 0, 1, 1, 2, 2])
     fast = MAML(Words(share)).adapt(x, y)
-    assert fast._inputs_are_independent is (share == 0)
+    assert fast.inputs_are_independent is (share == 0)
     new = torch.randint(9, (5, 4)).to(dtype)
     assert relative(torch.cat([fast.logits(row[None]) for row in new]), fast.logits(new)) < 1e-6
-    assert not MAML(Words(0.0)).adapt(x[:1], y[:1])._inputs_are_independent
+    assert not MAML(Words(0.0)).adapt(x[:1], y[:1]).inputs_are_independent
 
 
 class Counted(nn.Module):
