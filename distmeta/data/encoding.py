@@ -97,8 +97,8 @@ def encode(
         >>> program = "import torch\ndef encoder():\n    return torch.nn.Flatten()\n"
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     _ = (Path(folder) / "flat.py").write_text(program)
-        ...     x, y = np.zeros((50, 1, 8, 8), np.uint8), np.repeat(np.arange(5), 10)
-        ...     _ = from_arrays(x, y, f"{folder}/pictures", splits="60/20/20")
+        ...     x, y = np.arange(50 * 64).reshape(50, 1, 8, 8) // 50, np.repeat(np.arange(5), 10)
+        ...     _ = from_arrays(x.astype(np.uint8), y, f"{folder}/pictures", splits="60/20/20")
         ...     manifest = encode(f"{folder}/pictures", f"{folder}/flat.py:encoder", f"{folder}/features", workers=1)
         >>> manifest.input_shape, manifest.dtype, manifest.provenance["encoder"]["function"]
         ((64,), 'float32', 'flat.py:encoder')

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from distmeta.errors import ConfigError, RuntimeFailure, foreign
-from distmeta.runtime.malloc import keep_freed_memory
+from distmeta.malloc import keep_freed_memory
 from distmeta.runtime.ray_backend import RayBackend  # first: it sets Ray's environment
 from distmeta.serving.answering import Lesson
 from distmeta.serving.settings import ServiceSettings

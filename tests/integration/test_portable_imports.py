@@ -18,7 +18,7 @@ import distmeta
 
 for module in pkgutil.walk_packages(distmeta.__path__, "distmeta."):
     # Ray itself takes another path on other systems.
-    if not module.name.endswith(("__main__", "ray_backend", "ray_errors", "submitting")):
+    if not module.name.endswith(("__main__", "ray_backend", "ray_errors", "submitting", "service")):
         importlib.import_module(module.name)
         print(module.name)
 """

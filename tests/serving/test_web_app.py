@@ -331,7 +331,7 @@ BAD = {
     "above 255": (with_query([[0, 256]]), 422, "from 0 to 256; expected whole numbers from 0 to 255"),
     "negative": (with_query([[-1.5, 1]]), 422, "Undo the normalisation"),
     "fractions above 1": (with_query([[0.5, 1.5]]), 422, "expected whole numbers"),
-    "of another shape": (with_query([1, 2, 3]), 422, "query_x[0]: The inputs have shape [1, 3]"),
+    "of another shape": (with_query([1, 2, 3]), 422, "query_x[0] has shape [3]; expected pictures"),
     "an object": (with_query({"a": 1}), 422, "query_x[0] is an object"),
     "a number": (with_query(3), 422, "query_x[0] is an integer"),
 }
