@@ -82,8 +82,8 @@ COMMANDS = {
     "list": "--json",
     "reproduce": f"card --data --json --minutes --run-dir --set --show {PLACE} {TRACKING}",
     "resume": f"run_dir --changed-code --data --json --set {PLACE} {TRACKING}",
-    "serve": "source --address --batch --batch-wait-ms --host --json --keep-minutes --max-batch --max-body --max-classes "
-    "--max-examples --max-pixels --max-tasks --no-batch --port --replicas --token",
+    "serve": "source --address --batch --batch-wait-ms --host --json --keep-minutes --max-batch --max-body "
+    "--max-classes --max-examples --max-pixels --max-tasks --no-batch --port --replicas --token",
     "submit": "job --address --data --json --no-wait --run-dir --set --tracking-uri --workers",
     "track sync": "run_dir --json --tracking-uri",
     "train": f"job --data --json --run-dir --set {PLACE} {TRACKING}",
