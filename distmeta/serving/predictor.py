@@ -213,12 +213,14 @@ class Predictor:
         if self.learner.model_kind == "sequence":
             self._refuse_support()
         together: dict[tuple[Any, ...], list[int]] = {}
-        coded = [Classes.of(labels) for _, labels in tasks]
-        for place, ((x, _), (classes, _)) in enumerate(zip(tasks, coded, strict=True)):
-            together.setdefault((tuple(x.shape), len(classes)), []).append(place)
+        coded = [_coded(x, labels) for x, labels in tasks]
+        for place, ((x, _), (classes, targets)) in enumerate(zip(tasks, coded, strict=True)):
+            ways = None if classes is None else len(classes)
+            together.setdefault((tuple(x.shape), tuple(targets.shape), ways), []).append(place)
         learned: dict[int, Params] = {}
-        for (_, ways), places in together.items():
-            if len(places) == 1 or self.learner.loops or (self.most_classes or ways) < ways:
+        for (*_, ways), places in together.items():
+            fits = ways is not None and ways <= (self.most_classes or ways)
+            if len(places) == 1 or self.learner.loops or not fits:
                 continue
             support_x = torch.stack([tasks[place][0] for place in places])
             support_y = torch.stack([coded[place][1] for place in places])
@@ -252,7 +254,7 @@ class Predictor:
         """
         if self.learner.model_kind == "sequence":
             self._refuse_support()
-        coded = [_coded(question) for question in questions]
+        coded = [_coded(question.support_x, question.labels) for question in questions]
         together: dict[tuple[Any, ...], list[int]] = {}
         for place, (question, (classes, targets)) in enumerate(zip(questions, coded, strict=True)):
             ways = None if classes is None else len(classes)
@@ -442,9 +444,9 @@ class AdaptedModel:
         )
 
 
-def _coded(question: Question) -> tuple[Classes | None, torch.Tensor]:
+def _coded(x: torch.Tensor, labels: Labels) -> tuple[Classes | None, torch.Tensor]:
     """The classes of a task and its labels as positions ``[S]``; no classes and floats ``[S, D]`` in regression."""
-    labels = require_examples(question.support_x, question.labels)
+    labels = require_examples(x, labels)
     if is_regression(labels):
         return None, torch.as_tensor(labels)
     return Classes.of(labels)

@@ -150,6 +150,10 @@ def test_regression_and_no_queries_are_answered():
     for one, answer in zip(asked, predictor.predict_all(asked), strict=True):
         assert answer.classes is None
         assert off(answer.predictions, learner.adapt(*one[:2]).predict(one.query_x)) < 1e-6
+    # Before, only predict_all() took the targets of a regression: adapt_all() asked for labels.
+    for one, fast in zip(asked, predictor.adapt_all([part[:2] for part in asked]), strict=True):
+        assert fast.classes_ is None
+        assert off(fast.predict(one.query_x), learner.adapt(*one[:2]).predict(one.query_x)) < 1e-6
     predictor = predictor_of("MAML")
     assert [a.logits.shape for a in predictor.predict_all([question(0, queries=0), question(1, queries=0)])] == [
         (0, 5)

@@ -148,6 +148,10 @@ def test_vectors_and_regression():
     with served(regression()) as web:
         found = web.predict(support_x=[[0.0], [1.0]], support_y=[[0.5], 1], query_x=[[2.0], [3.0]])
         assert np.shape(found.json["values"]) == (2, 1)
+        made = web.ask("POST", "/tasks", {"support_x": [[0.0], [1.0]], "support_y": [[0.5], 1]})
+        assert made.status in (200, 201)
+        kept = web.ask("POST", f"/tasks/{made.json['id']}/predict", {"query_x": [[2.0], [3.0]]})
+        np.testing.assert_allclose(kept.json["values"], found.json["values"], rtol=1e-5, atol=1e-6)
         assert web.predict(support_x=[[0.0]], support_y=["a"], query_x=[[2.0]]).status == 422
 
 
