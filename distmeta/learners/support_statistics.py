@@ -7,6 +7,7 @@ of the whole support set per input. So the layer's statistics are taken from the
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -27,54 +28,54 @@ class Statistics(NamedTuple):
     variance: torch.Tensor
 
 
-class _Recording(TorchFunctionMode):
-    """Append the statistics of every batch norm to :attr:`seen`, in the order of the calls."""
+class _BatchNorms(TorchFunctionMode, ABC):
+    """Normalise every batch norm that takes batch statistics by those of :meth:`statistics`."""
+
+    @abstractmethod
+    def statistics(self, x: torch.Tensor) -> Statistics:
+        """The statistics for the next call, whose input is ``x [B, C, ...]``."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func in _NORMS and (call := _Call.of(func, args, kwargs or {})).training:
+            return call.by(self.statistics(call.input))
+        return func(*args, **(kwargs or {}))
+
+
+class _Recording(_BatchNorms):
+    """Keep the statistics of the batch at hand in :attr:`seen`, in the order of the calls."""
 
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[Statistics] = []
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        if func in _NORMS and (call := _Call.of(func, args, kwargs or {})).training:
-            x = call.input
-            dims = tuple(d for d in range(x.dim()) if d != 1)
-            mean = x.mean(dims)
-            variance = (x - _of_channels(mean, x)).square().mean(dims)
-            self.seen.append(Statistics(mean, variance))
-            return call.by(self.seen[-1])
-        return func(*args, **(kwargs or {}))
+    def statistics(self, x: torch.Tensor) -> Statistics:
+        dims = tuple(d for d in range(x.dim()) if d != 1)
+        mean = x.mean(dims)
+        self.seen.append(Statistics(mean, (x - _of_channels(mean, x)).square().mean(dims)))
+        return self.seen[-1]
 
 
-class _Replay(TorchFunctionMode):
-    """Normalise by recorded statistics, in the order of the calls."""
+class _Replay(_BatchNorms):
+    """Take recorded statistics, in the order of the calls."""
 
     def __init__(self, recorded: Sequence[Statistics]) -> None:
         super().__init__()
         self._recorded, self._next = recorded, 0
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        if func in _NORMS and (call := _Call.of(func, args, kwargs or {})).training:
-            if self._next == len(self._recorded):
-                raise ModelContractError(
-                    f"The model called batch norm {len(self._recorded)} times on the support set and more often on "
-                    "other inputs; expected as many calls for any inputs. Take the condition out of forward(), or use "
-                    "GroupNorm."
-                )
-            self._next += 1
-            return call.by(self._recorded[self._next - 1])
-        return func(*args, **(kwargs or {}))
+    def statistics(self, x: torch.Tensor) -> Statistics:
+        if self._next == len(self._recorded):
+            raise ModelContractError(
+                f"The model called batch norm {len(self._recorded)} times on the support set and more often on other "
+                "inputs; expected as many calls for any inputs. Take the condition out of forward(), or use GroupNorm."
+            )
+        self._next += 1
+        return self._recorded[self._next - 1]
 
 
 class _Call(NamedTuple):

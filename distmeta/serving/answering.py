@@ -12,9 +12,10 @@ import torch
 from distmeta.errors import DistmetaError
 from distmeta.learners.labels import Labels
 from distmeta.serving.kept import Kept
-from distmeta.serving.predictor import AdaptedModel, Answer, Predictor, Question
+from distmeta.serving.predictor import AdaptedModel, Predictor
 from distmeta.serving.requests import Refused
 from distmeta.serving.settings import ServiceSettings
+from distmeta.serving.together import Answer, Question
 
 
 @dataclass(frozen=True)

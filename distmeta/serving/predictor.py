@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,60 +15,16 @@ from distmeta.data.pictures import MAX_PIXELS
 from distmeta.data.preprocessing import Preprocessing
 from distmeta.errors import ConfigError, LearnerContractError
 from distmeta.learners.base import MetaLearner
-from distmeta.learners.engine import map_tasks
-from distmeta.learners.fast_model import FastModel, require_examples
+from distmeta.learners.fast_model import FastModel
 from distmeta.learners.functional import evaluating, ordinary_tensors
-from distmeta.learners.labels import Classes, Labels, is_regression
+from distmeta.learners.labels import Labels
 from distmeta.serving.exported import Exported
 from distmeta.serving.kept_task import KeptTask, task_files
 from distmeta.serving.sealed import require_new, write_sealed
-from distmeta.types import Episode, Params, TaskSpec
+from distmeta.serving.together import Answer, Question, Together
+from distmeta.types import Params, TaskSpec
 
 Array = npt.NDArray[Any]
-
-_AT_ONCE = 2**16  # numbers of the inputs of one call: what a core caches; larger ones are slower for each task
-
-
-class Question(NamedTuple):
-    """One task and what is asked about it, prepared (:meth:`Predictor.inputs`).
-
-    Args:
-        support_x: ``[S, ...]``.
-        labels: ``[S]``, any hashable values; floats ``[S, D]`` for regression.
-        query_x: ``[M, ...]``.
-    """
-
-    support_x: torch.Tensor
-    labels: Labels
-    query_x: torch.Tensor
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a learner predicts for the queries of one task.
-
-    Args:
-        classes: the labels ``[N]``; ``None`` in regression.
-        logits: ``[M, N]``; in regression the values ``[M, D]``.
-
-    Example:
-        >>> answer = Answer(np.array(["ant", "cat"]), np.array([[0.0, 2.0]]))
-        >>> answer.predictions.tolist(), answer.probabilities.round(2).tolist()
-        (['cat'], [[0.12, 0.88]])
-    """
-
-    classes: Array | None
-    logits: Array
-
-    @property
-    def predictions(self) -> Array:
-        """The most likely label of each query ``[M]``; in regression the values."""
-        return self.logits if self.classes is None else self.classes[self.logits.argmax(-1)]
-
-    @property
-    def probabilities(self) -> Array:
-        """``[M, N]``, columns in the order of :attr:`classes`."""
-        return np.asarray(torch.from_numpy(np.ascontiguousarray(self.logits)).softmax(-1))
 
 
 @dataclass(frozen=True)
@@ -134,7 +90,7 @@ class Predictor:
         self.card = card
         self._exported = exported
         learner.model.eval()  # once, so that several threads may predict
-        self._independent: bool | None = None
+        self._together = Together(self.learner, params, self.most_classes)
 
     @classmethod
     def of(cls, exported: Exported) -> Predictor:
@@ -212,23 +168,7 @@ class Predictor:
         """
         if self.learner.model_kind == "sequence":
             self._refuse_support()
-        together: dict[tuple[Any, ...], list[int]] = {}
-        coded = [_coded(x, labels) for x, labels in tasks]
-        for place, ((x, _), (classes, targets)) in enumerate(zip(tasks, coded, strict=True)):
-            ways = None if classes is None else len(classes)
-            together.setdefault((tuple(x.shape), tuple(targets.shape), ways), []).append(place)
-        learned: dict[int, Params] = {}
-        for (*_, ways), places in together.items():
-            fits = ways is not None and ways <= (self.most_classes or ways)
-            if len(places) == 1 or self.learner.loops or not fits:
-                continue
-            support_x = torch.stack([tasks[place][0] for place in places])
-            support_y = torch.stack([coded[place][1] for place in places])
-            episodes = Episode(support_x, support_y, support_x[:, :0], support_y[:, :0], ways=ways, outputs=ways)
-            with ordinary_tensors(), evaluating(self.learner.model):
-                found = map_tasks(self.learner.learned, self.params, episodes, loop=False)
-            for row, place in enumerate(places):
-                learned[place] = {name: values[row] for name, values in found.items()}
+        learned = self._together.learned(tasks)
         return [
             AdaptedModel(self, FastModel(self.learner, self.params, x, labels, learned=learned.get(place)), labels)
             for place, (x, labels) in enumerate(tasks)
@@ -254,29 +194,7 @@ class Predictor:
         """
         if self.learner.model_kind == "sequence":
             self._refuse_support()
-        coded = [_coded(question.support_x, question.labels) for question in questions]
-        together: dict[tuple[Any, ...], list[int]] = {}
-        for place, (question, (classes, targets)) in enumerate(zip(questions, coded, strict=True)):
-            ways = None if classes is None else len(classes)
-            asked = 1 << max(len(question.query_x) - 1, 0).bit_length()  # queries are filled up to a power of two
-            key = (tuple(question.support_x.shape), tuple(targets.shape), tuple(question.query_x.shape[1:]), ways)
-            together.setdefault((*key, asked), []).append(place)
-        found: dict[int, Answer] = {}
-        for (*_, ways, asked), places in together.items():
-            first = questions[places[0]]
-            fits = ways is not None and ways <= (self.most_classes or ways)
-            if len(places) == 1 or not fits or not self._vectorises(first) or not min(map(len, first)):
-                continue
-            at_once = max(1, _AT_ONCE // ((len(first.support_x) + asked) * max(1, first.support_x[0].numel())))
-            for start in range(0, len(places), at_once):
-                part = places[start : start + at_once]
-                logits = self._logits_of([questions[n] for n in part], [coded[n][1] for n in part], ways, asked)
-                for row, place in enumerate(part):
-                    classes = coded[place][0]
-                    asked_here = len(questions[place].query_x)
-                    found[place] = Answer(
-                        None if classes is None else np.asarray(classes.values), logits[row, :asked_here, :ways].numpy()
-                    )
+        found = self._together.answers(questions)
         return [found[n] if n in found else self._answer(question) for n, question in enumerate(questions)]
 
     def _answer(self, question: Question) -> Answer:
@@ -284,31 +202,6 @@ class Predictor:
         fast = self.learner.adapt(question.support_x, question.labels, params=self.params)
         classes = fast.classes_
         return Answer(None if classes is None else np.asarray(classes), fast.logits(question.query_x).numpy())
-
-    def _logits_of(self, questions: list[Question], targets: list[torch.Tensor], ways: int, asked: int) -> torch.Tensor:
-        """Logits ``[T, asked, outputs]`` of T questions of equal shapes."""
-
-        def answered(params: Params, episode: Episode) -> torch.Tensor:
-            predict = self.learner.adapted(params, episode)
-            predict = self.learner.keeping_statistics(predict, params, episode)
-            # Never a batch of one, which some layers refuse and some models squeeze.
-            return predict(torch.cat([episode.support_x[:1], episode.query_x]))[1:]
-
-        query_x = torch.stack([_filled(question.query_x, asked) for question in questions])
-        support_x = torch.stack([question.support_x for question in questions])
-        episodes = Episode(
-            support_x, torch.stack(targets), query_x, torch.stack(targets)[:, :0], ways=ways, outputs=ways
-        )
-        with ordinary_tensors(), evaluating(self.learner.model):
-            logits: torch.Tensor = map_tasks(answered, self.params, episodes, loop=False)
-        return logits
-
-    def _vectorises(self, question: Question) -> bool:
-        """Whether tasks can be learned and asked in one vectorised call; measured once, on the first task."""
-        if self._independent is None and self.learner.config.vectorise == "vmap":
-            fast = self.learner.adapt(question.support_x, question.labels, params=self.params)
-            self._independent = fast.inputs_are_independent
-        return bool(self._independent)
 
     def run(self, sequence: Any) -> Array:
         """The model's output at each step of a sequence that holds its labels, for NTM and MANN.
@@ -444,17 +337,4 @@ class AdaptedModel:
         )
 
 
-def _coded(x: torch.Tensor, labels: Labels) -> tuple[Classes | None, torch.Tensor]:
-    """The classes of a task and its labels as positions ``[S]``; no classes and floats ``[S, D]`` in regression."""
-    labels = require_examples(x, labels)
-    if is_regression(labels):
-        return None, torch.as_tensor(labels)
-    return Classes.of(labels)
-
-
-def _filled(x: torch.Tensor, count: int) -> torch.Tensor:
-    """``x [M, ...]`` with its last row repeated up to ``count`` rows."""
-    return torch.cat([x, x[-1:].expand(count - len(x), *x.shape[1:])])
-
-
-__all__ = ["AdaptedModel", "Answer", "Explanation", "Predictor", "Question"]
+__all__ = ["AdaptedModel", "Explanation", "Predictor"]

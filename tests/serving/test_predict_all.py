@@ -10,7 +10,8 @@ from distmeta.data.preprocessing import Preprocessing
 from distmeta.errors import LearnerContractError
 from distmeta.learners import find_learners
 from distmeta.seeding import rng
-from distmeta.serving.predictor import Predictor, Question
+from distmeta.serving.predictor import Predictor
+from distmeta.serving.together import Question
 from distmeta.types import TaskSpec
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -102,17 +103,17 @@ def test_together_as_alone_for_every_learner(name, norm, dtype, most):
 
 def test_equal_tasks_are_computed_in_one_call(monkeypatch):
     predictor, sizes = predictor_of("MAML"), []
-    plain = predictor._logits_of
-    monkeypatch.setattr(predictor, "_logits_of", lambda q, *more: sizes.append(len(q)) or plain(q, *more))
+    plain = predictor._together._logits_of
+    monkeypatch.setattr(predictor._together, "_logits_of", lambda q, *more: sizes.append(len(q)) or plain(q, *more))
     predictor.predict_all([question(n) for n in range(6)] + [question(9, labels="ab")])
     assert sizes == [6]
 
 
 def test_large_inputs_are_computed_in_several_calls(monkeypatch):
     predictor, sizes = predictor_of("ProtoNet"), []
-    plain = predictor._logits_of
-    monkeypatch.setattr(predictor, "_logits_of", lambda q, *more: sizes.append(len(q)) or plain(q, *more))
-    monkeypatch.setattr("distmeta.serving.predictor._AT_ONCE", 2 * (5 + 2) * SIDE * SIDE)
+    plain = predictor._together._logits_of
+    monkeypatch.setattr(predictor._together, "_logits_of", lambda q, *more: sizes.append(len(q)) or plain(q, *more))
+    monkeypatch.setattr("distmeta.serving.together._AT_ONCE", 2 * (5 + 2) * SIDE * SIDE)
     questions = [question(n) for n in range(5)]
     answers = predictor.predict_all(questions)
     assert sizes == [2, 2, 1]
@@ -136,7 +137,7 @@ def test_a_model_that_mixes_a_batch_answers_one_task_after_the_other(vectorise, 
     learner = MAML(Centred(), vectorise=vectorise)
     params = learner.init_meta_params(rng(0, "init"))
     predictor = Predictor(learner, params, SPEC, Preprocessing((1, SIDE, SIDE), "uint8"), {})
-    monkeypatch.setattr(predictor, "_logits_of", None)  # not called
+    monkeypatch.setattr(predictor._together, "_logits_of", None)  # not called
     questions = [question(n) for n in range(3)]
     for one, answer in zip(questions, predictor.predict_all(questions), strict=True):
         assert off(answer.logits, alone(predictor, one)) < 1e-6
