@@ -28,15 +28,13 @@ from typing import Any
 import torch
 from safetensors.torch import save as save_tensors
 
-from distmeta.errors import CheckpointMismatch, ConfigError, FileDamaged
+from distmeta.errors import ConfigError, FileDamaged
 from distmeta.experiment.job import JOB, load_job
 from distmeta.files import parse_record, record_bytes
 from distmeta.learners.base import MetaLearner
-from distmeta.learners.functional import frozen_digest
-from distmeta.learners.param_layout import ParamLayout
 from distmeta.run.record import LearnedFrom
-from distmeta.seeding import rng
 from distmeta.serving.card import card_text
+from distmeta.serving.rebuilt import rebuilt
 from distmeta.serving.sealed import SealedFolder
 from distmeta.types import Params
 
@@ -149,21 +147,18 @@ class Exported:
             if isinstance(error.__cause__, FileNotFoundError):
                 error.with_note("Files beside it are no part of an export; weights are. Read a file only if it exists.")
             raise
-        learner = job.experiment.learner.bind(self.learned_from.spec, self.seed).with_config(vectorise=self.engine)
-        if ParamLayout.of(learner.init_meta_params(rng(self.seed, "init"))) != ParamLayout.of(self.params):
-            raise CheckpointMismatch(
-                "The parameters of the export have other names or shapes than the model that its job file builds; "
-                f"expected the same. Install the versions of its {_REQUIREMENTS}."
-            )
-        if self.fixed:
-            learner.model.load_state_dict(dict(self.fixed), strict=False)
-        if (now := frozen_digest(learner.model)) != self.frozen:
-            raise CheckpointMismatch(
-                f"The weights of the export that are not trained are others (sha256 {str(now)[:12]}, were "
-                f"{str(self.frozen)[:12]}); expected those of the training. {FIX}"
-            )
-        learner.load(self.params)
-        return learner
+        return rebuilt(
+            job.experiment.learner,
+            self.learned_from.spec,
+            self.seed,
+            self.engine,
+            self.params,
+            self.frozen,
+            whose="the export",
+            versions=f"Install the versions of its {_REQUIREMENTS}.",
+            source=FIX,
+            fixed=self.fixed,
+        )
 
     @cached_property
     def _unpacked(self) -> Path:

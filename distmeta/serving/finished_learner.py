@@ -6,17 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distmeta.errors import CheckpointMismatch, ConfigError
+from distmeta.errors import ConfigError
 from distmeta.learners.base import MetaLearner
-from distmeta.learners.functional import frozen_digest
-from distmeta.learners.param_layout import ParamLayout
 from distmeta.run.directory import RunDirectory
 from distmeta.run.finished_run import trained_checkpoints
 from distmeta.run.record import LearnedFrom
 from distmeta.runtime.checkpoint import Checkpoint
-from distmeta.seeding import rng
 from distmeta.serving.exported import Exported, fixed_tensors
 from distmeta.serving.predictor import Predictor
+from distmeta.serving.rebuilt import rebuilt
 
 
 class FinishedLearner:
@@ -65,20 +63,17 @@ class FinishedLearner:
                 f"{run_dir} is a run of an earlier version, started from Python: the shapes of its tasks were not "
                 "kept. Train it again, from a job file."
             )
-        learner = learner.bind(learned_from.spec, seed).with_config(vectorise=last.record["engine"])
-        layout = ParamLayout.of(learner.init_meta_params(rng(seed, "init")))
-        if layout != best.layout:
-            raise CheckpointMismatch(
-                f"The parameters of {run_dir} have other names or shapes than the model that its job file builds; "
-                "expected those of the training. Install the versions that it was trained with, or give the learner."
-            )
-        was, now = last.record["identity"].get("frozen"), frozen_digest(learner.model)
-        if was != now:
-            raise CheckpointMismatch(
-                f"The weights of {run_dir} that are not trained are others now (sha256 {str(now)[:12]}, were "
-                f"{str(was)[:12]}); expected those of the training. Restore the file that the model reads them from."
-            )
-        learner.load(best.layout.unflatten(best.vector))
+        learner = rebuilt(
+            learner,
+            learned_from.spec,
+            seed,
+            last.record["engine"],
+            best.layout.unflatten(best.vector),
+            last.record["identity"].get("frozen"),
+            whose=str(run_dir),
+            versions="Install the versions that it was trained with, or give the learner.",
+            source="Restore the file that the model reads them from.",
+        )
         return cls(directory, learner, learned_from, last, best)
 
     def predictor(self) -> Predictor:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distmeta.errors import DataError
+from distmeta.serving.json_pixels import pixels_of
 from distmeta.serving.predictor import Predictor
 
 MAX_PIXELS = 16_000_000
@@ -141,14 +142,7 @@ def _picture(place: str, item: Any, predictor: Predictor) -> Any:
         except (binascii.Error, ValueError):
             raise DataError(f"{place} is text that is no base64; expected base64 of a PNG or JPEG file.") from None
     values = _numbers(place, item)
-    if predictor.preprocessing.dtype != "uint8" or not values.size or 0 <= values.min() <= values.max() <= 1:
-        return values
-    if values.min() < 0 or values.max() > 255 or (values != np.rint(values)).any():
-        raise DataError(
-            f"{place} has numbers from {values.min():g} to {values.max():g}; expected whole numbers from 0 to 255, or "
-            "numbers from 0 to 1. Undo the normalisation."
-        )
-    return values.astype(np.uint8)
+    return pixels_of(place, values) if predictor.preprocessing.dtype == "uint8" and values.size else values
 
 
 def _numbers(name: str, given: Any) -> npt.NDArray[np.float64]:

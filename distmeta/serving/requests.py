@@ -19,6 +19,7 @@ from pydantic_core import from_json
 from distmeta.config import did_you_mean
 from distmeta.errors import DataError, DistmetaError, listed
 from distmeta.serving.bodies import LABEL_LENGTH, Body, SupportBody
+from distmeta.serving.json_pixels import pixels_of
 from distmeta.serving.predictor import Predictor
 from distmeta.serving.settings import ServiceSettings
 
@@ -215,17 +216,11 @@ def _array(place: str, item: list[Any], predictor: Predictor) -> np.ndarray[Any,
         if not bool((np.abs(values.astype(np.float64)) < _LARGEST).all()):
             raise Refused(422, f"{place} has numbers that are too large for 32 bits; expected finite ones. Scale them.")
         return values.astype(np.float64)
-    # A byte or a fraction: languages such as JavaScript write 1.0 as 1, so the type of a number does not tell.
-    low, high = float(values.min()), float(values.max())
-    if high <= 1 and low >= 0:
-        return values.astype(np.float32)
-    if low < 0 or high > 255 or not bool((values == np.rint(values)).all()):
-        raise Refused(
-            422,
-            f"{place} has numbers from {low:g} to {high:g}; expected whole numbers from 0 to 255, or numbers from 0 to "
-            "1. Undo the normalisation.",
-        )
-    return values.astype(np.uint8)
+    try:
+        pixels = pixels_of(place, values)
+    except DataError as error:
+        raise Refused(422, error.message) from None
+    return pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32)
 
 
 def _pixels(item: bytes | np.ndarray[Any, Any], predictor: Predictor) -> int:

@@ -200,9 +200,9 @@ class _Shared:
 
 def _stop() -> None:
     """Take no more requests, answer those in flight, and end Serve."""
-    with contextlib.suppress(Exception):  # a cluster that is gone has nothing to end
-        serve.delete(_NAME)
-        serve.shutdown()
+    for end in (lambda: serve.delete(_NAME), serve.shutdown):
+        with contextlib.suppress(Exception):  # a cluster that is gone has nothing to end
+            end()
 
 
 def _require_no_other(address: str | None) -> None:
