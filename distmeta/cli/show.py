@@ -131,7 +131,7 @@ def _report(report: EvaluationReport, title: str) -> None:
 
 
 def _gains(report: EvaluationReport) -> None:
-    """What meta-training adds to the heads that need none, paired by task; only tasks of vectors have these."""
+    """Print the gain over the heads that need no meta-training, paired by task; only tasks of vectors have these."""
     own = next((name for name in ("accuracy_non_transductive", "accuracy") if name in report.metrics), None)
     heads = {"baseline_mean_accuracy": "the nearest class mean", "baseline_probe_accuracy": "a logistic probe"}
     found = [(text, report.gain(own, name)) for name, text in heads.items() if own and name in report.metrics]

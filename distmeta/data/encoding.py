@@ -207,7 +207,7 @@ class _Part:
 
 @dataclass(frozen=True)
 class _Setup:
-    """What a process needs; sent with every part, and small."""
+    """The settings that a process needs; small, sent with every part."""
 
     source: ShardDataset
     folder: str

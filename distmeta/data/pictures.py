@@ -225,7 +225,7 @@ def picture_of(pixels: npt.NDArray[np.uint8]) -> Image.Image:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What all pictures of a dataset are made by.
+    """The conversion that all pictures of a dataset go through.
 
     Args:
         size: height and width; ``None`` leaves each picture its own.

@@ -1,6 +1,6 @@
 """Arrays and tensors that people give as pictures: which axis is what, and what range the numbers have.
 
-What could mean two things is refused: a wrong guess is a wrong prediction that nobody notices.
+Ambiguous arrays are refused: a wrong guess is a wrong prediction that nobody notices.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _BEYOND = 1e-4  # by how much floats may exceed 0..1, as after interpolation; th
 
 
 def is_picture(item: Any) -> bool:
-    """Whether ``item`` is a path, the bytes of a file, or a PIL image."""
+    """Return whether ``item`` is a path, the bytes of a file, or a PIL image."""
     from PIL import Image
 
     return isinstance(item, str | bytes | os.PathLike | Image.Image)

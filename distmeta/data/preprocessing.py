@@ -31,7 +31,7 @@ _INK_SOURCES = (_GLYPHS, "https://github.com/brendenlake/omniglot")
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What turns a picture, or a row of numbers, into an input of a trained model.
+    """The conversion of a picture, or of a row of numbers, into an input of a trained model.
 
     Args:
         input_shape: shape of one input: ``(C, H, W)`` for pictures.

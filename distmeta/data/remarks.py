@@ -1,4 +1,4 @@
-"""What a reader of a dataset should know about its making: files left out, identical pictures.
+"""Remarks on the making of a dataset: files left out, identical pictures.
 
 A manifest's provenance keeps these under ``"left out"`` and ``"identical"``; :func:`remarks` puts them into lines.
 """
