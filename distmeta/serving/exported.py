@@ -173,7 +173,9 @@ class Exported:
 
 def is_export(folder: Path) -> bool:
     """Return whether a folder was written by ``distmeta export``; also one of whose files some are lost."""
-    return any((folder / name).is_file() for name in (_EXPORT, _PARAMS))
+    if (folder / _EXPORT).is_file():
+        return True
+    return (folder / _PARAMS).is_file() and (folder / _CODE).is_dir()  # a checkpoint has parameters, but no code
 
 
 def fixed_tensors(learner: MetaLearner) -> dict[str, torch.Tensor]:
