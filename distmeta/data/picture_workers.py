@@ -21,8 +21,10 @@ from typing import NamedTuple
 from distmeta.data.pictures import Pixels, Recipe
 from distmeta.errors import DataError
 
-BATCH = 16
-"""Pictures per request."""
+BATCH = 64
+"""Pictures per request, at most: a process idles for some milliseconds between two."""
+
+_BATCH_BYTES = 4 * 2**20  # pixels per request, at most; large pictures are asked for one by one
 
 WORTH_A_PROCESS = 250
 """Pictures per process, at least: one takes about as long to start as to read these."""
@@ -103,7 +105,7 @@ def _read_by_processes(paths: Sequence[str], recipe: Recipe, count: int) -> Gene
     pool = ThreadPoolExecutor(count, thread_name_prefix="distmeta-pictures")
     waiting: deque[Future[list[Read]]] = deque()
     try:
-        step = 1 if recipe.size is None else BATCH  # pictures of any size wait in memory
+        step = _batch(recipe)
         for start in range(0, len(paths), step):
             waiting.append(pool.submit(processes.ask, list(paths[start : start + step])))
             if len(waiting) >= count * _AHEAD:
@@ -116,6 +118,14 @@ def _read_by_processes(paths: Sequence[str], recipe: Recipe, count: int) -> Gene
         processes.kill()  # at once, whatever they read; their threads see the end of the pipes
         pool.shutdown()
         processes.close()
+
+
+def _batch(recipe: Recipe) -> int:
+    """Pictures per request: few where they are large, or may have any size, since they wait in memory."""
+    if recipe.size is None:
+        return 1
+    height, width = recipe.size
+    return max(1, min(BATCH, _BATCH_BYTES // (3 * height * width)))
 
 
 class _Processes:

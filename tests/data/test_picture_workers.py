@@ -41,6 +41,7 @@ def test_few_are_read_ahead(paths, monkeypatch):
     asked = []
     ask = picture_workers._Processes.ask
     monkeypatch.setattr(picture_workers._Processes, "ask", lambda self, some: asked.append(some) or ask(self, some))
+    paths = paths * 4
     reads = read_pictures(paths, Recipe((2, 2)), 2)
     for _ in range(BATCH):
         next(reads)
@@ -48,6 +49,18 @@ def test_few_are_read_ahead(paths, monkeypatch):
     reads.close()
     assert len(asked) <= 2 * picture_workers._AHEAD
     assert len(paths) > 3 * BATCH * len(asked)
+
+
+@pytest.mark.parametrize(("size", "most"), [(None, 1), ((2, 2), BATCH), ((224, 224), 27), ((2000, 2000), 1)])
+def test_large_pictures_are_asked_for_in_small_requests(paths, monkeypatch, size, most):
+    asked = []
+    monkeypatch.setattr(
+        picture_workers._Processes,
+        "ask",
+        lambda self, some: asked.append(len(some)) or [picture_workers.Read(None, "")] * len(some),
+    )
+    assert len(list(read_pictures(paths, Recipe(size), 2))) == len(paths)
+    assert max(asked) == most
 
 
 def test_few_pictures_are_read_by_this_process(paths, monkeypatch):
@@ -64,7 +77,8 @@ def test_no_workers(paths):
 def test_a_process_that_dies_is_named(paths, monkeypatch):
     monkeypatch.setattr(picture_workers, "_START", "import os, sys; sys.stdin.buffer.read(9); os._exit(7)")
     with pytest.raises(
-        DataError, match=r"ended by itself \(exit code 7\), at one of .*0.png to .*15.png: .* with --workers 1"
+        DataError,
+        match=rf"ended by itself \(exit code 7\), at one of .*0.png to .*{BATCH - 1}.png: .* with --workers 1",
     ):
         list(read_pictures(paths, Recipe((2, 2)), 2))
 
