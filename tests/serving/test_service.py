@@ -49,7 +49,6 @@ def body(*seeds):
 
 
 @pytest.mark.ray
-@pytest.mark.chaos
 def test_a_service_of_two_replicas_from_start_to_stop(run_dir):
     command = [sys.executable, "-m", "distmeta", "serve", str(run_dir), "--port", "0", "--replicas", "2", "--json"]
     process = subprocess.Popen(
