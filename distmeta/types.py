@@ -87,9 +87,10 @@ class Episode:
 
     Args:
         support_x: ``[N*K, ...]`` inputs to adapt on (``[T, N*K, ...]`` when stacked), floating point.
-        support_y: ``[N*K]`` int64 class positions 0..N-1, or ``[N*K, D]`` floats for regression.
+        support_y: ``[N*K]`` int64 class positions 0..N-1, or ``[N*K, D]`` floats for regression; -1 for a row that is
+            padding, where the :class:`TaskSpec` says ``padded``.
         query_x: ``[N*Q, ...]`` inputs the adapted model is evaluated on; ``[L, ...]`` for sequences.
-        query_y: ``[N*Q]`` int64 or ``[N*Q, D]`` floats; for sequences ``[L]`` int64, or ``[L, S]`` int64 for S symbols
+        query_y: ``[N*Q]`` int64 (-1 for padding) or ``[N*Q, D]`` floats; for sequences ``[L]`` int64, or ``[L, S]`` int64 for S symbols
             per step, or ``[L, B]`` floats 0 or 1 for B bits per step.
         ways: N, known without looking at the labels; filled in by the engine, ``None`` for regression.
         outputs: how many of the model's outputs stand for classes of this task, the first ones; ``None`` for all. Fewer
@@ -151,6 +152,10 @@ class TaskSpec:
         queries: examples in the query set, N*Q; for sequences L, the time steps of a test task.
         fewest: the fewest classes of a task, where N is drawn per step; ``outputs``, ``support`` and ``queries`` are
             then the largest numbers. ``None`` where it is always the same.
+        target_size: D, numbers of a regression target, where the model must return another number ``outputs`` per
+            query, such as a mean and a scale for each; ``None`` where it returns D.
+        padded: whether tasks are filled up to equal shapes: support and query rows of label -1 are padding, and whole
+            columns of zeros may be. Only in-context learners take such tasks.
     """
 
     input_shape: tuple[int, ...]
@@ -159,6 +164,8 @@ class TaskSpec:
     support: int
     queries: int
     fewest: int | None = field(default=None, repr=False)
+    target_size: int | None = field(default=None, repr=False)
+    padded: bool = field(default=False, repr=False)
 
 
 ModelFactory = Callable[[TaskSpec], nn.Module]

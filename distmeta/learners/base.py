@@ -186,12 +186,16 @@ class MetaLearner(UserFace):
         return self._model
 
     @final
-    def forward(self, params: Params, x: torch.Tensor) -> torch.Tensor:
-        """``model(x)`` with ``params`` in place of the model's own parameters; the algorithm's own are left aside."""
+    def forward(self, params: Params, *inputs: torch.Tensor) -> torch.Tensor:
+        """``model(*inputs)`` with ``params`` in place of the model's own; the algorithm's own are left aside.
+
+        One batch ``x``, or for a model of sets the support inputs, their targets and the query inputs.
+        """
         model = self.model
         theta = {name: params[name] for name, _ in model.named_parameters() if name in params}
-        with contextlib.nullcontext() if self.model_kind == "sequence" else differentiable_twice(model):
-            output = torch.func.functional_call(model, theta, (x,))
+        once = self.model_kind in ("sequence", "set")
+        with contextlib.nullcontext() if once else differentiable_twice(model):
+            output = torch.func.functional_call(model, theta, inputs)
         return require_tensor(output, type(self).__name__)
 
 

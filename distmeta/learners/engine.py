@@ -29,7 +29,7 @@ from distmeta.learners.user_model import plain, require_usable
 from distmeta.seeding import torch_seed
 from distmeta.types import Episode, MetaGradient, Metrics, ModelFactory, Params, TaskSpec
 
-ModelKind = Literal["classifier", "encoder", "sequence", "any"]
+ModelKind = Literal["classifier", "encoder", "sequence", "set", "any"]
 
 Predict = Callable[[torch.Tensor], torch.Tensor]
 """Logits ``[M, N]`` (or values ``[M, D]``) of a batch of inputs ``[M, ...]``, in one forward pass."""
@@ -44,7 +44,8 @@ class Engine(config.Configurable, ABC):
 
     model_kind: ClassVar[ModelKind] = "any"
     """What the model must return: ``"classifier"``: one number per class or target, ``[B, outputs]``; ``"encoder"``:
-    features ``[B, D]``; ``"sequence"``: ``[B, L, outputs]`` for sequences ``[B, L, ...]``."""
+    features ``[B, D]``; ``"sequence"``: ``[B, L, outputs]`` for sequences ``[B, L, ...]``; ``"set"``: ``[T, Q, outputs]``
+    for ``(support_x [T, S, ...], support_y [T, S], query_x [T, Q, ...])``."""
 
     joins_support: ClassVar[bool] = False
     """Whether ``query_logits`` passes the support set through the model in one batch with the queries."""
@@ -77,14 +78,18 @@ class Engine(config.Configurable, ABC):
         """The learner as it is used on validation and test tasks."""
 
     @abstractmethod
-    def forward(self, params: Params, x: torch.Tensor) -> torch.Tensor:
-        """``model(x)`` with ``params`` in place of the model's own."""
+    def forward(self, params: Params, *inputs: torch.Tensor) -> torch.Tensor:
+        """``model(*inputs)`` with ``params`` in place of the model's own."""
 
     @abstractmethod
     def _attach(self, given: object = None) -> None:
         """Let the model use this learner, where it is made for that; and ``given``, the model with its wrappers on."""
 
     # -- hooks of families
+
+    def spec_for_model(self, spec: TaskSpec) -> TaskSpec:
+        """Hook: the shapes that a factory builds the model for, where it returns other numbers than the targets'."""
+        return spec
 
     def bound_to(self, spec: TaskSpec) -> None:
         """Hook: read sizes off the model once it is built and the shapes of the tasks are known."""
@@ -128,6 +133,12 @@ class Engine(config.Configurable, ABC):
         else:
             with vectorised(True):  # autograd must come back through the vectorised call with the exact norms
                 yield map_tasks(self.meta_loss, params, episodes, loop=False)
+
+    def accuracies(self, params: Params, episodes: Episode, found: Metrics) -> Metrics:
+        """Hook: the accuracies of T stacked classification tasks beside the metrics ``found`` of their losses."""
+        together = {} if "accuracy" in found else map_tasks(self._accuracy_together, params, episodes, loop=self.loops)
+        alone = map_tasks(self._accuracy_alone, params, episodes, loop=self.loops)
+        return {**together, "accuracy_non_transductive": alone}
 
     def chunk_gradient(self, params: Params, episodes: Episode) -> tuple[Params, Metrics]:
         """Hook: the meta-gradient summed over T stacked tasks, and metrics ``[T]``; ``loss`` must be among them.
@@ -173,7 +184,7 @@ class Engine(config.Configurable, ABC):
                 )
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(torch_seed(seed, "model"))
-                built, wrapper = plain(_build(self._model, spec))
+                built, wrapper = plain(_build(self._model, self.spec_for_model(spec)))
             bound = self.with_model(built)
             bound._unused_wrapper = wrapper
             bound._attach()
@@ -241,10 +252,7 @@ class Engine(config.Configurable, ABC):
             with contextlib.closing(self.chunk_losses(params, episodes)) as parts:
                 found = _join([{"loss": losses} | metrics for losses, metrics in parts])
             if episodes.support_x.shape[1] and not episodes.query_y.is_floating_point():
-                if "accuracy" not in found:
-                    found |= map_tasks(self._accuracy_together, params, episodes, loop=self.loops)
-                alone = map_tasks(self._accuracy_alone, params, episodes, loop=self.loops)
-                found["accuracy_non_transductive"] = alone
+                found |= self.accuracies(params, episodes, found)
         return found
 
     @final
@@ -267,6 +275,8 @@ class Engine(config.Configurable, ABC):
             episode: the task; its queries are not used.
         """
         support = episode.support_x
+        if self.model_kind == "set":  # no query takes part in the statistics of another: the probe has shown it
+            return predict
         if self.joins_support:  # the support set is in the batch of its own accord: once is enough
             return keeping_statistics(predict, lambda: self.forward(params, support))
         return keeping_statistics(predict, lambda: predict(support))
@@ -386,6 +396,16 @@ def _require_kind(learner: Engine, spec: TaskSpec) -> None:
         raise LearnerContractError(
             f"{name} learns from sequences; the tasks are {spec.kind} with a support set of {spec.support}. Give "
             "sequence tasks such as LabelSequences or CopyTask, or use MAML or ProtoNet."
+        )
+    if spec.kind == "sequence" and learner.model_kind == "set":
+        raise LearnerContractError(
+            f"{name} learns from a support set; the tasks are sequences that hold their labels in their inputs. Use "
+            "MANN or NTM, or give tasks such as Tables, GaussianProcesses or FewShot."
+        )
+    if spec.padded and learner.model_kind != "set":
+        raise LearnerContractError(
+            f"{name} takes whole tasks; these are filled up with padding to equal shapes. Use InContext, or tasks of "
+            "one shape."
         )
 
 
