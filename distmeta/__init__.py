@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from distmeta.intervals import EvaluationReport
     from distmeta.learners.base import MetaLearner
     from distmeta.learners.fast_model import FastModel
+    from distmeta.learners.in_context import InContext
     from distmeta.learners.maml import MAML
     from distmeta.learners.maml_plus import MAMLPlusPlus
     from distmeta.learners.mann import MANN
@@ -71,6 +72,7 @@ _HOMES = {
     "intervals": ("EvaluationReport",),
     "learners.base": ("MetaLearner",),
     "learners.fast_model": ("FastModel",),
+    "learners.in_context": ("InContext",),
     "learners.maml": ("MAML",),
     "learners.maml_plus": ("MAMLPlusPlus",),
     "learners.mann": ("MANN",),
@@ -126,6 +128,7 @@ __all__ = [
     "FastModel",
     "FewShot",
     "FunctionTasks",
+    "InContext",
     "LabelSequences",
     "LakeRuns",
     "LocalBackend",

@@ -47,15 +47,21 @@ def draw(picture: Picture, path: Path) -> Path:
 
 
 def _draw_fit(picture: Fit, path: Path) -> Path:
-    support_x, support_y, x, truth, before, after = (
+    support_x, support_y, x, truth, after = (
         np.asarray(values, dtype=np.float64).reshape(-1)
-        for values in (picture.support_x, picture.support_y, picture.x, picture.truth, picture.before, picture.after)
+        for values in (picture.support_x, picture.support_y, picture.x, picture.truth, picture.after)
     )
+    adapts = picture.before is not None
     figure = new_figure(6.4, 3.8, picture.title)
     axes = figure.add_subplot()
     axes.plot(x, truth, color=GREY, linewidth=2.5, label="true curve")
-    axes.plot(x, before, color=BLUE, linewidth=1.5, linestyle=(0, (2, 2)), label="before adaptation")
-    axes.plot(x, after, color=RED, linewidth=2.0, label="after adaptation")
+    if picture.before is not None:
+        before = np.asarray(picture.before, dtype=np.float64).reshape(-1)
+        axes.plot(x, before, color=BLUE, linewidth=1.5, linestyle=(0, (2, 2)), label="before adaptation")
+    if picture.low is not None and picture.high is not None:
+        low, high = (np.asarray(end, dtype=np.float64).reshape(-1) for end in (picture.low, picture.high))
+        axes.fill_between(x, low, high, color=RED, alpha=0.15, linewidth=0, label="95 % of targets")
+    axes.plot(x, after, color=RED, linewidth=2.0, label="after adaptation" if adapts else "mean")
     points = f"support ({support_x.size} points)"
     axes.plot(support_x, support_y, "o", color=INK, markersize=6, markeredgecolor="white", label=points, zorder=4)
     dress(axes, "x", "y")

@@ -54,11 +54,15 @@ def _curve(name: str, picture: Curves) -> str:
 
 
 def _fit(picture: Fit) -> str:
-    truth, before, after = (
-        np.asarray(part, dtype=np.float64) for part in (picture.truth, picture.before, picture.after)
-    )
-    points = len(np.asarray(picture.support_x))
-    errors = [float(np.square(part - truth).mean()) for part in (before, after)]
+    truth, points = np.asarray(picture.truth, dtype=np.float64), len(np.asarray(picture.support_x))
+    parts = (np.asarray(part, dtype=np.float64) for part in (picture.before, picture.after) if part is not None)
+    errors = [float(np.square(part - truth).mean()) for part in parts]
+    band = ""
+    if picture.low is not None and picture.high is not None:
+        inside = (truth >= np.asarray(picture.low)) & (truth <= np.asarray(picture.high))
+        band = f" {100 * inside.mean():.1f} % of the curve is within the 95 % band."
+    if picture.before is None:
+        return f"Mean squared error of the curve {errors[0]:.4g} from {points} support points.{band}"
     return (
         f"Mean squared error of the curve {errors[0]:.4g} before adaptation and {errors[1]:.4g} after {points} "
         f"support points."

@@ -24,6 +24,7 @@ from distmeta import config
 from distmeta.errors import DistmetaError, LearnerContractError, ModelContractError
 from distmeta.learners.functional import evaluating, in_training, vectorised
 from distmeta.learners.losses import of_task, prediction_metrics
+from distmeta.learners.predictive import Predictive
 from distmeta.learners.support_statistics import keeping_statistics
 from distmeta.learners.user_model import plain, require_usable
 from distmeta.seeding import torch_seed
@@ -113,6 +114,31 @@ class Engine(config.Configurable, ABC):
             episode: the task; its queries are not used.
         """
         return partial(self._predict, params, episode)
+
+    def chunk_learned(self, params: Params, episodes: Episode) -> Params:
+        """Hook: :meth:`learned` of T stacked tasks, each tensor with a leading axis T."""
+        found: Params = map_tasks(self.learned, params, episodes, loop=False)
+        return found
+
+    def chunk_answers(self, params: Params, episodes: Episode) -> torch.Tensor:
+        """Hook: logits ``[T, M, N]`` of the queries of T stacked tasks, by the statistics of the support sets."""
+
+        def answered(params: Params, episode: Episode) -> torch.Tensor:
+            predict = self.keeping_statistics(self.adapted(params, episode), params, episode)
+            # Never a batch of one, which some layers refuse and some models squeeze.
+            return predict(torch.cat([episode.support_x[:1], episode.query_x]))[1:]
+
+        logits: torch.Tensor = map_tasks(answered, params, episodes, loop=False)
+        return logits
+
+    def predictive(
+        self, params: Params, learned: Params, episode: Episode
+    ) -> Callable[[torch.Tensor], Predictive] | None:
+        """Hook: the function from queries ``[M, ...]`` to the distributions of their targets ``[M, D]``.
+
+        ``None`` for learners that predict a regression's values alone.
+        """
+        return None
 
     def explained(self, params: Params, episode: Episode, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Hook: what decided the predictions of ``x [M, ...]``, each without the others.

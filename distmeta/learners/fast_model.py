@@ -17,6 +17,7 @@ from distmeta.learners.engine import Engine
 from distmeta.learners.functional import evaluating, ordinary, ordinary_tensors, vectorised
 from distmeta.learners.labels import Classes, Labels, is_regression, kind_of
 from distmeta.learners.losses import prediction_loss
+from distmeta.learners.predictive import Predictive
 from distmeta.types import Episode, Params
 
 _AT_ONCE = 512  # inputs in memory together
@@ -160,6 +161,30 @@ class FastModel:
                 "outputs."
             )
         return found if self._classes is None else found[:, : self._columns]
+
+    def predict_distribution(self, x: torch.Tensor) -> Predictive:
+        """The distributions of the targets ``[B, D]`` of inputs ``[B, ...]``: mean, scale, quantiles, densities.
+
+        Raises:
+            LearnerContractError: the learner predicts no distribution, or the task is a classification.
+
+        Example:
+            >>> import distmeta
+            >>> learner = distmeta.InContext(distmeta.cnp()).bind(distmeta.Sinusoids().spec)
+            >>> fast = learner.adapt(torch.rand(3, 1), torch.rand(3, 1))
+            >>> fast.predict_distribution(torch.rand(5, 1)).quantile(0.95).shape
+            torch.Size([5, 1])
+        """
+        self._require_inputs(x)
+        with self._evaluation():
+            found = self._learner.predictive(self._params, self._learned, self._task)
+            if found is None or self._classes is not None:
+                what = "in a classification, probabilities" if self._classes is not None else "values alone"
+                raise LearnerContractError(
+                    f"{type(self._learner).__name__} predicts {what}; expected distributions of a regression, as "
+                    f"InContext has. Use {'predict_proba' if self._classes is not None else 'predict'}()."
+                )
+            return found(ordinary(x))
 
     def explain(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """What decided the predictions of ``x [B, ...]``, each input without the others.

@@ -107,8 +107,10 @@ class Fit:
         support_y: ``[K, 1]`` their targets.
         x: ``[G, 1]`` inputs to draw the curves at, ascending.
         truth: ``[G, 1]`` the curve itself.
-        before: ``[G, 1]`` predictions of the meta-parameters.
+        before: ``[G, 1]`` predictions of the meta-parameters; ``None`` for a learner that adapts nothing.
         after: ``[G, 1]`` predictions after adaptation.
+        low: ``[G, 1]`` lower ends of the 95 % intervals of targets, where the learner has a distribution.
+        high: ``[G, 1]`` their upper ends.
     """
 
     title: str
@@ -116,8 +118,10 @@ class Fit:
     support_y: npt.ArrayLike
     x: npt.ArrayLike
     truth: npt.ArrayLike
-    before: npt.ArrayLike
+    before: npt.ArrayLike | None
     after: npt.ArrayLike
+    low: npt.ArrayLike | None = None
+    high: npt.ArrayLike | None = None
 
 
 Picture = Curves | Attention | Heatmaps | Gallery | Fit

@@ -18,7 +18,7 @@ from distmeta.errors import (
     listed,
 )
 from distmeta.learners.base import MetaLearner
-from distmeta.learners.functional import has_fused_rnn, in_training, vectorised
+from distmeta.learners.functional import evaluating, has_fused_rnn, in_training, vectorised
 from distmeta.learners.losses import of_task
 from distmeta.learners.param_layout import ParamLayout
 from distmeta.learners.user_model import mixed_types
@@ -92,7 +92,9 @@ def require_equal_ways(learner: MetaLearner, train: TaskSpec, test: TaskSpec) ->
         )
     if train.fewest is not None and train.fewest <= test.outputs <= train.outputs:
         return
-    if learner.model_kind == "classifier" and train.outputs != test.outputs:
+    if learner.model_kind == "set" and train.kind == "classification" and test.outputs <= train.outputs:
+        return  # fewer classes than the model has outputs: the others have probability 0
+    if learner.model_kind in ("classifier", "set") and train.outputs != test.outputs:
         trained_on = train.outputs if train.fewest is None else f"{train.fewest}- to {train.outputs}"
         raise LearnerContractError(
             f"{type(learner).__name__} is trained on {trained_on}-way tasks and tested on {test.outputs}-way ones, "
@@ -183,18 +185,21 @@ def _check_one_task(learner: MetaLearner, spec: TaskSpec, ways: set[int], params
     name = type(learner).__name__
     # Copies, not references: a module that writes to a buffer in place would change both.
     before = {key: buffer.clone() for key, buffer in learner.model.named_buffers()}
-    x = episode.query_x[None] if spec.kind == "sequence" else episode.support_x
+    inputs = _inputs(learner, spec, episode)
+    x = inputs[0]
     try:
-        output, again = _forward_twice(learner, params, x)
+        output, again = _forward_twice(learner, params, inputs)
     except DistmetaError:
         raise
     except Exception as error:
         raise ModelContractError(
             f"{name} could not run the model on inputs of shape {list(x.shape)}: {type(error).__name__}: "
             f"{_short(str(error))} ({line_of(error)}). "
-            f"{mixed_types(learner.model) or f'Make the model take a batch of {list(x.shape[1:])} inputs.'}"
+            f"{mixed_types(learner.model) or _takes(learner, x)}"
         ) from error
     _check_output(learner, spec, ways, len(x), output)
+    if learner.model_kind == "set":
+        _check_queries(learner, params, inputs)
     try:
         with torch.no_grad(), vectorised(False):
             prediction = learner.query_logits(params, episode)
@@ -242,13 +247,45 @@ def _check_one_task(learner: MetaLearner, spec: TaskSpec, ways: set[int], params
         )
 
 
-def _forward_twice(learner: MetaLearner, params: Params, x: torch.Tensor) -> list[torch.Tensor]:
-    """The output of the model for ``x``, from the same random numbers each time."""
+def _takes(learner: MetaLearner, x: torch.Tensor) -> str:
+    if learner.model_kind == "set":
+        one = ", ".join(map(str, x.shape[2:]))
+        return f"Make forward take (support_x [T, S, {one}], support_y [T, S], query_x [T, Q, {one}])."
+    return f"Make the model take a batch of {list(x.shape[1:])} inputs."
+
+
+def _inputs(learner: MetaLearner, spec: TaskSpec, episode: Episode) -> tuple[torch.Tensor, ...]:
+    """What the model is given of one task."""
+    if learner.model_kind == "set":
+        return episode.support_x[None], episode.support_y[None], episode.query_x[None]
+    return (episode.query_x[None] if spec.kind == "sequence" else episode.support_x,)
+
+
+def _check_queries(learner: MetaLearner, params: Params, inputs: tuple[torch.Tensor, ...]) -> None:
+    """Raise if a query has an influence on another: the answers would depend on what else is asked."""
+    support_x, support_y, query_x = inputs
+    with evaluating(learner.model), torch.no_grad():
+        output = learner.forward(params, *inputs)
+        alone = [learner.forward(params, support_x, support_y, query) for query in (query_x[:, :1], query_x[:, -1:])]
+    found, expected = torch.cat(alone, 1), output[:, [0, -1]]
+    error = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
+    if not error <= 1e-3:
+        raise ModelContractError(
+            f"{type(learner).__name__} needs a set model whose queries do not see each other: one query alone and "
+            f"among others gave predictions that differ by {error:.1e}, relative; expected the same. Let queries attend "
+            "to the support set only, and use no batch normalisation, whose statistics mix them (GroupNorm or LayerNorm "
+            "do not)."
+        )
+
+
+def _forward_twice(learner: MetaLearner, params: Params, inputs: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
+    """The output of the model for its inputs, from the same random numbers each time."""
+    x = inputs[0]
     outputs = []
     with torch.no_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
         for _ in range(2):
             torch.manual_seed(0)
-            outputs.append(learner.forward(params, x))
+            outputs.append(learner.forward(params, *inputs))
     return outputs
 
 
@@ -257,6 +294,14 @@ def _check_output(learner: MetaLearner, spec: TaskSpec, ways: set[int], batch: i
     expected = [batch, spec.outputs]
     if learner.model_kind == "sequence":
         _check_sequence_output(name, [1, spec.queries, spec.outputs], output)
+    if learner.model_kind == "set":
+        wanted = learner.spec_for_model(spec).outputs
+        if output.dim() != 3 or list(output.shape[::2]) != [1, wanted]:
+            raise ModelContractError(
+                f"{name} needs a set model: the model returned {list(output.shape)} for one task; expected [1, queries, "
+                f"{wanted}]. Return a row of {wanted} numbers for every query of every task, or give a factory such as "
+                "table_transformer(), which reads the number from the tasks."
+            )
     if learner.model_kind == "classifier" and list(output.shape) != expected:
         task = f"{spec.outputs}-way episode" if spec.kind == "classification" else "regression task"
         role = "classifier" if spec.kind == "classification" else "regressor"
@@ -298,6 +343,12 @@ def _choose_engine(learner: MetaLearner, loop: MetaLearner, params: Params, epis
         reason = f"{type(error).__name__}: {_short(str(error))}"
     if reason is None:
         return Probe(vmapped, None)
+    if learner.model_kind == "set":
+        raise ModelContractError(
+            f"{type(learner).__name__} computes the tasks of a chunk stacked, and one by one they came out otherwise "
+            f"({reason}); expected a set model in which no task has an influence on another. Mix numbers along the axes "
+            "of rows and features only, never along the first, and use no batch normalisation."
+        )
     if learner.config.vectorise == "vmap":
         raise ModelContractError(
             f"learner.vectorise=vmap but torch.func.vmap cannot take this model ({reason}). Set "

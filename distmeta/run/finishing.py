@@ -153,10 +153,15 @@ def _fit(experiment: Experiment, driver: Driver, trained: Trained) -> dict[str, 
     x, y = episode.query_x[order], episode.query_y[order]
     params, dtype = best.layout.unflatten(best.vector), best.layout.torch_dtype
     fast = driver.learner.adapt(episode.support_x.to(dtype), episode.support_y.to(dtype), params=params)
+    points, shown = len(episode.support_x), (episode.support_x, episode.support_y, x, y)
+    if driver.learner.model_kind == "set":
+        found = fast.predict_distribution(x.to(dtype))
+        ends = (found.quantile(p).detach() for p in (0.025, 0.975))
+        return {"fit": Fit(f"one meta-test task, from {points} points", *shown, None, found.mean.detach(), *ends)}
     with evaluating(driver.learner.model):
         before = driver.learner.forward(params, x.to(dtype)).detach()
-    title = f"one meta-test task, before and after {spec.support} points"
-    return {"fit": Fit(title, episode.support_x, episode.support_y, x, y, before, fast.logits(x.to(dtype)))}
+    title = f"one meta-test task, before and after {points} points"
+    return {"fit": Fit(title, *shown, before, fast.logits(x.to(dtype)))}
 
 
 def _pictures(experiment: Experiment, driver: Driver, trained: Trained) -> dict[str, Picture]:

@@ -116,7 +116,10 @@ class Worker:
         params, episodes = self._prepare(chunk, vector, seed)
         metrics = self._evaluator.evaluate(params, episodes)
         self._require_finite(chunk, metrics["loss"])
-        return self._header(chunk, version, metrics | self._tasks.baseline(episodes), started)
+        baseline = self._tasks.baseline(episodes)
+        if "mse" in metrics and "baseline_loss" in baseline:  # the loss is a likelihood, the baseline's an error
+            baseline["baseline_mse"] = baseline.pop("baseline_loss")
+        return self._header(chunk, version, metrics | baseline, started)
 
     def _prepare(self, chunk: Chunk, vector: FloatArray, seed: int) -> tuple[dict[str, torch.Tensor], Episode]:
         layout = self._setup.layout

@@ -14,7 +14,6 @@ import numpy.typing as npt
 import torch
 
 from distmeta.learners.base import MetaLearner
-from distmeta.learners.engine import map_tasks
 from distmeta.learners.fast_model import require_examples
 from distmeta.learners.functional import evaluating, ordinary_tensors
 from distmeta.learners.labels import Classes, Labels, is_regression
@@ -91,7 +90,7 @@ class Together:
             support_y = torch.stack([coded[n][1] for n in places])
             episodes = Episode(support_x, support_y, support_x[:, :0], support_y[:, :0], ways=ways, outputs=ways)
             with ordinary_tensors(), evaluating(self._learner.model):
-                values = map_tasks(self._learner.learned, self._params, episodes, loop=False)
+                values = self._learner.chunk_learned(self._params, episodes)
             for row, n in enumerate(places):
                 found[n] = {name: value[row] for name, value in values.items()}
         return found
@@ -134,19 +133,11 @@ class Together:
 
     def _logits_of(self, questions: list[Question], targets: list[torch.Tensor], ways: int, asked: int) -> torch.Tensor:
         """Logits ``[T, asked, outputs]`` of T questions of equal shapes."""
-
-        def answered(params: Params, episode: Episode) -> torch.Tensor:
-            predict = self._learner.adapted(params, episode)
-            predict = self._learner.keeping_statistics(predict, params, episode)
-            # Never a batch of one, which some layers refuse and some models squeeze.
-            return predict(torch.cat([episode.support_x[:1], episode.query_x]))[1:]
-
         query_x = torch.stack([_filled(question.query_x, asked) for question in questions])
         support_x, support_y = torch.stack([question.support_x for question in questions]), torch.stack(targets)
         episodes = Episode(support_x, support_y, query_x, support_y[:, :0], ways=ways, outputs=ways)
         with ordinary_tensors(), evaluating(self._learner.model):
-            logits: torch.Tensor = map_tasks(answered, self._params, episodes, loop=False)
-        return logits
+            return self._learner.chunk_answers(self._params, episodes)
 
     def _vectorises(self, question: Question) -> bool:
         """Whether tasks can be learned and asked in one vectorised call; measured once, on the first task."""

@@ -42,6 +42,7 @@ from distmeta.seeding import rng
 from distmeta.tasks.base import TaskDistribution
 from distmeta.testing import check_gradient
 from distmeta.types import Chunk, Episode, TaskRef, TaskSpec
+from set_models import reader
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -177,6 +178,8 @@ def factory(name):
     """What the learner takes: a classifier, an encoder, or a network that reads sequences."""
     if is_sequence(name):
         return mann(size=8, slots=6, width=4, reads=1) if name == "MANN" else ntm(size=8, slots=6, width=4)
+    if LEARNERS[name].model_kind == "set":
+        return reader()
     return mlp((8,), norm="layer", head=LEARNERS[name].model_kind != "encoder")
 
 
