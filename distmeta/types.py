@@ -90,8 +90,8 @@ class Episode:
         support_y: ``[N*K]`` int64 class positions 0..N-1, or ``[N*K, D]`` floats for regression; -1 for a row that is
             padding, where the :class:`TaskSpec` says ``padded``.
         query_x: ``[N*Q, ...]`` inputs the adapted model is evaluated on; ``[L, ...]`` for sequences.
-        query_y: ``[N*Q]`` int64 (-1 for padding) or ``[N*Q, D]`` floats; for sequences ``[L]`` int64, or ``[L, S]`` int64 for S symbols
-            per step, or ``[L, B]`` floats 0 or 1 for B bits per step.
+        query_y: ``[N*Q]`` int64 (-1 for padding) or ``[N*Q, D]`` floats; for sequences ``[L]`` int64, or ``[L, S]``
+            int64 for S symbols per step, or ``[L, B]`` floats 0 or 1 for B bits per step.
         ways: N, known without looking at the labels; filled in by the engine, ``None`` for regression.
         outputs: how many of the model's outputs stand for classes of this task, the first ones; ``None`` for all. Fewer
             than the model has where the number of classes is drawn per step.

@@ -45,8 +45,8 @@ class Engine(config.Configurable, ABC):
 
     model_kind: ClassVar[ModelKind] = "any"
     """What the model must return: ``"classifier"``: one number per class or target, ``[B, outputs]``; ``"encoder"``:
-    features ``[B, D]``; ``"sequence"``: ``[B, L, outputs]`` for sequences ``[B, L, ...]``; ``"set"``: ``[T, Q, outputs]``
-    for ``(support_x [T, S, ...], support_y [T, S], query_x [T, Q, ...])``."""
+    features ``[B, D]``; ``"sequence"``: ``[B, L, outputs]`` for sequences ``[B, L, ...]``; ``"set"``:
+    ``[T, Q, outputs]`` for ``(support_x [T, S, ...], support_y [T, S], query_x [T, Q, ...])``."""
 
     joins_support: ClassVar[bool] = False
     """Whether ``query_logits`` passes the support set through the model in one batch with the queries."""

@@ -88,6 +88,7 @@ class InContext(MetaLearner):
         min_scale: PositiveFloat = 0.01
 
     config: Config
+    _most_classes: int | None = None  # that the model was built for, once it is known
 
     def query_logits(self, params: Params, episode: Episode) -> torch.Tensor:
         """Logits ``[Q, N]``, those of classes that the support set lacks far below; in regression the means ``[Q, D]``.
@@ -119,6 +120,7 @@ class InContext(MetaLearner):
             LearnerContractError: a setting has no effect on such tasks.
         """
         c = self.config
+        self._most_classes = spec.outputs if spec.kind == "classification" else None
         if spec.kind == "classification" and (c.bins or c.standardise == "both"):
             what = f"bins={c.bins}" if c.bins else "standardise='both'"
             raise LearnerContractError(
@@ -153,6 +155,7 @@ class InContext(MetaLearner):
     @final
     def chunk_learned(self, params: Params, episodes: Episode) -> Params:
         """The encoded support sets of T tasks."""
+        self._require_labels(episodes)
         if not self._encodes:
             return {}
         scale = SupportScale.of(episodes, self.config.standardise)
@@ -226,6 +229,7 @@ class InContext(MetaLearner):
 
     def _outputs(self, params: Params, episodes: Episode) -> torch.Tensor:
         """Raw outputs ``[T, Q, outputs]`` of the model."""
+        self._require_labels(episodes)
         scale = SupportScale.of(episodes, self.config.standardise)
         inputs = scale.inputs(episodes.support_x), scale.targets(episodes.support_y), scale.inputs(episodes.query_x)
         with sdpa_kernel(_KERNELS):
@@ -237,6 +241,14 @@ class InContext(MetaLearner):
                 "outputs. Return a row for every query of every task: [T, Q, outputs]."
             )
         return output
+
+    def _require_labels(self, episodes: Episode) -> None:
+        most, y = self._most_classes, episodes.support_y
+        if most is not None and not y.is_floating_point() and y.numel() and int(y.max()) >= most:
+            raise LearnerContractError(
+                f"The support set has the class position {int(y.max())}, but the set model has {most} outputs; expected "
+                f"at most {most} classes. Leave classes out, or meta-train on tasks of more classes."
+            )
 
     @property
     def _encodes(self) -> bool:
@@ -269,7 +281,7 @@ class InContext(MetaLearner):
         return total / y.shape[1], metrics
 
     def _answers(self, episodes: Episode, outputs: torch.Tensor) -> torch.Tensor:
-        """Logits ``[T, Q, N]``, or means ``[T, Q, D]``, of stacked tasks, or of one, from raw outputs ``[T, Q, ...]``."""
+        """Logits ``[T, Q, N]``, or means ``[T, Q, D]``, of stacked tasks or of one, from raw ``outputs``."""
         if episodes.support_y.is_floating_point():
             task = episodes if episodes.support_y.dim() == 3 else _stacked(episodes)
             return self._distribution(task, outputs).mean
@@ -310,9 +322,4 @@ def _stacked(episode: Episode) -> Episode:
 def _present(episodes: Episode, classes: int) -> torch.Tensor:
     """Whether the support set has an example of each class, ``[T, N]``."""
     y = episodes.support_y
-    if y.numel() and int(y.max()) >= classes:
-        raise LearnerContractError(
-            f"A task has the label {int(y.max())}, but the set model has {classes} outputs; expected labels 0 to "
-            f"{classes - 1}. Give a model with more outputs, or tasks of fewer classes."
-        )
     return (y[..., None] == torch.arange(classes, device=y.device)).any(1)

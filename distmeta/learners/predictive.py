@@ -1,7 +1,7 @@
 """Predictive distributions of regression targets, from the raw outputs of a network.
 
-Two heads: a normal distribution for each target (Garnelo et al. 2018, equation 3), and bars (Müller et al. 2022, section
-4): a histogram whose outermost bars are half-normal distributions, so that every real number has a density.
+Two heads: a normal distribution for each target (Garnelo et al. 2018, equation 3), and bars (Müller et al. 2022,
+section 4): a histogram whose outermost bars are half-normal distributions, so that every number has a density.
 """
 
 from __future__ import annotations
@@ -90,7 +90,8 @@ class Gaussian(Predictive):
 
     def cdf(self, y: torch.Tensor) -> torch.Tensor:
         """Cumulative probabilities."""
-        return torch.special.ndtr((y - self.mean) / self.scale)
+        probability: torch.Tensor = torch.special.ndtr((y - self.mean) / self.scale)
+        return probability
 
     def quantile(self, p: float) -> torch.Tensor:
         """Quantiles."""
@@ -130,7 +131,7 @@ class Bars(Predictive):
     def of(cls, outputs: torch.Tensor, bins: int) -> Bars:
         """From raw outputs ``[..., D * B]``: the logits of B bars for each of D targets."""
         one = outputs.new_ones(())
-        return cls(outputs.unflatten(-1, (-1, bins)).log_softmax(-1), one * 0, one)
+        return cls(outputs.reshape(*outputs.shape[:-1], -1, bins).log_softmax(-1), one * 0, one)
 
     @property
     def mean(self) -> torch.Tensor:

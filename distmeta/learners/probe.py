@@ -272,9 +272,9 @@ def _check_queries(learner: MetaLearner, params: Params, inputs: tuple[torch.Ten
     if not error <= 1e-3:
         raise ModelContractError(
             f"{type(learner).__name__} needs a set model whose queries do not see each other: one query alone and "
-            f"among others gave predictions that differ by {error:.1e}, relative; expected the same. Let queries attend "
-            "to the support set only, and use no batch normalisation, whose statistics mix them (GroupNorm or LayerNorm "
-            "do not)."
+            f"among others gave predictions that differ by {error:.1e}, relative; expected the same. Let queries "
+            "attend to the support set only, and use no batch normalisation, whose statistics mix them (GroupNorm "
+            "or LayerNorm do not)."
         )
 
 
@@ -298,9 +298,9 @@ def _check_output(learner: MetaLearner, spec: TaskSpec, ways: set[int], batch: i
         wanted = learner.spec_for_model(spec).outputs
         if output.dim() != 3 or list(output.shape[::2]) != [1, wanted]:
             raise ModelContractError(
-                f"{name} needs a set model: the model returned {list(output.shape)} for one task; expected [1, queries, "
-                f"{wanted}]. Return a row of {wanted} numbers for every query of every task, or give a factory such as "
-                "table_transformer(), which reads the number from the tasks."
+                f"{name} needs a set model: the model returned {list(output.shape)} for one task; expected "
+                f"[1, queries, {wanted}]. Return a row of {wanted} numbers for every query of every task, or give a factory "
+                "such as table_transformer(), which reads the number from the tasks."
             )
     if learner.model_kind == "classifier" and list(output.shape) != expected:
         task = f"{spec.outputs}-way episode" if spec.kind == "classification" else "regression task"
@@ -346,8 +346,8 @@ def _choose_engine(learner: MetaLearner, loop: MetaLearner, params: Params, epis
     if learner.model_kind == "set":
         raise ModelContractError(
             f"{type(learner).__name__} computes the tasks of a chunk stacked, and one by one they came out otherwise "
-            f"({reason}); expected a set model in which no task has an influence on another. Mix numbers along the axes "
-            "of rows and features only, never along the first, and use no batch normalisation."
+            f"({reason}); expected a set model in which no task has an influence on another. Mix numbers along the "
+            "axes of rows and features only, never along the first, and use no batch normalisation."
         )
     if learner.config.vectorise == "vmap":
         raise ModelContractError(

@@ -124,7 +124,7 @@ class Predictor:
     @property
     def most_classes(self) -> int | None:
         """The number of classes that a task may have at most; ``None`` for learners that take any number."""
-        return self.spec.outputs if self.learner.model_kind == "classifier" else None
+        return self.spec.outputs if self.learner.model_kind in ("classifier", "set") else None
 
     def inputs(self, given: Any, *, max_pixels: int = MAX_PIXELS) -> torch.Tensor:
         """Prepare inputs as those of the training were made: ``[B, *input_shape]``.
