@@ -21,6 +21,7 @@ NAMES = {
     "FastModel",
     "FewShot",
     "FunctionTasks",
+    "InContext",
     "LabelSequences",
     "LakeRuns",
     "LocalBackend",

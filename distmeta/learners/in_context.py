@@ -246,8 +246,8 @@ class InContext(MetaLearner):
         most, y = self._most_classes, episodes.support_y
         if most is not None and not y.is_floating_point() and y.numel() and int(y.max()) >= most:
             raise LearnerContractError(
-                f"The support set has the class position {int(y.max())}, but the set model has {most} outputs; expected "
-                f"at most {most} classes. Leave classes out, or meta-train on tasks of more classes."
+                f"The support set has the class position {int(y.max())}, but the set model has {most} outputs; "
+                f"expected at most {most} classes. Leave classes out, or meta-train on tasks of more classes."
             )
 
     @property

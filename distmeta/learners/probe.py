@@ -299,8 +299,8 @@ def _check_output(learner: MetaLearner, spec: TaskSpec, ways: set[int], batch: i
         if output.dim() != 3 or list(output.shape[::2]) != [1, wanted]:
             raise ModelContractError(
                 f"{name} needs a set model: the model returned {list(output.shape)} for one task; expected "
-                f"[1, queries, {wanted}]. Return a row of {wanted} numbers for every query of every task, or give a factory "
-                "such as table_transformer(), which reads the number from the tasks."
+                f"[1, queries, {wanted}]. Return a row of {wanted} numbers for every query of every task, or give a "
+                "factory such as table_transformer(), which reads the number from the tasks."
             )
     if learner.model_kind == "classifier" and list(output.shape) != expected:
         task = f"{spec.outputs}-way episode" if spec.kind == "classification" else "regression task"
