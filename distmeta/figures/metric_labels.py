@@ -16,6 +16,9 @@ _LABELS = {
     "bits": "bits per sequence",
     "bit_errors": "wrong bits per sequence",
     "baseline_bits": "bits per sequence of the task's baseline",
+    "log_likelihood": "log-likelihood of a target, nats",
+    "mse": "mean squared error",
+    "baseline_mse": "predicting the mean of the support targets",
     "loss": "loss on the queries",
     "baseline_loss": "predicting the mean of the support targets",
 }

@@ -31,6 +31,7 @@ _BASELINES = {
     "accuracy": "baseline_accuracy",
     "accuracy_non_transductive": "baseline_accuracy",
     "loss": "baseline_loss",
+    "mse": "baseline_mse",
     "bits": "baseline_bits",
 }
 _HEADLINES = ("accuracy", "bits", "loss")

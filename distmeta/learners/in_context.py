@@ -263,7 +263,11 @@ class InContext(MetaLearner):
     # -- what the outputs mean
 
     def _losses(self, params: Params, episodes: Episode) -> tuple[torch.Tensor, Metrics]:
-        """Losses ``[T]`` whose sum over the tasks weighs every query alike, and metrics ``[T]``."""
+        """Losses ``[T]`` and metrics ``[T]``.
+
+        A loss is divided by the number of query rows, scored or not, which all tasks of a step share: their sum weighs
+        every scored query alike.
+        """
         outputs, y = self._outputs(params, episodes), episodes.query_y
         if y.is_floating_point():
             distribution = self._distribution(episodes, outputs)
@@ -274,11 +278,8 @@ class InContext(MetaLearner):
         scored = (y >= 0) & _present(episodes, logits.shape[-1]).gather(1, y.clamp_min(0))
         target = torch.where(scored, y, -1)
         nll = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none", ignore_index=-1).view_as(y)
-        count = scored.sum(1)
         right = ((logits.argmax(-1) == y) & scored).sum(1).to(nll.dtype)
-        total, each = nll.sum(1), count.clamp_min(1)
-        metrics = {"loss": (total / each).detach(), "accuracy": right / each}
-        return total / y.shape[1], metrics
+        return nll.mean(1), {"accuracy": right / scored.sum(1).clamp_min(1)}
 
     def _answers(self, episodes: Episode, outputs: torch.Tensor) -> torch.Tensor:
         """Logits ``[T, Q, N]``, or means ``[T, Q, D]``, of stacked tasks or of one, from raw ``outputs``."""
