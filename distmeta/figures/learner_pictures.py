@@ -182,6 +182,8 @@ def _draw_heatmaps(picture: Heatmaps, path: Path) -> Path:
         axes.grid(False)
         axes.set_facecolor("#e2e9f3")  # seen through the cells that are not a number
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5 if len(values) > 12 else 2, integer=True))
+        if len(values) == 1:
+            axes.set_yticks([])
         axes.tick_params(labelbottom=i == len(shown) - 1)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return save(figure, path)
@@ -204,7 +206,7 @@ def _draw_gallery(picture: Gallery, path: Path) -> Path:
     images = np.asarray(picture.images)
     count, across = images.shape[:2]
     # Few tall columns leave half a page empty: rows go side by side.
-    side = max(1, min(count, 8 // across))
+    side = max(1, min(count, 8 // across)) if count > 3 else 1
     lines = -(-count // side)
     figure = new_figure(1.15 * across * side + 0.4, 1.35 * lines + 0.7, picture.title)
     grid = figure.add_gridspec(lines, across * side)
