@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from distmeta.tasks.function import FunctionTasks, task_distribution
     from distmeta.tasks.label_sequences import LabelSequences
     from distmeta.tasks.lake_runs import LakeRuns
+    from distmeta.tasks.projections import Projections
     from distmeta.tasks.sinusoids import Sinusoids
     from distmeta.types import Episode, TaskSpec
 
@@ -105,6 +106,7 @@ _HOMES = {
     "tasks.function": ("FunctionTasks", "task_distribution"),
     "tasks.label_sequences": ("LabelSequences",),
     "tasks.lake_runs": ("LakeRuns",),
+    "tasks.projections": ("Projections",),
     "tasks.sinusoids": ("Sinusoids",),
     "types": ("Episode", "TaskSpec"),
 }
@@ -142,6 +144,7 @@ __all__ = [
     "Place",
     "Predictor",
     "PrioritySortTask",
+    "Projections",
     "ProtoNet",
     "RepeatCopyTask",
     "Reptile",

@@ -38,6 +38,7 @@ NAMES = {
     "Place",
     "Predictor",
     "PrioritySortTask",
+    "Projections",
     "ProtoNet",
     "RepeatCopyTask",
     "Reptile",
