@@ -171,6 +171,7 @@ def _pictures(experiment: Experiment, driver: Driver, trained: Trained) -> dict[
     if split == "meta_train":
         return {}
     refs = [TaskRef(split, 0, index) for index in range(min(100, settings.test_tasks))]
+    refs = list(experiment.tasks.together(refs, settings.seed)[0])
     episodes = experiment.tasks.episodes(refs, settings.seed).to(torch.device("cpu"), layout.torch_dtype)
     with evaluating(driver.learner.model):  # a hook may leave the model in another mode
         return driver.learner.for_evaluation().pictures(layout.unflatten(trained.best.vector), episodes)
