@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from distmeta.tasks.lake_runs import LakeRuns
     from distmeta.tasks.projections import Projections
     from distmeta.tasks.sinusoids import Sinusoids
+    from distmeta.tasks.tables import Tables
     from distmeta.types import Episode, TaskSpec
 
 __version__ = "0.2.0"
@@ -108,6 +109,7 @@ _HOMES = {
     "tasks.lake_runs": ("LakeRuns",),
     "tasks.projections": ("Projections",),
     "tasks.sinusoids": ("Sinusoids",),
+    "tasks.tables": ("Tables",),
     "types": ("Episode", "TaskSpec"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
@@ -154,6 +156,7 @@ __all__ = [
     "Siamese",
     "Sinusoids",
     "Sweep",
+    "Tables",
     "Task",
     "TaskDistribution",
     "TaskSpec",

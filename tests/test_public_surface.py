@@ -48,6 +48,7 @@ NAMES = {
     "Siamese",
     "Sinusoids",
     "Sweep",
+    "Tables",
     "Task",
     "TaskDistribution",
     "TaskSpec",

@@ -81,7 +81,8 @@ class TableSets:
         for name in names:
             if name not in SETS:
                 raise ConfigError(
-                    f"There is no table {name!r}.{did_you_mean(name, SETS)} Known: {', '.join(SETS)}. Change tasks.test."
+                    f"There is no table {name!r}.{did_you_mean(name, SETS)} Known: {', '.join(SETS)}. Change "
+                    "tasks.test."
                 )
             if SETS[name][0] != target:
                 raise ConfigError(
@@ -133,8 +134,8 @@ class TableSets:
         if self._target == "number":
             if len({len(one) for one, _ in self._tables}) > 1:
                 raise ConfigError(
-                    f"The tables {', '.join(self._names)} differ in rows, and numbers cannot be padded; expected tables "
-                    "of as many rows. Give one in tasks.test."
+                    f"The tables {', '.join(self._names)} differ in rows, and numbers cannot be padded; expected "
+                    "tables of as many rows. Give one in tasks.test."
                 )
             support, query = (torch.from_numpy(np.asarray(half, np.float32))[:, None] for half in targets)
             return Episode(_padded(inputs[0], spec, 0), support, _padded(inputs[1], spec, 1), query)

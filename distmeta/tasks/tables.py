@@ -1,8 +1,8 @@
 """Random tables: a prior over classification and regression tasks that tabular in-context learners are trained on.
 
-``prior="mlp"`` is that of Prior Labs' pre-training cookbook (2026) and, before it, of Müller et al. (2022, section 5.1):
-the target is a random network of the features. ``prior="scm"`` is a structural causal model (Hollmann et al. 2023,
-section 4): causes run through a random network with noise at every node, and features and target are nodes of it, so
+``prior="mlp"`` is that of Prior Labs' pre-training cookbook (2026) and, before it, of Müller et al. (2022, section
+5.1): the target is a random network of the features. ``prior="scm"`` is a structural causal model (Hollmann et al.
+2023, section 4): causes run through a random network with noise at every node, and features and target are nodes of it, so
 that a feature may be an effect of the target.
 """
 
@@ -70,7 +70,8 @@ class Tables(TaskDistribution):
             most, least = _upper(self.support), _lower(self.rows)
             if most >= least:
                 raise ValueError(
-                    f"support={self.support} leaves no query of rows={self.rows}; expected fewer. Set support={least - 1}"
+                    f"support={self.support} leaves no query of rows={self.rows}; expected fewer. Set "
+                    f"support={least - 1}"
                 )
             if self.target == "class" and (_lower(self.classes) < 2 or _upper(self.classes) > _lower(self.support)):
                 raise ValueError(
