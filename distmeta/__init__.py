@@ -32,9 +32,12 @@ if TYPE_CHECKING:
     from distmeta.learners.siamese import Siamese
     from distmeta.learners.user_face import MetaModule
     from distmeta.models.backbones import adapter, conv4, koch_cnn, mlp
+    from distmeta.models.image_context import image_context
     from distmeta.models.lstm import lstm
     from distmeta.models.mann import mann, mann_network
+    from distmeta.models.neural_process import attentive_cnp, cnp, tnp
     from distmeta.models.ntm import ntm, ntm_network
+    from distmeta.models.table_transformer import table_transformer
     from distmeta.run.evaluating import compare, evaluate, sweep
     from distmeta.run.finishing import RunResult
     from distmeta.run.inspecting import inspect_run
@@ -88,9 +91,12 @@ _HOMES = {
     "learners.siamese": ("Siamese",),
     "learners.user_face": ("MetaModule",),
     "models.backbones": ("adapter", "conv4", "koch_cnn", "mlp"),
+    "models.image_context": ("image_context",),
     "models.lstm": ("lstm",),
     "models.mann": ("mann", "mann_network"),
+    "models.neural_process": ("attentive_cnp", "cnp", "tnp"),
     "models.ntm": ("ntm", "ntm_network"),
+    "models.table_transformer": ("table_transformer",),
     "run.evaluating": ("compare", "evaluate", "sweep"),
     "run.finishing": ("RunResult",),
     "run.inspecting": ("inspect_run",),
@@ -161,11 +167,14 @@ __all__ = [
     "TaskDistribution",
     "TaskSpec",
     "adapter",
+    "attentive_cnp",
+    "cnp",
     "compare",
     "conv4",
     "evaluate",
     "export",
     "from_arrays",
+    "image_context",
     "inspect_run",
     "koch_cnn",
     "load",
@@ -178,7 +187,9 @@ __all__ = [
     "ntm",
     "ntm_network",
     "sweep",
+    "table_transformer",
     "task_distribution",
+    "tnp",
     "use_batch_statistics",
 ]
 
