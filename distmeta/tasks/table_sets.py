@@ -43,6 +43,12 @@ def _digits() -> Table:
     return x.reshape(-1, 4, 2, 4, 2).mean((2, 4)).reshape(-1, 16), y
 
 
+def _three_digits() -> Table:
+    """The digits 0, 1 and 2 alone, for networks of three classes."""
+    x, y = _digits()
+    return x[y < 3], y[y < 3]
+
+
 def _high_diabetes() -> Table:
     """Whether the disease has progressed further than in half of the people."""
     x, y = _loaded("diabetes")()
@@ -54,6 +60,7 @@ SETS: dict[str, tuple[Literal["class", "number"], Callable[[], Table]]] = {
     "wine": ("class", _loaded("wine")),
     "breast_cancer": ("class", _loaded("breast_cancer")),
     "digits": ("class", _digits),
+    "digits_0_to_2": ("class", _three_digits),
     "diabetes_high": ("class", _high_diabetes),
     "moons": ("class", _made("moons", n_samples=200, noise=0.3)),
     "circles": ("class", _made("circles", n_samples=200, noise=0.2, factor=0.5)),

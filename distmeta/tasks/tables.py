@@ -2,8 +2,8 @@
 
 ``prior="mlp"`` is that of Prior Labs' pre-training cookbook (2026) and, before it, of Müller et al. (2022, section
 5.1): the target is a random network of the features. ``prior="scm"`` is a structural causal model (Hollmann et al.
-2023, section 4): causes run through a random network with noise at every node, and features and target are nodes of it, so
-that a feature may be an effect of the target.
+2023, section 4): causes run through a random network with noise at every node, and features and target are nodes of it,
+so that a feature may be an effect of the target.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ class Tables(TaskDistribution):
         x, y = (_network if self.config.prior == "mlp" else _causes)(random, rows, features)
         inputs = torch.from_numpy(x.astype(np.float32))
         if self.config.target == "number":
-            values = torch.from_numpy(y.astype(np.float32))[:, None]
+            values = torch.from_numpy(_standardised(y).astype(np.float32))[:, None]
             return Episode(inputs[:support], values[:support], inputs[support:], values[support:])
         labels = _classes(random, y, classes)
         order = _every_class_first(labels, support)
@@ -207,16 +207,17 @@ def _weights(random: np.random.Generator, inputs: int, outputs: int) -> Array:
 
 
 def _network(random: np.random.Generator, rows: int, features: int) -> tuple[Array, Array]:
-    """Standard normal features ``[rows, features]`` and a random network of them ``[rows]``, with noise."""
+    """Standard normal features ``[rows, features]`` and a random network of them ``[rows]``, with noise.
+
+    The constants are the cookbook's, which draws depth and width once per batch; here each table has its own.
+    """
     x = random.standard_normal((rows, features))
     activation = _ACTIVATIONS[random.integers(3)]
     width, hidden = int(random.integers(8, 33)), x
     for _ in range(int(random.integers(1, 4))):
         hidden = activation(hidden @ _weights(random, hidden.shape[1], width) + 0.1 * random.standard_normal(width))
-    y = (hidden @ _weights(random, width, 1))[:, 0]
-    spread = float(y.std())
-    noise = random.uniform(0.0, 0.3) * random.standard_normal(rows)
-    return x, (y / spread if spread > 1e-12 else y) + noise
+    y = hidden @ random.standard_normal(width) / np.sqrt(width)  # of the last layer no weight is left out
+    return x, y + random.uniform(0.0, 0.3) * random.standard_normal(rows)
 
 
 def _causes(random: np.random.Generator, rows: int, features: int) -> tuple[Array, Array]:
@@ -235,10 +236,23 @@ def _causes(random: np.random.Generator, rows: int, features: int) -> tuple[Arra
     return found[:, picked[:-1]], found[:, picked[-1]] + 1e-9 * random.standard_normal(rows)
 
 
+def _standardised(y: Array) -> Array:
+    """``y [rows]`` with mean 0 and standard deviation 1."""
+    centred: Array = y - y.mean()
+    return centred / max(float(centred.std()), 1e-8)
+
+
 def _classes(random: np.random.Generator, y: Array, classes: int) -> npt.NDArray[np.int64]:
-    """Labels ``[rows]`` by cuts at random quantiles of ``y``, no class empty, numbered in random order."""
-    cuts = np.sort(random.choice(np.arange(1, len(y)), classes - 1, replace=False))
-    ranks = y.argsort(kind="stable").argsort(kind="stable")
+    """Labels ``[rows]`` by cuts at quantiles of ``y``, uniform in [0.15, 0.85], numbered in random order.
+
+    No class is empty: cuts that fall together are moved apart by a row.
+    """
+    rows, place = len(y), np.arange(classes - 1)
+    cuts = (np.sort(random.uniform(0.15, 0.85, classes - 1)) * rows).astype(np.int64)
+    cuts = np.maximum.accumulate(np.maximum(cuts, 1) - place) + place
+    cuts = np.minimum(cuts, rows - len(place) + place)
+    ranks = np.empty(rows, np.int64)
+    ranks[y.argsort(kind="stable")] = np.arange(rows)
     return random.permutation(classes)[np.searchsorted(cuts, ranks, side="right")].astype(np.int64)
 
 
