@@ -2,8 +2,8 @@
 
 ``prior="mlp"`` is that of Prior Labs' pre-training cookbook (2026) and, before it, of Müller et al. (2022, section
 5.1): the target is a random network of the features. ``prior="scm"`` is a structural causal model (Hollmann et al.
-2023, section 4): causes run through a random network with noise at every node, and features and target are nodes of it, so
-that a feature may be an effect of the target.
+2023, section 4): causes run through a random network with noise at every node, and features and target are nodes of it,
+so that a feature may be an effect of the target.
 """
 
 from __future__ import annotations
