@@ -114,12 +114,12 @@ class Worker:
         """Metrics of a chunk after adaptation, with the no-learning baseline of the same tasks beside them."""
         started = time.perf_counter()
         params, episodes = self._prepare(chunk, vector, seed)
-        metrics = self._evaluator.evaluate(params, episodes)
+        metrics, calibration = self._evaluator.measure(params, episodes)
         self._require_finite(chunk, metrics["loss"])
         baseline = self._tasks.baseline(episodes)
         if "mse" in metrics and "baseline_loss" in baseline:  # the loss is a likelihood, the baseline's an error
             baseline["baseline_mse"] = baseline.pop("baseline_loss")
-        return self._header(chunk, version, metrics | baseline, started)
+        return self._header(chunk, version, metrics | baseline, started, calibration)
 
     def _prepare(self, chunk: Chunk, vector: FloatArray, seed: int) -> tuple[dict[str, torch.Tensor], Episode]:
         layout = self._setup.layout
@@ -138,6 +138,9 @@ class Worker:
                 task_ref=chunk.refs[int(bad[0])],
             )
 
-    def _header(self, chunk: Chunk, version: int, metrics: Metrics, started: float) -> ChunkResult:
+    def _header(
+        self, chunk: Chunk, version: int, metrics: Metrics, started: float, calibration: torch.Tensor | None = None
+    ) -> ChunkResult:
         numbers = {key: value.detach().cpu().numpy() for key, value in metrics.items()}
-        return ChunkResult(chunk, version, self._name, numbers, time.perf_counter() - started)
+        sums = None if calibration is None else calibration.cpu().numpy()
+        return ChunkResult(chunk, version, self._name, numbers, time.perf_counter() - started, sums)
