@@ -13,7 +13,7 @@ from distmeta.experiment.experiment import Experiment
 from distmeta.figures import learner_pictures, run_curves
 from distmeta.intervals import EvaluationReport
 from distmeta.learners.functional import evaluating
-from distmeta.learners.pictures import Fit, Picture
+from distmeta.learners.pictures import Fit, Picture, Reliability
 from distmeta.run.directory import RunDirectory
 from distmeta.run.place import Place
 from distmeta.run.reporting import report_facts, write_report
@@ -50,7 +50,7 @@ class RunResult:
     report: Path | None = None
 
     def __repr__(self) -> str:
-        test = {name: self.test.text(name) for name in self.test.metrics} if self.test else None
+        test = {name: self.test.text(name) for name in self.test.names} if self.test else None
         return f"RunResult({str(self.run_dir)!r}, step={self.step}, best_step={self.best_step}, test={test})"
 
 
@@ -85,6 +85,7 @@ def finish(
     sources: tuple[tuple[str, Callable[[Experiment, Driver, Trained], Mapping[str, Picture]]], ...] = (
         ("The fit", _fit),
         (f"{type(driver.learner).__name__}.pictures()", _pictures),
+        ("The reliability picture", _reliability),
     )
     for name, make in sources:
         try:
@@ -162,6 +163,21 @@ def _fit(experiment: Experiment, driver: Driver, trained: Trained) -> dict[str, 
         before = driver.learner.forward(params, x.to(dtype)).detach()
     title = f"one meta-test task, before and after {points} points"
     return {"fit": Fit(title, *shown, before, fast.logits(x.to(dtype)))}
+
+
+def _reliability(experiment: Experiment, driver: Driver, trained: Trained) -> dict[str, Picture]:
+    """``reliability`` of the meta-test; nothing where predictions have no probabilities."""
+    test = trained.test
+    if test is None or (c := test.calibration) is None:
+        return {}
+    name = next(iter(test.pooled))
+    if c.kind == "confidence":
+        title = f"confidence and accuracy on {test.tasks} {test.split} tasks"
+        words = "confidence", "right", f"expected calibration error {test.text(name)}"
+    else:
+        title = f"coverage of intervals on {test.tasks} {test.split} tasks"
+        words = "probability of the interval", "targets inside", f"mean distance from the level {test.text(name)}"
+    return {"reliability": Reliability(title, c.expected, c.observed, c.half_width, c.count, *words)}
 
 
 def _pictures(experiment: Experiment, driver: Driver, trained: Trained) -> dict[str, Picture]:

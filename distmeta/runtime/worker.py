@@ -114,19 +114,22 @@ class Worker:
     def evaluate_chunk(self, chunk: Chunk, version: int, vector: FloatArray, seed: int) -> ChunkResult:
         """Metrics of a chunk after adaptation, with the no-learning baseline of the same tasks beside them."""
         started = time.perf_counter()
-        parts = [self._evaluated(chunk, refs, vector, seed) for refs in self._tasks.together(chunk.refs, seed)]
-        metrics = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        measured = [self._measured(chunk, refs, vector, seed) for refs in self._tasks.together(chunk.refs, seed)]
+        metrics = {name: torch.cat([part[name] for part, _ in measured]) for name in measured[0][0]}
         self._require_finite(chunk, metrics["loss"])
-        return self._header(chunk, version, metrics, started)
+        sums = [part for _, part in measured if part is not None]
+        return self._header(chunk, version, metrics, started, torch.cat(sums) if sums else None)
 
-    def _evaluated(self, chunk: Chunk, refs: Sequence[TaskRef], vector: FloatArray, seed: int) -> Metrics:
+    def _measured(
+        self, chunk: Chunk, refs: Sequence[TaskRef], vector: FloatArray, seed: int
+    ) -> tuple[Metrics, torch.Tensor | None]:
         """Metrics of tasks of equal shapes, with those that need no learner."""
         params, episodes = self._prepare(chunk, refs, vector, seed)
-        metrics = self._evaluator.evaluate(params, episodes)
+        metrics, calibration = self._evaluator.measure(params, episodes)
         baseline = self._tasks.baseline(episodes)
         if "mse" in metrics and "baseline_loss" in baseline:  # the loss is a likelihood, the baseline's an error
             baseline["baseline_mse"] = baseline.pop("baseline_loss")
-        return metrics | baseline | self._tasks.exact(refs, seed, episodes)
+        return metrics | baseline | self._tasks.exact(refs, seed, episodes), calibration
 
     def _prepare(
         self, chunk: Chunk, refs: Sequence[TaskRef], vector: FloatArray, seed: int
@@ -147,6 +150,9 @@ class Worker:
                 task_ref=chunk.refs[int(bad[0])],
             )
 
-    def _header(self, chunk: Chunk, version: int, metrics: Metrics, started: float) -> ChunkResult:
+    def _header(
+        self, chunk: Chunk, version: int, metrics: Metrics, started: float, calibration: torch.Tensor | None = None
+    ) -> ChunkResult:
         numbers = {key: value.detach().cpu().numpy() for key, value in metrics.items()}
-        return ChunkResult(chunk, version, self._name, numbers, time.perf_counter() - started)
+        sums = None if calibration is None else calibration.cpu().numpy()
+        return ChunkResult(chunk, version, self._name, numbers, time.perf_counter() - started, sums)
