@@ -84,8 +84,9 @@ class Calibration:
         Raises:
             KeyError: the values are none.
         """
-        found: dict[str, Any] = {f.name: values[f.name] for f in fields(cls)}
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in found.items()})
+        found = {f.name: values[f.name] for f in fields(cls)}
+        taken: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in found.items()}
+        return cls(**taken)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, without loss."""

@@ -168,7 +168,12 @@ def test_three_real_tables_padded_to_one_shape():
     split = pytest.importorskip("sklearn.model_selection").train_test_split
     tasks = Tables(test=("iris", "wine", "breast_cancer"), test_splits=2)
     tasks.check()
-    assert (tasks.spec.padded, tasks.spec.input_shape, tasks.spec.support, tasks.spec.queries) == (True, (30,), 284, 285)
+    assert (tasks.spec.padded, tasks.spec.input_shape, tasks.spec.support, tasks.spec.queries) == (
+        True,
+        (30,),
+        284,
+        285,
+    )
     assert not tasks.spec_of("meta_train").padded
     assert tasks.count("meta_test") == 6
     assert tasks.count("meta_train") is None
