@@ -322,7 +322,14 @@ class Engine(config.Configurable, ABC):
         return params | {name: p.to(params[name]) for name, p in learned.items()}
 
 
-def map_tasks(function: Callable[[Params, Episode], Any], params: Params, episodes: Episode, *, loop: bool) -> Any:
+def map_tasks(
+    function: Callable[[Params, Episode], Any],
+    params: Params,
+    episodes: Episode,
+    *,
+    loop: bool,
+    exact_norms: bool = True,
+) -> Any:
     """``function(params, episode)`` of each of T stacked tasks, vectorised or in a loop.
 
     Args:
@@ -330,6 +337,7 @@ def map_tasks(function: Callable[[Params, Episode], Any], params: Params, episod
         params: shared by all tasks.
         episodes: T stacked tasks.
         loop: compute one task after the other.
+        exact_norms: see :func:`~distmeta.learners.functional.vectorised`.
 
     Returns:
         What ``function`` returns, each tensor with a leading axis T.
@@ -342,7 +350,7 @@ def map_tasks(function: Callable[[Params, Episode], Any], params: Params, episod
     def one(*parts: torch.Tensor) -> Any:
         return function(params, Episode(*parts, ways=ways, outputs=episodes.outputs))
 
-    with vectorised(True):
+    with vectorised(True, exact_norms=exact_norms):
         return vmap(one, randomness="different")(*episodes)
 
 
