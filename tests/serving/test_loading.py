@@ -47,6 +47,7 @@ LEARNERS = {
         for name, kind in find_learners().items()
         if kind.model_kind in ("classifier", "encoder")
     },
+    "InContext": "InContext(distmeta.image_context(distmeta.conv4(8, norm='none', head=False), width=8, heads=2))",
     "FullContext": "MatchingNet(net(8), full_context=True, features=8)",
     "Koch": "Siamese(net(8), form='koch')",
 }
