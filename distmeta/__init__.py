@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from distmeta.tasks.base import Task, TaskDistribution
     from distmeta.tasks.few_shot import FewShot
     from distmeta.tasks.function import FunctionTasks, task_distribution
+    from distmeta.tasks.gaussian_processes import GaussianProcesses
     from distmeta.tasks.label_sequences import LabelSequences
     from distmeta.tasks.lake_runs import LakeRuns
     from distmeta.tasks.projections import Projections
@@ -111,6 +112,7 @@ _HOMES = {
     "tasks.base": ("Task", "TaskDistribution"),
     "tasks.few_shot": ("FewShot",),
     "tasks.function": ("FunctionTasks", "task_distribution"),
+    "tasks.gaussian_processes": ("GaussianProcesses",),
     "tasks.label_sequences": ("LabelSequences",),
     "tasks.lake_runs": ("LakeRuns",),
     "tasks.projections": ("Projections",),
@@ -138,6 +140,7 @@ __all__ = [
     "FastModel",
     "FewShot",
     "FunctionTasks",
+    "GaussianProcesses",
     "InContext",
     "LabelSequences",
     "LakeRuns",

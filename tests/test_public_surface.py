@@ -21,6 +21,7 @@ NAMES = {
     "FastModel",
     "FewShot",
     "FunctionTasks",
+    "GaussianProcesses",
     "InContext",
     "LabelSequences",
     "LakeRuns",
