@@ -41,7 +41,7 @@ FLOORS = {
 ONLY_IN = {
     "ray": {"runtime.ray_backend", "runtime.ray_errors", "run.submitting", "serving.service"},
     "mlflow": {"tracking.mlflow_link", "serving.mlflow_model", "serving.mlflow_store"},
-    "sklearn": {"sklearn", "tasks.controls"},
+    "sklearn": {"sklearn", "tasks.controls", "tasks.table_sets"},
 }
 
 
