@@ -22,6 +22,7 @@ NAMES = {
     "FewShot",
     "FunctionTasks",
     "GaussianProcesses",
+    "ImageCompletion",
     "InContext",
     "LabelSequences",
     "LakeRuns",
