@@ -21,6 +21,8 @@ NAMES = {
     "FastModel",
     "FewShot",
     "FunctionTasks",
+    "GaussianProcesses",
+    "ImageCompletion",
     "InContext",
     "LabelSequences",
     "LakeRuns",

@@ -3,6 +3,7 @@
 import hashlib
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distmeta import Tables
-from distmeta.errors import ConfigError, TaskContractError
+from distmeta import MAML, InContext, Tables, mlp, table_transformer
+from distmeta.errors import ConfigError, LearnerContractError, TaskContractError
+from distmeta.learners.probe import require_equal_ways
 from distmeta.seeding import rng
 from distmeta.tasks import tables
 from distmeta.tasks.table_sets import SETS, TableSets
@@ -238,6 +240,25 @@ def test_real_tables_that_do_not_fit_are_refused_before_a_worker_starts(given, e
     pytest.importorskip("sklearn")
     with pytest.raises(error, match=message):
         Tables(**given).check()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"test": ("iris",)}, {"test": ("diabetes",), "target": "number", "features": 10}, {"features": (2, 5)}],
+)
+def test_learners_of_one_shape_are_refused_before_a_worker_starts(settings):
+    pytest.importorskip("sklearn")
+    tasks = Tables(**settings)
+    train, test = tasks.spec_of("meta_train"), tasks.spec
+    learner = MAML(mlp((4,)))
+    if test.padded:
+        with pytest.raises(LearnerContractError, match=r"shape \[3\]; the test tasks are filled up.*InContext"):
+            require_equal_ways(learner, train, test)
+    else:
+        require_equal_ways(learner, train, test)
+        with pytest.raises(LearnerContractError, match=r"test tasks have inputs of shape \[4\].*Use InContext"):
+            require_equal_ways(learner, train, replace(test, input_shape=(4,)))
+    require_equal_ways(InContext(table_transformer()), train, test)
 
 
 def test_without_scikit_learn_the_fix_is_named(monkeypatch):
