@@ -231,9 +231,9 @@ def test_a_picture_that_fails_is_said_and_the_run_is_whole(digits_dir, tmp_path)
     assert distmeta.inspect_run(folder)["status"] == "finished"
 
 
-def test_a_learner_with_nothing_to_show_leaves_no_picture(digits_dir, tmp_path):
+def test_a_learner_with_nothing_to_show_leaves_no_picture_but_its_reliability(digits_dir, tmp_path):
     folder = run(distmeta.ProtoNet(nn.Sequential(nn.Flatten(), nn.Linear(64, 16))), digits_dir, tmp_path / "run")
-    assert {path.name for path in folder.glob("*.png")} == {"curves.png"}
+    assert {path.name for path in folder.glob("*.png")} == {"curves.png", "reliability.png"}
 
 
 class Capped(distmeta.Sinusoids):

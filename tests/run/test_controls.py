@@ -180,6 +180,7 @@ def test_one_table_for_people_and_json_for_machines(world):
         assert re.search(rf"(?m)^  {label}.* {number} +[+-]{number} +[01]\.\d+", said.out), said.out
     assert re.search(r"(?m)^(Meta-training is|Whether meta-training)", said.out)
     machine = run_command("evaluate", "maml", "--controls", "--tasks", 8, "--backend", "local", "--json")
+    assert machine.code == 0, machine.err
     assert machine.json.keys() >= {"worth_it", "verdict", "controls", "meta_trained"}
     assert sorted(path.name for path in Path("maml/evaluations").iterdir()) == ["controls-1.json", "controls-2.json"]
 

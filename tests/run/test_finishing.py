@@ -111,10 +111,14 @@ def test_the_result_has_both_accuracies_a_baseline_and_where_to_look(trained):
             rf"  accuracy, non-transductive \(each query alone\) +{number}",
             rf"  nearest neighbour on raw inputs, same tasks +{number}",
             r"  loss on the queries +\d+\.\d+ ± \d+\.\d+",
+            r"  negative log-likelihood of a query, nats, each query alone +\d+\.\d+ ± \d+\.\d+",
+            r"  area under the ROC curve, one class against the others +[01]\.\d+ ± \d+\.\d+",
+            r"  expected calibration error, all queries pooled +0\.\d+ ± \d+\.\d+",
             r"run      run\[1\]",
             r"report   run\[1\]/report.html",
             r"curves   run\[1\]/curves.png",
             r"picture  run\[1\]/adaptation.png",
+            r"picture  run\[1\]/reliability.png",
             r"browser  mlflow ui --backend-store-uri sqlite:////.*mlflow.db",
         ],
         strict=True,
@@ -187,7 +191,7 @@ def test_the_job_the_curves_and_the_best_parameters(trained, recorded, tmp_path)
 
     assert files() == {
         *("experiment.json", "job.py", "curves.png", "adaptation.png", "result.json", "report.html", "run.json"),
-        "best",
+        *("reliability.png", "best"),
     }
     best = trained.shell("inspect", trained.run, "--json").json["best"]["step"]
     assert files("best") == {

@@ -267,7 +267,7 @@ def test_a_picture_that_is_none_is_left_out(run, tmp_path):
     moved = shutil.copytree(run, tmp_path / "run")
     (moved / "note.png").write_text("no picture")
     shutil.copy(moved / "adaptation.png", moved / "of_mine.png")
-    assert [one.name for one in collect(RunDirectory.open(moved)).pictures] == ["adaptation", "of_mine"]
+    assert [one.name for one in collect(RunDirectory.open(moved)).pictures] == ["adaptation", "of_mine", "reliability"]
 
 
 # -- several runs -----------------------------------------------------------------------------------------------------
