@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from distmeta.config import did_you_mean
 from distmeta.errors import ConfigError
-from distmeta.experiment.card import Card, Dataset, Published
+from distmeta.experiment.card import OMNIGLOT, Card, Dataset, Published
 from distmeta.experiment.in_context_cards import IN_CONTEXT
 
 
@@ -45,10 +45,6 @@ def find(name: str) -> Card:
 
 
 # -- the cards --------------------------------------------------------------------------------------------------------
-
-OMNIGLOT = Dataset(
-    "omniglot", "vinyals", "Vinyals split: 1,028 / 172 / 423 characters for training, validation, test", (1, 28, 28)
-)
 
 _STRIDED = (
     "conv4: 4 strided convolutions of 64 filters, batch norm, ReLU, last map averaged to 64 features, linear head"
@@ -322,4 +318,4 @@ CARDS: tuple[Card, ...] = (
 )
 """Every card; the module's docstring shows how to add one."""
 
-__all__ = ["CARDS", "Card", "Dataset", "Published", "find"]
+__all__ = ["CARDS", "OMNIGLOT", "Card", "Dataset", "Published", "find"]
