@@ -359,6 +359,8 @@ class Engine(config.Configurable, ABC):
         query joins the support set in a forward pass of its own (Nichol et al. 2018, section 6.1).
         """
         predict = self.keeping_statistics(self.adapted(params, episode), params, episode)
+        if self.model_kind == "set":
+            return predict(episode.query_x)
         return self.predict_alone(predict, episode.support_x, episode.query_x, loop=self.loops)
 
     @final

@@ -13,6 +13,7 @@ from distmeta.seeding import rng
 from distmeta.serving.predictor import Predictor
 from distmeta.serving.together import Question
 from distmeta.types import TaskSpec
+from set_models import reader
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -45,8 +46,8 @@ LEARNERS = {
 
 def predictor_of(name, norm="batch", vectorise="vmap", dtype=torch.float32):
     kind, values = LEARNERS[name]
-    learner = kind(conv4(8, norm=norm, head=kind.model_kind == "classifier"), vectorise=vectorise, **values)
-    learner = learner.bind(SPEC, 0)
+    model = reader() if kind.model_kind == "set" else conv4(8, norm=norm, head=kind.model_kind == "classifier")
+    learner = kind(model, vectorise=vectorise, **values).bind(SPEC, 0)
     learner.model.to(dtype)
     params = learner.init_meta_params(rng(0, "init"))
     learner.load(params)
