@@ -39,6 +39,7 @@ NAMES = {
     "Outer",
     "Place",
     "Predictor",
+    "Prior",
     "PrioritySortTask",
     "Projections",
     "ProtoNet",
