@@ -183,7 +183,7 @@ class PreparedEvaluation:
             backend,
             WorkerSetup(self.learner, e.tasks, best.layout, e.seed, e.runtime.threads),
             e.runtime,
-            best.vector,
+            best.learned,
             version=best.step,
             split=selection.split,
             tasks=selection.tasks,
