@@ -122,8 +122,8 @@ class _Encoder(nn.Module):
     """The default encoder: ``[B,C,H,W]`` to ``[B,64 (H/16)(W/16)]``.
 
     Pooled before it is normalised, a map is a quarter of the size for group norm and ReLU; with the channels last in
-    memory, norm and pooling run at the speed of the convolutions. Together that is 2 to 3 times the images per second
-    of :func:`distmeta.conv4` with group norm.
+    memory, norm and pooling run as fast as the convolutions. Together about twice the images per second of
+    :func:`distmeta.conv4` with group norm.
     """
 
     def __init__(self, spec: TaskSpec, width: int = 64) -> None:
