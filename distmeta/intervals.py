@@ -14,8 +14,10 @@ from distmeta.calibration import Calibration
 from distmeta.errors import ConfigError
 from distmeta.types import FloatArray, Split
 
-_NOT_OF_EVERY_TASK = frozenset({"roc_auc"})
-"""Numbers that a task may lack, NaN there: no ROC curve can be drawn where all queries are of one class."""
+
+def may_be_absent(name: str) -> bool:
+    """Return whether a task may lack the number, NaN there: no ROC curve where all queries are of one class."""
+    return name.endswith("roc_auc")
 
 
 def ci95(values: npt.ArrayLike) -> float:
@@ -82,7 +84,7 @@ class EvaluationReport:
     def values(self, name: str) -> FloatArray:
         """The values of the tasks that have the number."""
         found = self.metrics[name]
-        return found[~np.isnan(found)] if name in _NOT_OF_EVERY_TASK else found
+        return found[~np.isnan(found)] if may_be_absent(name) else found
 
     def mean(self, name: str) -> float:
         """Mean over tasks, those that have the number; a number of all tasks together as it is."""
@@ -117,7 +119,7 @@ class EvaluationReport:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: the summary, the per-task values (``null`` where a task lacks the number), the calibration."""
         per_task = {
-            name: [None if np.isnan(v) and name in _NOT_OF_EVERY_TASK else round(float(v), 6) for v in values]
+            name: [None if np.isnan(v) and may_be_absent(name) else round(float(v), 6) for v in values]
             for name, values in self.metrics.items()
         }
         found = {"split": self.split, "seed": self.seed, "tasks": self.tasks, **self.summary(), "per_task": per_task}
@@ -207,7 +209,7 @@ def paired(a: EvaluationReport, b: EvaluationReport) -> dict[str, Difference]:
 def _difference(name: str, a: FloatArray, b: FloatArray) -> Difference:
     # In double precision before the subtraction: the mean difference is then the difference of the means.
     first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    if name in _NOT_OF_EVERY_TASK:
+    if may_be_absent(name):
         both = ~np.isnan(first) & ~np.isnan(second)
         first, second = first[both], second[both]
     return Difference(name, float(first.mean()), float(second.mean()), ci95(first - second))

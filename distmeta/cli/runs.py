@@ -30,6 +30,7 @@ from distmeta.cli.progress import watching
 from distmeta.errors import ConfigError
 
 if TYPE_CHECKING:
+    from distmeta.run.controls import Controls
     from distmeta.run.evaluating import Over
     from distmeta.run.results import Comparison, EvaluationResult, Sweep
 
@@ -85,6 +86,9 @@ def evaluate(
         str | None, typer.Option(metavar="0,1,3,5", help="A curve over numbers of inner steps.")
     ] = None,
     lengths: Annotated[str | None, typer.Option(metavar="10,20,50", help="A curve over lengths of sequences.")] = None,
+    controls: Annotated[
+        bool, typer.Option("--controls", help="Is meta-training worth it? Other methods on the same tasks, paired.")
+    ] = False,
     workers: Workers = None,
     backend: BackendName = "ray",
     address: Address = None,
@@ -104,7 +108,8 @@ def evaluate(
     Every result is kept in RUN_DIR/evaluations.
     """
     curves: dict[Over, str | None] = {"shots": shots, "inner_steps": inner_steps, "lengths": lengths}
-    modes = {"--against": against} | {f"--{over.replace('_', '-')}": text for over, text in curves.items()}
+    modes: dict[str, object] = {"--against": against, "--controls": controls or None}
+    modes |= {f"--{over.replace('_', '-')}": text for over, text in curves.items()}
     given = [option for option, value in modes.items() if value is not None]
     if len(given) > 1:
         raise ConfigError(f"{' and '.join(given)}: expected one of them at a time. Give one command for each.")
@@ -124,9 +129,13 @@ def evaluate(
             Place(backend, address, watch=view),
             changed_code,
         )
-        found: Comparison | EvaluationResult | Sweep
+        found: Comparison | Controls | EvaluationResult | Sweep
         over = next((over for over, text in curves.items() if text is not None), None)
-        if against is not None:
+        if controls:
+            from distmeta.run.controls import evaluate_controls
+
+            found = evaluate_controls(run_dir, request)
+        elif against is not None:
             found = evaluating.compare(run_dir, against, request)
         elif over is not None:
             values = numbers(given[0], curves[over] or "", 0 if over == "inner_steps" else 1)

@@ -10,14 +10,15 @@ from distmeta.cli.console import print_json
 from distmeta.experiment.cards import CARDS, Card
 from distmeta.experiment.job import Job
 from distmeta.figures.metric_labels import metric_labels
-from distmeta.intervals import EvaluationReport
+from distmeta.intervals import EvaluationReport, interval
+from distmeta.run.controls import Controls
 from distmeta.run.finishing import RunResult
 from distmeta.run.results import Comparison, EvaluationResult, Sweep
 
 
 @singledispatch
-def evaluation(found: EvaluationResult | Comparison | Sweep) -> None:
-    """Print an evaluation, a comparison of two runs, or a curve."""
+def evaluation(found: EvaluationResult | Comparison | Controls | Sweep) -> None:
+    """Print an evaluation, a comparison of two runs or with controls, or a curve."""
     raise TypeError(f"{type(found).__name__} is no evaluation")
 
 
@@ -51,6 +52,26 @@ def _(found: Sweep) -> None:
         rows.append((str(value), *(report.text(name) for name in names)))
     _rows(rows)
     console.out.print(f"curve  {found.picture}")
+
+
+@evaluation.register
+def _(found: Controls) -> None:
+    report, metrics = found.result.report, found.metrics
+    names = metric_labels(metrics)
+    console.out.print(found.result.title)
+    rows = [("", *(cell for name in metrics for cell in (names[name].split(",")[0], "meta-trained minus it")))]
+    rows.append(("meta-trained", *(cell for name in metrics for cell in (report.text(name), ""))))
+    for one in found.controls.values():
+        cells: list[str] = []
+        for name in metrics:
+            d = one.differences.get(name)
+            cells += ["–", ""] if d is None else [interval(name, d.b, one.ci95[name]), d.text()]
+        rows.append((one.label, *cells))
+    _rows(rows)
+    for key, why in found.left_out.items():
+        console.out.print(f"  left out: {key.replace('_', '-')}, since {why}")
+    console.out.print(found.verdict)
+    console.out.print(f"kept in  {found.kept}")
 
 
 def result(found: RunResult, job: Job, as_json: bool) -> None:

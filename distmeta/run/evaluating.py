@@ -5,7 +5,8 @@ Every result is also written to ``RUN_DIR/evaluations/``, under a new name each 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -20,6 +21,7 @@ from distmeta.files import write_record
 from distmeta.learners.pictures import Curves
 from distmeta.run.finished_run import FinishedRun, PreparedEvaluation
 from distmeta.run.results import Comparison, EvaluationRequest, EvaluationResult, Sweep, TaskSelection
+from distmeta.runtime.backend import Backend
 from distmeta.runtime.evaluation import cautions
 from distmeta.types import Split, TaskRef
 
@@ -104,6 +106,21 @@ def _compute(
     run: FinishedRun, prepared: Sequence[PreparedEvaluation], request: EvaluationRequest, selection: TaskSelection
 ) -> tuple[EvaluationResult, ...]:
     """Evaluate each of ``prepared`` on one backend."""
+    with on_backend(run, prepared, request) as backend:
+        return tuple(one.evaluate(selection, request.place, backend) for one in prepared)
+
+
+@contextmanager
+def on_backend(
+    run: FinishedRun, prepared: Sequence[PreparedEvaluation], request: EvaluationRequest
+) -> Iterator[Backend]:
+    """The backend of the request, after all cautions; the full text of an error is kept in the run.
+
+    Args:
+        run: that is evaluated.
+        prepared: what is to be computed.
+        request: where.
+    """
     place, directory = request.place, run.directory
     consequence = "the code evaluated is not the code that was trained"
     place.warn_of_changed_code(directory.changed_code(run.job), consequence)
@@ -112,7 +129,7 @@ def _compute(
     try:
         with place.open(run.job, prepared[0].experiment.runtime) as backend:
             place.phase(f"evaluating {directory.path}")
-            return tuple(one.evaluate(selection, place, backend) for one in prepared)
+            yield backend
     except DistmetaError as error:
         directory.keep_raw_text(error)
         raise

@@ -165,6 +165,7 @@ class PreparedEvaluation:
         evaluated_on: name of the dataset of the tasks.
         cross_domain: whether these are two datasets.
         changed: settings that differ from those of the run, by dotted key.
+        controls: whether scikit-learn's methods are fitted to each support set too.
     """
 
     run: FinishedRun
@@ -174,6 +175,7 @@ class PreparedEvaluation:
     evaluated_on: str
     cross_domain: bool
     changed: Mapping[str, Any]
+    controls: bool = False
 
     def evaluate(self, selection: TaskSelection, place: Place, backend: Backend) -> EvaluationResult:
         """Compute over the workers of a pool of its own."""
@@ -181,7 +183,7 @@ class PreparedEvaluation:
         which = "".join(f"{key}={value}: " for key, value in self.changed.items())
         report = evaluate_on(
             backend,
-            WorkerSetup(self.learner, e.tasks, best.layout, e.seed, e.runtime.threads),
+            WorkerSetup(self.learner, e.tasks, best.layout, e.seed, e.runtime.threads, self.controls),
             e.runtime,
             best.learned,
             version=best.step,

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from distmeta.calibration import Calibration
-from distmeta.intervals import EvaluationReport
+from distmeta.intervals import EvaluationReport, may_be_absent
 from distmeta.types import Chunk, ChunkResult, FloatArray, Split
 
 
@@ -47,9 +47,8 @@ def report(results: Sequence[ChunkResult], split: Split, seed: int) -> Evaluatio
         split: which classes.
         seed: of the tasks.
     """
-    found = metrics(results)
-    if "roc_auc" in found and np.isnan(found["roc_auc"]).all():  # no task has it
-        del found["roc_auc"]
+    values = metrics(results)
+    found = {name: one for name, one in values.items() if not (may_be_absent(name) and np.isnan(one).all())}
     sums = [result.calibration for result in results if result.calibration is not None]
     pooled = Calibration.of(np.concatenate(sums)) if len(sums) == len(results) else None
     return EvaluationReport(split, seed, found, pooled)

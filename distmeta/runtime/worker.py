@@ -15,6 +15,7 @@ from distmeta.learners.base import MetaLearner
 from distmeta.learners.param_layout import ParamLayout
 from distmeta.malloc import keep_freed_memory
 from distmeta.seeding import torch_seed
+from distmeta.tasks import controls
 from distmeta.tasks.base import TaskDistribution
 from distmeta.types import Chunk, ChunkResult, Episode, FloatArray, Metrics, TaskRef
 
@@ -29,6 +30,7 @@ class WorkerSetup:
         layout: how the flat parameter vector is read.
         seed: root of the run's random numbers.
         threads: CPU threads; a part of the result's identity.
+        controls: whether evaluation also fits scikit-learn's methods to each support set.
     """
 
     learner: MetaLearner
@@ -36,6 +38,7 @@ class WorkerSetup:
     layout: ParamLayout
     seed: int
     threads: int
+    controls: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,8 @@ class Worker:
         baseline = self._tasks.baseline(episodes)
         if "mse" in metrics and "baseline_loss" in baseline:  # the loss is a likelihood, the baseline's an error
             baseline["baseline_mse"] = baseline.pop("baseline_loss")
+        if self._setup.controls:
+            baseline |= controls.scores(episodes)
         return metrics | baseline | self._tasks.exact(refs, seed, episodes), calibration
 
     def _prepare(
