@@ -1,8 +1,8 @@
 """DiLoCo (Douillard et al. 2023) is Reptile under other settings: inner AdamW, outer SGD with Nesterov momentum.
 
 A task is a client with data of its own, an outer step a round of all of them, and what a client sends is theta - phi.
-One limit: every round begins with a fresh inner optimizer, where DiLoCo keeps each client's AdamW statistics from round to
-round; a task would then depend on the rounds before it, and a kill could change the result.
+One limit: every round begins with a fresh inner optimizer, where DiLoCo keeps each client's AdamW statistics from round
+to round; a task would then depend on the rounds before it, and a kill could change the result.
 """
 
 from distmeta import Evaluation, Experiment, FewShot, Outer, Reptile, Runtime, conv4
