@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import combinations
@@ -13,7 +13,7 @@ from typing import Any
 from distmeta.auditing.findings import FIXES, OWN_GENERATOR, Finding, Line, Proof
 from distmeta.auditing.interpreter import Interpreters
 from distmeta.auditing.play import Play
-from distmeta.auditing.surroundings import FACTORS
+from distmeta.auditing.surroundings import FACTORS, KNOWN_VARIABLES
 from distmeta.auditing.tracing import Event, Place, divergence
 from distmeta.errors import TaskContractError, listed
 from distmeta.experiment.job import Job
@@ -130,7 +130,13 @@ class Audit:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        proofs = [{"title": p.title, "holds": p.holds, "evidence": p.evidence} for p in self.proofs]
+        proofs = [{
+                "title": p.title,
+                "holds": p.holds,
+                "evidence": p.evidence,
+                "follows_from": None if p.follows is None else f"{p.follows.file}:{p.follows.number}",
+            }
+            for p in self.proofs]
         return {
             "distribution": self.distribution,
             "ok": not self.findings,
@@ -167,8 +173,11 @@ class _Auditor:
         self._first = Play(
             str(job.path), dict(job.overrides), experiment.seed, tasks, user=(str(job.path),), trace=first
         )
+        specs = [experiment.tasks.spec_of(split) for split in experiment.tasks.splits]
+        self._most_rows = max(spec.support + spec.queries for spec in specs)
         self._found: list[Finding] = []
         self._remarks: list[str] = []
+        self._follows: dict[str, Line] = {}
         self._base: Result = {}
 
     def run(self) -> Audit:
@@ -201,7 +210,8 @@ class _Auditor:
         evidence[_CLASSES] = self._classes()
         evidence[_ROWS] = self._rows()
         proofs = tuple(
-            Proof(title, text, tuple(f for f in self._found if f.proof == title)) for title, text in evidence.items()
+            Proof(title, text, tuple(f for f in self._found if f.proof == title), self._follows.get(title))
+            for title, text in evidence.items()
         )
         self._remark_on_reads()
         return Audit(self._base["distribution"], proofs, tuple(self._remarks))
@@ -221,13 +231,22 @@ class _Auditor:
         if not differing:
             return
         line, used = self._locate(differing[0], variation, asked)
-        same = next((f for f in self._found if line is not None and f.line and _place(f.line) == _place(line)), None)
-        if variation.symptom and self._found and (same or line is None or line.number == self._definition()[1]):
+        known = self._known(line, variation)
+        if known is not None:
+            self._follows.setdefault(variation.proof, known)
             return
-        if same is not None and any(f.proof == _SAME for f in self._found):
-            return  # it differs from process to process: what else was changed is no cause
         what = f"{variation.seen}: {len(differing)} of {len(base)} tasks differ, such as {differing[0]}"
         self._add(variation.proof, what, FIXES[name], line, used)
+
+    def _known(self, line: Line | None, variation: _Variation) -> Line | None:
+        """The line of an earlier finding that a difference follows from; ``None`` if it is a finding of its own."""
+        same = next((f for f in self._found if line and f.line and _place(f.line) == _place(line)), None)
+        if same is not None:
+            explained = any(read.startswith(variation.reads) for read in same.line.reads) if variation.reads else False
+            unstable = any(f.proof == _SAME for f in self._found)  # differs anyway, whatever else is changed
+            return None if explained and not unstable else same.line
+        nowhere = line is None or _place(line) == self._definition()
+        return next((f.line for f in self._found if f.line), None) if variation.symptom and nowhere else None
 
     def _locate(self, ref: str, variation: _Variation, asked: tuple[str, Play]) -> tuple[Line | None, Line | None]:
         """The line behind a difference, and the one that uses what it made."""
@@ -235,7 +254,7 @@ class _Auditor:
         first = self._first if not one.natural else replace(one, plan="chunks")
         traced = [("first", replace(first, trace=(ref,))), (where, replace(one, trace=(ref,)))]
         ours, theirs = self._where.play(traced)
-        reads = [(what, (file, number)) for result in (ours, theirs) for what, file, number in result["reads"]]
+        reads = [(what, (file, number)) for result in (ours, theirs) for what, file, number, _ in result["reads"]]
         found = divergence(_events(ours), _events(theirs))
         if found is not None:
             return Line.at(found[0], reads), found[1] and Line.at(found[1], reads)
@@ -254,9 +273,9 @@ class _Auditor:
         """Other values for the variables that the user's code reads: numbers, or such that are not set."""
         found = {}
         environment = self._where.environment
-        for what, *place in self._base["reads"]:
-            if what.startswith("os.environ["):
-                name = what[len("os.environ['") : -2]
+        for what, *place, _ in self._base["reads"]:
+            name = what.removeprefix("os.environ['")[:-2]
+            if what.startswith("os.environ[") and name not in KNOWN_VARIABLES:
                 value = environment.get(name)
                 if value is None or value.lstrip("-").isdigit():
                     found[name] = "1" if value is None else str(int(value) + 1)
@@ -307,13 +326,13 @@ class _Auditor:
 
     def _classes(self) -> str:
         found = self._base["classes"]
-        for shared in found["splits"]:
-            a, b = (ref.split("/")[0] for ref in shared["refs"])
+        if found["splits"]:
+            first, pairs = found["splits"][0], [_pair(shared, "classes") for shared in found["splits"]]
             self._add(
                 _CLASSES,
-                f"of {a} has a class of {b}: {shared['count']} classes are in both, such as {shared['name']!r}",
+                f"has classes of another split: {', '.join(pairs)}, such as {first['name']!r}",
                 "Give every class to one split.",
-                self._look(f"class {shared['name']}", shared["refs"][1]),
+                self._look(f"class {first['name']}", first["refs"][1]),
             )
         return f"{found['compared']} classes" if found["compared"] else "not compared: no names (class_names)"
 
@@ -334,19 +353,19 @@ class _Auditor:
                 "Draw support and query rows together, without replacement, and divide them.",
                 self._look(first["row"], first["refs"][0]),
             )
-        for shared in found["splits"]:
-            a, b = (ref.split("/")[0] for ref in shared["refs"])
+        if found["splits"]:
+            first, pairs = found["splits"][0], [_pair(shared, "rows") for shared in found["splits"]]
             self._add(
                 _ROWS,
-                f"of {a} has rows of {b}: {shared['count']} rows are in both, such as one of {' and '.join(shared['refs'])}",
+                f"has rows of another split: {', '.join(pairs)}, such as a row of {' and of '.join(first['refs'])}",
                 "Divide the rows (or the classes) among the splits before anything is drawn.",
-                self._look(shared["row"], shared["refs"][1]),
+                self._look(first["row"], first["refs"][1]),
             )
         return f"{found['compared']} rows" if found["compared"] else "not compared: sequences"
 
     def _look(self, what: str, ref: str) -> Line | None:
         """The first line of the user's code after which a variable holds a row or a class."""
-        (result,) = self._where.play([("first", replace(self._first, look_for=what, trace=(ref,)))])
+        (result,) = self._where.play([("first", replace(self._first, look_for=what, trace=(ref,), most_rows=self._most_rows))])
         if result["found"]:
             return Line.at(tuple(result["found"]))
         definition = self._definition()
@@ -359,9 +378,14 @@ class _Auditor:
 
     def _remark_on_reads(self) -> None:
         known = {_place(line) for f in self._found for line in (f.line, f.used) if line}
-        for what, file, number in self._base["reads"]:
-            if (file, number) not in known and not what.startswith(("os.environ", "os.listdir", "os.scandir")):
+        for what, file, number, phase in self._base["reads"]:
+            if phase == "draw" and (file, number) not in known and not what.startswith(("os.environ", "os.listdir", "os.scandir")):
                 self._remarks.append(f"reads {what}, and the bytes do not depend on it: {Line(file, number)}")
+
+
+def _pair(shared: Mapping[str, Any], things: str) -> str:
+    splits = " and ".join(ref.split("/")[0] for ref in shared["refs"])
+    return f"{shared['count']} {things} are in {splits}"
 
 
 def _place(line: Line) -> Place:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import linecache
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from distmeta.auditing.tracing import Place
@@ -36,7 +37,14 @@ class Line:
 
     def __str__(self) -> str:
         read = f"   (reads {', '.join(self.reads)})" if self.reads else ""
-        return f"{self.file}:{self.number}: {self.source}{read}"
+        return f"{self.place}: {self.source}{read}"
+
+    @property
+    def place(self) -> str:
+        """File and number, relative to the current folder where it is below."""
+        file = Path(self.file)
+        here = Path.cwd()
+        return f"{file.relative_to(here) if file.is_relative_to(here) else file}:{self.number}"
 
 
 @dataclass(frozen=True)
@@ -85,16 +93,18 @@ class Proof:
         title: the property.
         evidence: what was compared.
         findings: what contradicts it; empty where it holds.
+        follows: the line of another proof's finding that breaks this one, too; ``None`` otherwise.
     """
 
     title: str
     evidence: str
     findings: tuple[Finding, ...] = field(default=())
+    follows: Line | None = None
 
     @property
     def holds(self) -> bool:
         """Whether nothing contradicts it."""
-        return not self.findings
+        return not self.findings and self.follows is None
 
 
 OWN_GENERATOR = (

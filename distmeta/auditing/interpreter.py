@@ -6,8 +6,10 @@ fork cannot change is how strings hash: for that there is a second interpreter.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import pkgutil
 import subprocess
 import sys
 import tempfile
@@ -17,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from distmeta import models, tasks
 from distmeta.auditing.play import Play, play
 from distmeta.errors import RuntimeFailure
 
@@ -115,6 +118,7 @@ def serve() -> None:
     """Answer every play that comes on standard input, each in a fork, until the input ends."""
     answers = os.dup(1)
     os.dup2(2, 1)  # what the user's code prints is no answer
+    _import_package()
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
@@ -123,6 +127,16 @@ def serve() -> None:
         if status:
             message = f"the process died with {os.waitstatus_to_exitcode(status)}"
             _write_line(answers, {"digests": {}, "again": {}, "error": {"message": message, "place": None}})
+
+
+def _import_package() -> None:
+    """Import what job files use of distmeta, once for all forks."""
+    from distmeta.learners import find_learners
+
+    find_learners()
+    for room in (tasks, models):
+        for module in pkgutil.iter_modules(room.__path__, f"{room.__name__}."):
+            importlib.import_module(module.name)
 
 
 def _answer(answers: int, given: dict[str, Any]) -> None:

@@ -44,6 +44,7 @@ class Play:
         folder: current folder while tasks are drawn.
         trace: refs that are drawn line by line.
         look_for: digest of a row, or ``"class NAME"``: the line that draws it is searched.
+        most_rows: rows of an array at most in which a row is looked for; a larger one is the data, not a draw.
         sharing: whether rows and classes are compared across splits.
         user: files and folders that count as the user's code wherever they are.
     """
@@ -61,6 +62,7 @@ class Play:
     folder: str = ""
     trace: tuple[str, ...] = ()
     look_for: str = ""
+    most_rows: int = 0
     sharing: bool = False
     user: tuple[str, ...] = ()
 
@@ -92,7 +94,7 @@ def play(given: Play) -> dict[str, Any]:
             _draw(tasks, given, tracer, result)
         except Exception as error:  # noqa: BLE001 (the user's code may raise anything; the audit reports it)
             result["error"] = _error(error, user)
-    result["reads"] = [[what, *place] for what, place in tracer.reads]
+    result["reads"] = [[what, *place, phase] for (what, place), phase in tracer.reads.items()]
     result["events"] = [[e.phase, e.where, e.after, e.values, e.names] for e in tracer.events] if given.trace else []
     result["found"] = tracer.found
     return result
@@ -206,7 +208,7 @@ def _wanted(given: Play) -> Callable[[Any], bool] | None:
     kind, _, name = given.look_for.partition(" ")
     if kind == "class":
         return lambda value: value == name if isinstance(value, str) else _is_list_with(value, name)
-    return (lambda value: has_row(value, given.look_for, 512)) if given.look_for else None
+    return (lambda value: has_row(value, given.look_for, given.most_rows)) if given.look_for else None
 
 
 def _is_list_with(value: Any, name: str) -> bool:

@@ -41,6 +41,8 @@ _HARMLESS = {
     "TERM": "dumb",
     "EDITOR": "none",
 }
+KNOWN_VARIABLES = frozenset(_RANK_VARIABLES) | frozenset(_HARMLESS) | {"OMP_NUM_THREADS"}
+"""Environment variables that some factor changes."""
 
 
 class Surroundings:

@@ -80,7 +80,7 @@ class Tracer:
 
     def __init__(self, user: UserCode, wanted: Callable[[Any], bool] | None = None) -> None:
         self.events: list[Event] = []
-        self.reads: dict[tuple[str, Place], None] = {}  # in the order of their first occurrence
+        self.reads: dict[tuple[str, Place], str] = {}  # what is read and where; the phase of the last time
         self.found: Place | None = None
         self._user, self._wanted = user, wanted
         self._phase, self._after, self._states = "", ("", 0), _global_states()
@@ -88,7 +88,7 @@ class Tracer:
     def note(self, what: str) -> None:
         """Record a read that the running line of the user's code makes."""
         if (place := self._user.place(sys._getframe(1))) is not None:
-            self.reads[what, place] = None
+            self.reads[what, place] = self._phase
 
     @contextmanager
     def on(self, phase: str) -> Iterator[None]:
@@ -102,6 +102,7 @@ class Tracer:
         finally:
             sys.settrace(before)
             self._note_global_draws()
+            self._phase = ""
 
     def _enter(self, frame: FrameType, kind: str, value: Any) -> Any:
         if not self._user(frame.f_code.co_filename):
@@ -140,7 +141,7 @@ class Tracer:
         now = _global_states()
         for name, state in now.items():
             if state != self._states[name] and self._after[0]:
-                self.reads[name, self._after] = None
+                self.reads[name, self._after] = self._phase
         self._states = now
 
 
