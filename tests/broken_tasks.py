@@ -92,8 +92,9 @@ def tasks(random, split):
 FILES = """
 FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "tables")
 os.makedirs(FOLDER, exist_ok=True)
-for number in range(5):
-    np.save(os.path.join(FOLDER, f"{number}.npy"), np.random.default_rng(number).random((40, 1)))
+if not os.listdir(FOLDER):
+    for number in range(5):
+        np.save(os.path.join(FOLDER, f"{number}.npy"), np.random.default_rng(number).random((40, 1)))
 
 class Tables(TaskDistribution):
     spec = TaskSpec((1,), 1, "regression", 4, 4)

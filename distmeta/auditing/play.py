@@ -253,8 +253,8 @@ def _error(error: Exception, user: UserCode) -> dict[str, Any]:
         behind = behind.__cause__
     trace = behind.__traceback__
     while trace is not None:
-        if user(trace.tb_frame.f_code.co_filename):
-            place = (trace.tb_frame.f_code.co_filename, trace.tb_lineno)
+        if (file := user.file(trace.tb_frame)) is not None:
+            place = (file, trace.tb_lineno)
         trace = trace.tb_next
     message = error.message if isinstance(error, DistmetaError) else f"{type(error).__name__}: {error}"
     return {"message": message, "place": place}

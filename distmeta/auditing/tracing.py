@@ -30,25 +30,30 @@ class UserCode:
     """Tells the user's files from those of Python, of installed packages and of distmeta.
 
     Args:
-        also: files and folders that count as the user's wherever they are, such as the job file.
+        also: files and folders that count as the user's wherever they are; the first is the job file.
     """
 
     def __init__(self, also: tuple[str, ...] = ()) -> None:
-        self._also, self._known = also, dict[str, bool]()
+        # Functions that were sent to a worker keep their line numbers, not the name of their file.
+        self._also, self._known = also, dict[str, str | None]({"<dynamic-code>": also[0]} if also else {})
 
-    def __call__(self, file: str) -> bool:
+    def file(self, frame: FrameType) -> str | None:
+        """The user's file that a frame runs; ``None`` if it runs other code."""
+        file = frame.f_code.co_filename
         if file not in self._known:
             # A folder of the user's may hold a virtual environment.
             mine = any(file.startswith(own) and "-packages" not in file[len(own) :] for own in self._also)
             others = file.startswith(("<", _HERE, _STANDARD_LIBRARY)) or "-packages" in file
-            self._known[file] = mine or not others
+            self._known[file] = file if mine or not others else None
         return self._known[file]
 
     def place(self, frame: FrameType | None) -> Place | None:
         """The innermost line of the user's code that is being run."""
-        while frame is not None and not self(frame.f_code.co_filename):
+        while frame is not None:
+            if (file := self.file(frame)) is not None:
+                return file, frame.f_lineno
             frame = frame.f_back
-        return None if frame is None else (frame.f_code.co_filename, frame.f_lineno)
+        return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,19 +110,20 @@ class Tracer:
             self._phase = ""
 
     def _enter(self, frame: FrameType, kind: str, value: Any) -> Any:
-        if not self._user(frame.f_code.co_filename):
+        if (file := self._user.file(frame)) is None:
             return None
-        self._record(frame, "call", None)
+        self._record(file, frame, "call", None)
         return self._inside
 
     def _inside(self, frame: FrameType, kind: str, value: Any) -> Any:
+        file = self._user.file(frame) or ""
         if kind == "return":  # the line that returns is the one that has just been run
-            self._after = (frame.f_code.co_filename, frame.f_lineno)
+            self._after = (file, frame.f_lineno)
         if kind in ("line", "return"):
-            self._record(frame, kind, value)
+            self._record(file, frame, kind, value)
         return self._inside
 
-    def _record(self, frame: FrameType, kind: str, value: Any) -> None:
+    def _record(self, file: str, frame: FrameType, kind: str, value: Any) -> None:
         code, variables = frame.f_code, dict(frame.f_locals)
         self._note_global_draws()
         if kind == "return":
@@ -128,14 +134,14 @@ class Tracer:
             if any(self._wanted(part) for part in variables.values()):
                 self.found = self._after
         elif len(self.events) < _MOST_EVENTS:
-            where = (code.co_filename, code.co_name, frame.f_lineno, kind)
+            where = (file, code.co_name, frame.f_lineno, kind)
             values = {name: print_of(part) for name, part in variables.items() if not name.startswith("__")}
             mentioned = (*code.co_names, *code.co_freevars)
             self.events.append(Event(self._phase, where, self._after, values, mentioned))
         if kind == "return" and (caller := self._user.place(frame.f_back)) is not None:
             self._after = caller  # the rest of the caller's line comes next
         elif kind != "return":
-            self._after = (code.co_filename, frame.f_lineno)
+            self._after = (file, frame.f_lineno)
 
     def _note_global_draws(self) -> None:
         now = _global_states()
