@@ -129,7 +129,11 @@ DRAWN = {
         line("shift = getattr(torch.utils.data.get_worker_info(), 'id', 0)"),
     ),
     "environment": ("environment variables", "os.environ['SCALE']", line("shift = float(os.getenv('SCALE', '5'))")),
-    "threads": ("thread count", "", line("shift = torch.from_numpy(random.normal(size=300_000)).float().sum().numpy()")),
+    "threads": (
+        "thread count",
+        "",
+        line("shift = torch.from_numpy(random.normal(size=300_000)).float().sum().numpy()"),
+    ),
     "files": ("order of files", "os.scandir()", FILES),
     "process": ("same ref, same bytes", "os.getpid()", line("shift = os.getpid() % 7919")),
     "rows": ("no row in two splits or both halves", "", IN_TWO_SPLITS),

@@ -5,96 +5,24 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from distmeta.auditing.findings import FIXES, OWN_GENERATOR, Finding, Line, Proof
+from distmeta.auditing.findings import Finding, Line, Proof
 from distmeta.auditing.interpreter import Interpreters
 from distmeta.auditing.play import Play
-from distmeta.auditing.surroundings import FACTORS, KNOWN_VARIABLES
+from distmeta.auditing.surroundings import KNOWN_VARIABLES
 from distmeta.auditing.tracing import Event, Place, divergence
+from distmeta.auditing.variations import ENVIRONMENT, ORDER, OWN_GENERATOR, SAME, VARIATIONS, Variation
 from distmeta.errors import TaskContractError, listed
 from distmeta.experiment.job import Job
 
 Result = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class _Variation:
-    """One play that must give the bytes of the first one, and what it proves.
-
-    Args:
-        proof: title of the proof that it belongs to.
-        seen: what a difference means.
-        changes: how the play differs from the first one.
-        interpreter: where it runs.
-        symptom: whether a difference has a cause that another variation may name.
-        reads: beginnings of the reads that would explain a difference.
-    """
-
-    proof: str
-    seen: str
-    changes: Mapping[str, Any] = field(default_factory=dict)
-    interpreter: str = "first"
-    symptom: bool = False
-    reads: tuple[str, ...] = ()
-
-
-_SAME, _ORDER, _WORKER = "same ref, same bytes", "worker count, order of draws", "sent to a worker"
-_GENERATORS, _ENVIRONMENT = "global generators", "environment variables"
-_CLOCK, _RANK, _FILES, _THREADS, _HASH = "time", "rank, worker, machine", "order of files", "thread count", "hash seed"
-_GLOBALS = ("Python's global", "numpy's global", "torch's global")
-_VARIATIONS: dict[str, _Variation] = {
-    "control": _Variation(_SAME, "differs in another process", reads=("os.getpid",)),
-    "generators": _Variation(
-        _GENERATORS, "depends on a global generator", {"varied": ("generators",)}, reads=_GLOBALS
-    ),
-    "entropy": _Variation(
-        _GENERATORS,
-        "depends on random numbers of the operating system (a generator without a seed)",
-        {"varied": ("entropy",)},
-        reads=("the operating",),
-    ),
-    "clock": _Variation(_CLOCK, "depends on the time", {"varied": ("clock",)}, reads=("time.", "datetime.", "date.")),
-    "environment": _Variation(
-        _ENVIRONMENT, "depends on the environment", {"varied": ("environment",)}, reads=("os.environ",)
-    ),
-    "rank": _Variation(
-        _RANK,
-        "depends on the rank or the worker",
-        {"varied": ("rank",)},
-        reads=("os.environ", "torch.utils", "torch.distributed", "socket.", "platform."),
-    ),
-    "files": _Variation(
-        _FILES, "depends on the order in which a folder is listed", {"varied": ("files",)}, reads=("os.listdir", "os.scandir")
-    ),
-    "threads": _Variation(
-        _THREADS,
-        "depends on the number of threads",
-        {"varied": ("threads",)},
-        reads=("torch.get_num", "os.cpu_count", "os.environ['OMP"),
-    ),
-    "hash": _Variation(
-        _HASH, "depends on the hash seed (order of a set, hash() of a text)", interpreter="second"
-    ),
-    "alone": _Variation(_ORDER, "differs when it is drawn alone", {"plan": "alone"}, symptom=True),
-    "pairs": _Variation(_ORDER, "differs when it is drawn in another chunk", {"plan": "pairs"}, symptom=True),
-    "backwards": _Variation(
-        _ORDER, "depends on what was drawn before (a state that is kept)", {"plan": "backwards"}, symptom=True
-    ),
-    "twice": _Variation(_SAME, "differs the second time", {"plan": "twice", "natural": True}, symptom=True),
-    "worker": _Variation(
-        _WORKER,
-        "differs where it is sent to a worker, in another folder and process",
-        {"plan": "backwards", "varied": FACTORS},
-        interpreter="second",
-        symptom=True,
-    ),
-}
 _AGREE, _CLASSES, _ROWS = "no two refs agree", "no class in two splits", "no row in two splits or both halves"
-_TITLES = (_SAME, _ORDER, _WORKER, _GENERATORS, _CLOCK, _ENVIRONMENT, _RANK, _FILES, _THREADS, _HASH)
 
 
 @dataclass(frozen=True)
@@ -130,13 +58,15 @@ class Audit:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        proofs = [{
+        proofs = [
+            {
                 "title": p.title,
                 "holds": p.holds,
                 "evidence": p.evidence,
                 "follows_from": None if p.follows is None else f"{p.follows.file}:{p.follows.number}",
             }
-            for p in self.proofs]
+            for p in self.proofs
+        ]
         return {
             "distribution": self.distribution,
             "ok": not self.findings,
@@ -191,21 +121,21 @@ class _Auditor:
         self._first = replace(self._first, trace=())
         elsewhere = self._folder / "elsewhere"
         elsewhere.mkdir()
-        plays = {name: replace(self._first, **v.changes) for name, v in _VARIATIONS.items()}
+        plays = {name: replace(self._first, **v.changes) for name, v in VARIATIONS.items()}
         plays["worker"] = replace(plays["worker"], sent=sent, folder=str(elsewhere))
-        asked = {name: (_VARIATIONS[name].interpreter, one) for name, one in plays.items()}
+        asked = {name: (VARIATIONS[name].interpreter, one) for name, one in plays.items()}
         asked["seed"] = ("first", replace(self._first, seed=self._first.seed + 1))
         if variables := self._variables():
             asked["variables"] = ("first", replace(plays["environment"], environment=variables))
         results = dict(zip(asked, self._where.play(asked.values()), strict=True))
-        for name, variation in _VARIATIONS.items():
+        for name, variation in VARIATIONS.items():
             self._compare(name, variation, asked[name], results[name])
         if variables:
             self._compare_variables(asked["variables"], results["variables"], variables)
         count = len(self._base["digests"])
-        evidence = {title: f"{count} tasks" for title in _TITLES}
-        evidence |= {_SAME: f"{count} tasks, twice and in another process"}
-        evidence |= {_ORDER: f"{count} tasks alone, in twos, in {self._first.tasks}s, backwards and after others"}
+        evidence = dict.fromkeys(TITLES, f"{count} tasks")
+        evidence |= {SAME: f"{count} tasks, twice and in another process"}
+        evidence |= {ORDER: f"{count} tasks alone, in twos, in {self._first.tasks}s, backwards and after others"}
         evidence[_AGREE] = self._agree(results["seed"])
         evidence[_CLASSES] = self._classes()
         evidence[_ROWS] = self._rows()
@@ -218,12 +148,12 @@ class _Auditor:
 
     # -- bytes ---------------------------------------------------------------------------------------------------------
 
-    def _compare(self, name: str, variation: _Variation, asked: tuple[str, Play], result: Result) -> None:
+    def _compare(self, name: str, variation: Variation, asked: tuple[str, Play], result: Result) -> None:
         if error := result["error"]:
             place = error["place"] and tuple(error["place"])
             if not (variation.symptom and self._found):
                 line = Line.at(place) if place else None
-                self._add(variation.proof, f"fails: {error['message']}. It {variation.seen}", FIXES[name], line)
+                self._add(variation.proof, f"fails: {error['message']}. It {variation.seen}", variation.fix, line)
             return
         base = self._base["digests"]
         differing = [ref for ref, was in base.items() if result["digests"][ref] != was]
@@ -236,19 +166,19 @@ class _Auditor:
             self._follows.setdefault(variation.proof, known)
             return
         what = f"{variation.seen}: {len(differing)} of {len(base)} tasks differ, such as {differing[0]}"
-        self._add(variation.proof, what, FIXES[name], line, used)
+        self._add(variation.proof, what, variation.fix, line, used)
 
-    def _known(self, line: Line | None, variation: _Variation) -> Line | None:
+    def _known(self, line: Line | None, variation: Variation) -> Line | None:
         """The line of an earlier finding that a difference follows from; ``None`` if it is a finding of its own."""
-        same = next((f for f in self._found if line and f.line and _place(f.line) == _place(line)), None)
+        same = next((f.line for f in self._found if line and f.line and _place(f.line) == _place(line)), None)
         if same is not None:
-            explained = any(read.startswith(variation.reads) for read in same.line.reads) if variation.reads else False
-            unstable = any(f.proof == _SAME for f in self._found)  # differs anyway, whatever else is changed
-            return None if explained and not unstable else same.line
+            explained = bool(variation.reads) and any(read.startswith(variation.reads) for read in same.reads)
+            unstable = any(f.proof == SAME for f in self._found)  # differs anyway, whatever else is changed
+            return None if explained and not unstable else same
         nowhere = line is None or _place(line) == self._definition()
         return next((f.line for f in self._found if f.line), None) if variation.symptom and nowhere else None
 
-    def _locate(self, ref: str, variation: _Variation, asked: tuple[str, Play]) -> tuple[Line | None, Line | None]:
+    def _locate(self, ref: str, variation: Variation, asked: tuple[str, Play]) -> tuple[Line | None, Line | None]:
         """The line behind a difference, and the one that uses what it made."""
         where, one = asked
         first = self._first if not one.natural else replace(one, plan="chunks")
@@ -287,15 +217,17 @@ class _Auditor:
     def _compare_variables(self, asked: tuple[str, Play], result: Result, variables: Mapping[str, str]) -> None:
         if result["error"]:
             self._remarks.append(f"cannot be drawn with other values of {', '.join(variables)}")
-        elif not any(f.proof in (_ENVIRONMENT, _SAME) for f in self._found):
-            self._compare("environment", _VARIATIONS["environment"], asked, result)
+        elif not any(f.proof in (ENVIRONMENT, SAME) for f in self._found):
+            self._compare("environment", VARIATIONS["environment"], asked, result)
 
     # -- names ---------------------------------------------------------------------------------------------------------
 
     def _agree(self, other_seed: Result) -> str:
         """Whether different refs have different tasks, and the same ref another one with another seed."""
         limited, continuous = self._base["limited"], self._base["continuous"]
-        drawn = {tuple(ref.split("/")): d for ref, d in self._base["digests"].items() if ref.split("/")[0] not in limited}
+        drawn = {
+            tuple(ref.split("/")): d for ref, d in self._base["digests"].items() if ref.split("/")[0] not in limited
+        }
         if not drawn:
             return "not compared: the number of tasks is limited (count)"
         wrong, rare = [], 0
@@ -365,7 +297,9 @@ class _Auditor:
 
     def _look(self, what: str, ref: str) -> Line | None:
         """The first line of the user's code after which a variable holds a row or a class."""
-        (result,) = self._where.play([("first", replace(self._first, look_for=what, trace=(ref,), most_rows=self._most_rows))])
+        (result,) = self._where.play(
+            [("first", replace(self._first, look_for=what, trace=(ref,), most_rows=self._most_rows))]
+        )
         if result["found"]:
             return Line.at(tuple(result["found"]))
         definition = self._definition()
@@ -379,7 +313,11 @@ class _Auditor:
     def _remark_on_reads(self) -> None:
         known = {_place(line) for f in self._found for line in (f.line, f.used) if line}
         for what, file, number, phase in self._base["reads"]:
-            if phase == "draw" and (file, number) not in known and not what.startswith(("os.environ", "os.listdir", "os.scandir")):
+            if (
+                phase == "draw"
+                and (file, number) not in known
+                and not what.startswith(("os.environ", "os.listdir", "os.scandir"))
+            ):
                 self._remarks.append(f"reads {what}, and the bytes do not depend on it: {Line(file, number)}")
 
 

@@ -105,24 +105,3 @@ class Proof:
     def holds(self) -> bool:
         """Whether nothing contradicts it."""
         return not self.findings and self.follows is None
-
-
-OWN_GENERATOR = (
-    "Take every random number from the numpy.random.Generator that the draw is given (for torch: "
-    "torch.Generator().manual_seed(int(random.integers(2**63))))."
-)
-FIXES = {
-    "control": "Let nothing of the process (its id, addresses of objects) reach a task.",
-    "generators": OWN_GENERATOR,
-    "entropy": OWN_GENERATOR,
-    "clock": "Take nothing from the clock; seed with the generator that the draw is given.",
-    "environment": "Make what the variable holds a setting of the job (--set): every worker gets the same settings.",
-    "rank": "Remove the rank: tasks are shared out by their index, and each ref is drawn by one worker alone.",
-    "files": "Sort the names: sorted(os.listdir(...)), sorted(path.glob(...)).",
-    "threads": "Compute this with one thread, in float64 and rounded, or with numpy: sums in torch depend on threads.",
-    "hash": "Iterate over sorted(the set), and use hashlib in place of hash().",
-    "alone": "Let a task depend on its ref alone, not on the other tasks of its chunk or on earlier draws.",
-    "backwards": "Keep nothing from one draw to the next, or keep it by ref.",
-    "twice": "Keep nothing from one draw to the next, and take every random number from the generator that is given.",
-    "worker": "Let the task distribution carry what it needs: workers have another folder and other variables.",
-}

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -41,9 +42,10 @@ class Interpreters:
             )
         self.environment = dict(os.environ)  # of the interpreters, but for what the audit itself sets
         self._processes: dict[str, subprocess.Popen[str]] = {}
-        self._log = tempfile.TemporaryFile("w+")
+        self._files = ExitStack()
 
     def __enter__(self) -> Self:
+        self._log = self._files.enter_context(tempfile.TemporaryFile("w+"))
         package = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
         for name, seed in HASH_SEEDS.items():
@@ -66,7 +68,7 @@ class Interpreters:
             process.wait()
             if process.stdout is not None:
                 process.stdout.close()
-        self._log.close()
+        self._files.close()
 
     def play(self, plays: Iterable[tuple[str, Play]]) -> list[dict[str, Any]]:
         """Run plays, both interpreters at a time.

@@ -19,7 +19,7 @@ from distmeta.auditing.tracing import Tracer, UserCode
 from distmeta.errors import DistmetaError, TaskContractError, first_sentence
 from distmeta.experiment.job import load_job
 from distmeta.tasks.base import TaskDistribution
-from distmeta.types import Episode, Split, TaskRef
+from distmeta.types import SPLITS, Episode, Split, TaskRef
 
 Plan = Literal["chunks", "alone", "pairs", "backwards", "twice"]
 
@@ -199,7 +199,7 @@ def _digest(episode: Episode) -> str:
 
 def _ref(text: str) -> TaskRef:
     split, step, index = text.split("/")
-    named: dict[str, Split] = {s: s for s in ("meta_train", "meta_validation", "meta_test")}  # type: ignore[misc]
+    named: dict[str, Split] = {split: split for split in SPLITS}
     return TaskRef(named[split], int(step), int(index))
 
 

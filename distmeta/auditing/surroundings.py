@@ -5,7 +5,7 @@ Everything here is undone when its context ends; an audit enters it in a process
 
 from __future__ import annotations
 
-import datetime
+import datetime as calendar
 import hashlib
 import os
 import platform
@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import date, datetime  # the real ones, also while the module's are replaced
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,8 @@ _HARMLESS = {
 }
 KNOWN_VARIABLES = frozenset(_RANK_VARIABLES) | frozenset(_HARMLESS) | {"OMP_NUM_THREADS"}
 """Environment variables that some factor changes."""
+
+_NO_DATA: torch.utils.data.Dataset[Any] = torch.utils.data.Dataset()
 
 
 class Surroundings:
@@ -113,8 +116,8 @@ class Surroundings:
 
         self._replace(stack, time, "strftime", strftime)
         moment, day = _calendar(clock, note)
-        self._replace(stack, datetime, "datetime", moment)
-        self._replace(stack, datetime, "date", day)
+        self._replace(stack, calendar, "datetime", moment)
+        self._replace(stack, calendar, "date", day)
 
     def _pin_entropy(self, stack: ExitStack) -> None:
         entropy, note = self._entropy, self._note
@@ -168,7 +171,7 @@ class Surroundings:
         from torch.utils.data import _utils
 
         other, note = "rank" in self._varied, self._note
-        info = _utils.worker.WorkerInfo(id=3, num_workers=5, seed=77, dataset=None) if other else None
+        info = _utils.worker.WorkerInfo(id=3, num_workers=5, seed=77, dataset=_NO_DATA) if other else None
 
         def told(name: str, value: Any) -> Callable[..., Any]:
             def called(*_: Any, **__: Any) -> Any:
@@ -301,24 +304,23 @@ def _of_now(function: Callable[..., Any], name: str, clock: _Clock, note: Note) 
 
 def _calendar(clock: _Clock, note: Note) -> tuple[type, type]:
     """Stand-ins for ``datetime.datetime`` and ``datetime.date`` that read ``clock``; they make real objects."""
-    real_moment, real_day = datetime.datetime, datetime.date
 
     class Moments(type):
         def __instancecheck__(cls, value: object) -> bool:
-            return isinstance(value, real_moment)
+            return isinstance(value, datetime)
 
     class Days(type):
         def __instancecheck__(cls, value: object) -> bool:
-            return isinstance(value, real_day)
+            return isinstance(value, date)
 
-    class Moment(real_moment, metaclass=Moments):
+    class Moment(datetime, metaclass=Moments):
         def __new__(cls, *parts: Any, **named: Any) -> Any:
-            return real_moment(*parts, **named)
+            return datetime(*parts, **named)
 
         @classmethod
         def now(cls, tz: Any = None) -> Any:
             note("datetime.now()")
-            return real_moment.fromtimestamp(clock.now() / 1e9, tz)
+            return datetime.fromtimestamp(clock.now() / 1e9, tz)
 
         @classmethod
         def today(cls) -> Any:
@@ -326,16 +328,16 @@ def _calendar(clock: _Clock, note: Note) -> tuple[type, type]:
 
         @classmethod
         def utcnow(cls) -> Any:
-            return cls.now(datetime.timezone.utc).replace(tzinfo=None)
+            return cls.now(UTC).replace(tzinfo=None)
 
-    class Day(real_day, metaclass=Days):
+    class Day(date, metaclass=Days):
         def __new__(cls, *parts: Any, **named: Any) -> Any:
-            return real_day(*parts, **named)
+            return date(*parts, **named)
 
         @classmethod
         def today(cls) -> Any:
             note("date.today()")
-            return real_day.fromtimestamp(clock.now() / 1e9)
+            return date.fromtimestamp(clock.now() / 1e9)
 
     return Moment, Day
 

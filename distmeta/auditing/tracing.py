@@ -191,25 +191,30 @@ def print_of(value: Any, depth: int = 0) -> str:
 def _text(value: Any, depth: int) -> str:
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu().numpy() if value.layout == torch.strided else str(value)
+    if isinstance(value, np.ndarray):
+        return _text(value.tolist(), depth) if value.dtype.hasobject else _array_text(value)
+    if isinstance(value, np.random.Generator):
+        value = repr(value.bit_generator.state)
     if value is None or isinstance(value, bool | int | float | complex | str | bytes | np.generic | PurePath):
         return repr(value)
-    if isinstance(value, np.ndarray):
-        if value.dtype.hasobject:
-            return _text(value.tolist(), depth)
-        flat = value.reshape(-1)
-        sample = flat[:: max(1, flat.size // _MOST_NUMBERS)]
-        return f"{value.dtype}{value.shape}{hashlib.blake2b(sample.tobytes()).hexdigest()}"
-    if isinstance(value, np.random.Generator):
-        return repr(value.bit_generator.state)
-    if depth < 3:
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            value = {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
-        if isinstance(value, Mapping):
-            value = list(value.items())
-        if isinstance(value, set | frozenset):  # the order of a set is not a value; what iterates over it has one
-            return f"set{sorted(print_of(item, depth + 1) for item in value)}"
-        if isinstance(value, list | tuple):
-            return f"{type(value).__name__}{len(value)}{[print_of(item, depth + 1) for item in value[:64]]}"
+    return _items_text(value, depth + 1) if depth < 3 else type(value).__qualname__
+
+
+def _array_text(value: np.ndarray[Any, Any]) -> str:
+    flat = value.reshape(-1)
+    sample = flat[:: max(1, flat.size // _MOST_NUMBERS)]
+    return f"{value.dtype}{value.shape}{hashlib.blake2b(sample.tobytes()).hexdigest()}"
+
+
+def _items_text(value: Any, depth: int) -> str:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        value = list(value.items())
+    if isinstance(value, set | frozenset):  # the order of a set is not a value; what iterates over it has one
+        return f"set{sorted(print_of(item, depth) for item in value)}"
+    if isinstance(value, list | tuple):
+        return f"{type(value).__name__}{len(value)}{[print_of(item, depth) for item in value[:64]]}"
     return type(value).__qualname__
 
 
@@ -217,6 +222,6 @@ def _global_states() -> dict[str, Any]:
     numpys = np.random.get_state()
     return {
         "Python's global generator": random.getstate(),
-        "numpy's global generator": (numpys[1].tobytes(), numpys[2:]),  # type: ignore[union-attr,index]
+        "numpy's global generator": (numpys[1].tobytes(), numpys[2:]),  # type: ignore[index]
         "torch's global generator": torch.get_rng_state().numpy().tobytes(),
     }
