@@ -15,7 +15,7 @@ from distmeta.auditing.interpreter import Interpreters
 from distmeta.auditing.play import Play
 from distmeta.auditing.surroundings import KNOWN_VARIABLES
 from distmeta.auditing.tracing import Event, Place, divergence
-from distmeta.auditing.variations import ENVIRONMENT, ORDER, OWN_GENERATOR, SAME, VARIATIONS, Variation
+from distmeta.auditing.variations import ENVIRONMENT, ORDER, OWN_GENERATOR, SAME, TITLES, VARIATIONS, Variation
 from distmeta.errors import TaskContractError, listed
 from distmeta.experiment.job import Job
 
@@ -277,11 +277,10 @@ class _Auditor:
             )
             return f"{found['compared']} rows"
         if found["halves"]:
-            first = found["halves"][0]
+            first, of_all = found["halves"][0], f"{len(found['halves'])} of {len(self._base['digests'])} tasks"
             self._add(
                 _ROWS,
-                f"has support rows among its queries: {len(found['halves'])} of {len(self._base['digests'])} tasks, such "
-                f"as {first['refs'][0]} with {first['count']}",
+                f"has support rows among its queries: {of_all}, such as {first['refs'][0]} with {first['count']}",
                 "Draw support and query rows together, without replacement, and divide them.",
                 self._look(first["row"], first["refs"][0]),
             )

@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import date, datetime  # the real ones, also while the module's are replaced
+from datetime import UTC, date, datetime  # the real ones, also while those of the module are replaced
 from typing import Any
 
 import numpy as np

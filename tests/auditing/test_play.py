@@ -73,11 +73,11 @@ def test_a_row_and_a_class_are_looked_for(job, tmp_path):
     named = job(DRAWN["classes"][2], sharing=True)
     (shared,) = play(named)["classes"]["splits"]
     looking = {"look_for": f"class {shared['name']}", "trace": (shared["refs"][1],)}
-    file, number = play(job(DRAWN["classes"][2], **looking))["found"]
+    _, number = play(job(DRAWN["classes"][2], **looking))["found"]
     assert (tmp_path / "played.py").read_text().splitlines()[number - 1].endswith("# HERE")
     half = play(job(DRAWN["halves"][2], sharing=True))["rows"]["halves"][0]
     looking = {"look_for": half["row"], "trace": (half["refs"][0],), "most_rows": 21}
-    file, number = play(job(DRAWN["halves"][2], **looking))["found"]
+    _, number = play(job(DRAWN["halves"][2], **looking))["found"]
     assert (tmp_path / "played.py").read_text().splitlines()[number - 1].endswith("# HERE")
 
 

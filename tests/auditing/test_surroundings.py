@@ -38,7 +38,7 @@ READ = {
         datetime.datetime.utcnow(),
         datetime.date.today(),
     ],
-    "environment": lambda _: [os.environ["TZ"] if "TZ" in os.environ else "", os.getenv("SCALE")],
+    "environment": lambda _: [("TZ" in os.environ, os.environ.get("TZ")), os.getenv("SCALE")],
     "rank": lambda _: [
         os.getenv("RANK"),
         platform.node(),
