@@ -395,17 +395,13 @@ def test_check_of_tasks_that_draw_their_own_random_numbers(run):
 
 
 def test_audit_of_a_good_job_and_of_one_that_reads_the_time(run):
-    shown = run("audit", "job.py", "--tasks", 2)
-    assert shown.code == 0
-    assert "✗" not in shown.out
-    assert shown.out.splitlines()[-1] == "Slow: every task is a function of its ref"
+    found = run("audit", "job.py", "--tasks", 2, "--json")
+    assert (found.code, found.json["ok"], found.json["findings"]) == (0, True, [])
     path, number = write_broken(Path.cwd(), "late", DRAWN["time"][2])
     shown = run("audit", path, "--tasks", 2)
     assert shown.code == 1
     assert f"late.py:{number}: shift = datetime.datetime.now().minute  # HERE   (reads datetime.now())" in shown.out
     assert f"(follows from late.py:{number})" in shown.out
-    found = run("audit", path, "--tasks", 2, "--json")
-    assert (found.code, found.json["ok"], found.json["findings"][0]["line"]) == (1, False, number)
 
 
 # -- help ------------------------------------------------------------------------------------------------------------
