@@ -31,6 +31,7 @@ FLOORS = {
     "figures": 5,
     "runtime": 6,
     "testing": 6,
+    "auditing": 6,
     "run": 7,
     "serving": 8,
     "sklearn": 9,
