@@ -39,7 +39,7 @@ FLOORS = {
 ONLY_IN = {
     "ray": {"runtime.ray_backend", "runtime.ray_errors", "run.submitting", "serving.service"},
     "mlflow": {"tracking.mlflow_link", "serving.mlflow_model", "serving.mlflow_store"},
-    "sklearn": {"sklearn"},
+    "sklearn": {"sklearn.__init__", "sklearn.few_shot", "sklearn.in_context", "sklearn.views"},
 }
 
 
