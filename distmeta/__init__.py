@@ -32,9 +32,12 @@ if TYPE_CHECKING:
     from distmeta.learners.siamese import Siamese
     from distmeta.learners.user_face import MetaModule
     from distmeta.models.backbones import adapter, conv4, koch_cnn, mlp
+    from distmeta.models.image_context import image_context
     from distmeta.models.lstm import lstm
     from distmeta.models.mann import mann, mann_network
+    from distmeta.models.neural_process import attentive_cnp, cnp, tnp
     from distmeta.models.ntm import ntm, ntm_network
+    from distmeta.models.table_transformer import table_transformer
     from distmeta.run.evaluating import compare, evaluate, sweep
     from distmeta.run.finishing import RunResult
     from distmeta.run.inspecting import inspect_run
@@ -57,7 +60,9 @@ if TYPE_CHECKING:
     from distmeta.tasks.function import FunctionTasks, task_distribution
     from distmeta.tasks.label_sequences import LabelSequences
     from distmeta.tasks.lake_runs import LakeRuns
+    from distmeta.tasks.projections import Projections
     from distmeta.tasks.sinusoids import Sinusoids
+    from distmeta.tasks.tables import Tables
     from distmeta.types import Episode, TaskSpec
 
 __version__ = "0.2.0"
@@ -86,9 +91,12 @@ _HOMES = {
     "learners.siamese": ("Siamese",),
     "learners.user_face": ("MetaModule",),
     "models.backbones": ("adapter", "conv4", "koch_cnn", "mlp"),
+    "models.image_context": ("image_context",),
     "models.lstm": ("lstm",),
     "models.mann": ("mann", "mann_network"),
+    "models.neural_process": ("attentive_cnp", "cnp", "tnp"),
     "models.ntm": ("ntm", "ntm_network"),
+    "models.table_transformer": ("table_transformer",),
     "run.evaluating": ("compare", "evaluate", "sweep"),
     "run.finishing": ("RunResult",),
     "run.inspecting": ("inspect_run",),
@@ -105,7 +113,9 @@ _HOMES = {
     "tasks.function": ("FunctionTasks", "task_distribution"),
     "tasks.label_sequences": ("LabelSequences",),
     "tasks.lake_runs": ("LakeRuns",),
+    "tasks.projections": ("Projections",),
     "tasks.sinusoids": ("Sinusoids",),
+    "tasks.tables": ("Tables",),
     "types": ("Episode", "TaskSpec"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
@@ -142,6 +152,7 @@ __all__ = [
     "Place",
     "Predictor",
     "PrioritySortTask",
+    "Projections",
     "ProtoNet",
     "RepeatCopyTask",
     "Reptile",
@@ -151,15 +162,19 @@ __all__ = [
     "Siamese",
     "Sinusoids",
     "Sweep",
+    "Tables",
     "Task",
     "TaskDistribution",
     "TaskSpec",
     "adapter",
+    "attentive_cnp",
+    "cnp",
     "compare",
     "conv4",
     "evaluate",
     "export",
     "from_arrays",
+    "image_context",
     "inspect_run",
     "koch_cnn",
     "load",
@@ -172,7 +187,9 @@ __all__ = [
     "ntm",
     "ntm_network",
     "sweep",
+    "table_transformer",
     "task_distribution",
+    "tnp",
     "use_batch_statistics",
 ]
 

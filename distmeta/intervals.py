@@ -10,8 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from distmeta.calibration import Calibration
 from distmeta.errors import ConfigError
 from distmeta.types import FloatArray, Split
+
+_NOT_OF_EVERY_TASK = frozenset({"roc_auc"})
+"""Numbers that a task may lack, NaN there: no ROC curve can be drawn where all queries are of one class."""
 
 
 def ci95(values: npt.ArrayLike) -> float:
@@ -41,7 +45,10 @@ class EvaluationReport:
     Args:
         split: which classes.
         seed: of the evaluation tasks.
-        metrics: name to per-task values ``[tasks]``, in order of task index.
+        metrics: name to per-task values ``[tasks]``, in order of task index. ``roc_auc`` is NaN for a task whose
+            queries are all of one class.
+        calibration: of all tasks together; ``None`` where predictions have no probabilities, and in reports of older
+            versions. Its error is the number ``ece`` or, of intervals, ``coverage_error``.
 
     Example:
         >>> report = EvaluationReport("meta_test", 0, {"accuracy": np.array([0.8, 1.0])})
@@ -52,19 +59,38 @@ class EvaluationReport:
     split: Split
     seed: int
     metrics: Mapping[str, FloatArray]
+    calibration: Calibration | None = None
 
     @property
     def tasks(self) -> int:
         """Number of tasks."""
         return len(next(iter(self.metrics.values())))
 
+    @property
+    def pooled(self) -> Mapping[str, tuple[float, float]]:
+        """By name, the numbers of all tasks together with their half widths: the calibration error."""
+        c = self.calibration
+        if c is None:
+            return {}
+        return {"ece" if c.kind == "confidence" else "coverage_error": (c.error, c.error_ci95)}
+
+    @property
+    def names(self) -> list[str]:
+        """Every number: those of single tasks, then those of all tasks together."""
+        return [*self.metrics, *self.pooled]
+
+    def values(self, name: str) -> FloatArray:
+        """The values of the tasks that have the number, in double precision."""
+        found = np.asarray(self.metrics[name], dtype=np.float64)
+        return found[~np.isnan(found)] if name in _NOT_OF_EVERY_TASK else found
+
     def mean(self, name: str) -> float:
-        """Mean over tasks."""
-        return float(np.mean(self.metrics[name], dtype=np.float64))
+        """Mean over tasks, those that have the number; a number of all tasks together as it is."""
+        return self.pooled[name][0] if name in self.pooled else float(self.values(name).mean())
 
     def ci95(self, name: str) -> float:
         """Half width of the 95 % interval of the mean, 1.96 s / sqrt(n); infinite for one task."""
-        return ci95(self.metrics[name])
+        return self.pooled[name][1] if name in self.pooled else ci95(self.values(name))
 
     def text(self, name: str) -> str:
         """``mean ± half width``; accuracies in per cent."""
@@ -81,17 +107,32 @@ class EvaluationReport:
         return _difference(name, self.metrics[name], self.metrics[over])
 
     def summary(self) -> dict[str, float]:
-        """``name`` and ``name_ci95`` for every metric."""
+        """``name`` and ``name_ci95`` for every number."""
         return {
             key: value
-            for name in self.metrics
+            for name in self.names
             for key, value in ((name, self.mean(name)), (f"{name}_ci95", self.ci95(name)))
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: the summary and the per-task values."""
-        per_task = {name: [round(float(v), 6) for v in values] for name, values in self.metrics.items()}
-        return {"split": self.split, "seed": self.seed, "tasks": self.tasks, **self.summary(), "per_task": per_task}
+        """JSON-ready: the summary, the per-task values (``null`` where a task lacks the number), the calibration."""
+        per_task = {
+            name: [None if np.isnan(v) and name in _NOT_OF_EVERY_TASK else round(float(v), 6) for v in values]
+            for name, values in self.metrics.items()
+        }
+        found = {"split": self.split, "seed": self.seed, "tasks": self.tasks, **self.summary(), "per_task": per_task}
+        return found if self.calibration is None else found | {"calibration": self.calibration.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> EvaluationReport:
+        """The report of what :meth:`to_dict` returned, of this version or an older one.
+
+        Raises:
+            KeyError, TypeError, ValueError: the values are none.
+        """
+        metrics = {name: np.asarray(found, dtype=np.float64) for name, found in values["per_task"].items()}
+        kept = values.get("calibration")
+        return cls(values["split"], values["seed"], metrics, None if kept is None else Calibration.from_dict(kept))
 
 
 @dataclass(frozen=True)
@@ -166,6 +207,9 @@ def paired(a: EvaluationReport, b: EvaluationReport) -> dict[str, Difference]:
 def _difference(name: str, a: FloatArray, b: FloatArray) -> Difference:
     # In double precision before the subtraction: the mean difference is then the difference of the means.
     first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if name in _NOT_OF_EVERY_TASK:
+        both = ~np.isnan(first) & ~np.isnan(second)
+        first, second = first[both], second[both]
     return Difference(name, float(first.mean()), float(second.mean()), ci95(first - second))
 
 

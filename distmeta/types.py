@@ -197,6 +197,8 @@ class ChunkResult:
         worker: name of the worker.
         metrics: per-task numbers, each ``[T]``.
         seconds: wall time in the worker.
+        calibration: sums of each task that are pooled over all tasks, ``[T, rows, bins]``, see
+            :class:`distmeta.calibration.Calibration`; ``None`` in training, and without probabilities.
     """
 
     chunk: Chunk
@@ -204,6 +206,7 @@ class ChunkResult:
     worker: str
     metrics: Mapping[str, FloatArray]
     seconds: float
+    calibration: FloatArray | None = None
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,9 @@ FLOORS = {
     "files": 1,
     "occurrences": 1,
     "malloc": 1,
-    "intervals": 2,
+    "uncertainty": 2,
+    "calibration": 2,
+    "intervals": 3,
     "data": 2,
     "tracking": 2,
     "tasks": 3,
@@ -39,7 +41,14 @@ FLOORS = {
 ONLY_IN = {
     "ray": {"runtime.ray_backend", "runtime.ray_errors", "run.submitting", "serving.service"},
     "mlflow": {"tracking.mlflow_link", "serving.mlflow_model", "serving.mlflow_store"},
-    "sklearn": {"sklearn.__init__", "sklearn.few_shot", "sklearn.in_context", "sklearn.views"},
+    "sklearn": {
+        "sklearn.__init__",
+        "sklearn.few_shot",
+        "sklearn.in_context",
+        "sklearn.views",
+        "tasks.controls",
+        "tasks.table_sets",
+    },
 }
 
 

@@ -77,7 +77,8 @@ def check(job: JobFile, settings: Set = None, data_dir: Data = None, as_json: Js
     say(f"ok  tasks: {type(experiment.tasks).__name__}, {experiment.tasks.spec}")
     slower = testing.check_model(experiment.learner, experiment)
     say(f"ok  model: shapes, batch norm policy '{experiment.learner.config.batch_norm}', every parameter used")
-    one = "the tasks of a chunk as one batch" if experiment.learner.model_kind == "sequence" else None
+    stacks = experiment.learner.model_kind in ("sequence", "set")
+    one = "the tasks of a chunk as one batch" if stacks else None
     say(f"ok  engine: {slower or one or 'vmap over the tasks of a chunk'}")
     adapted = testing.check_adaptation(experiment)
     if adapted is not None:

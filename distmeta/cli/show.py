@@ -45,7 +45,7 @@ def _(found: Comparison) -> None:
 def _(found: Sweep) -> None:
     console.out.print(found.title)
     reports = [one.report for one in found.results]
-    names = [name for name in reports[0].metrics if all(name in report.metrics for report in reports)]
+    names = [name for name in reports[0].names if all(name in report.names for report in reports)]
     rows = [(found.key, *names)]
     for value, report in zip(found.values, reports, strict=True):
         rows.append((str(value), *(report.text(name) for name in names)))
@@ -123,7 +123,7 @@ def card(found: Card, as_json: bool) -> None:
 
 def _report(report: EvaluationReport, title: str) -> None:
     console.out.print(title)
-    labels = metric_labels(report.metrics)
+    labels = metric_labels(report.names)
     width = max(map(len, labels.values()))
     for name, text in labels.items():
         console.out.print(f"  {text:<{width}}  {report.text(name)}")

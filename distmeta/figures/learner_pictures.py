@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from distmeta.figures.style import BLUE, GREY, INK, RED, dress, new_figure, save
 from distmeta.intervals import ci95
-from distmeta.learners.pictures import Attention, Curves, Fit, Gallery, Heatmaps, Picture
+from distmeta.learners.pictures import Attention, Curves, Fit, Gallery, Heatmaps, Picture, Reliability
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,6 +43,8 @@ def draw(picture: Picture, path: Path) -> Path:
         return _draw_gallery(picture, path)
     if isinstance(picture, Fit):
         return _draw_fit(picture, path)
+    if isinstance(picture, Reliability):
+        return _draw_reliability(picture, path)
     raise TypeError(f"{type(picture).__name__} is no picture; return one of the kinds of distmeta.learners.pictures.")
 
 
@@ -182,6 +184,8 @@ def _draw_heatmaps(picture: Heatmaps, path: Path) -> Path:
         axes.grid(False)
         axes.set_facecolor("#e2e9f3")  # seen through the cells that are not a number
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5 if len(values) > 12 else 2, integer=True))
+        if len(values) == 1:
+            axes.set_yticks([])
         axes.tick_params(labelbottom=i == len(shown) - 1)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return save(figure, path)
@@ -204,7 +208,7 @@ def _draw_gallery(picture: Gallery, path: Path) -> Path:
     images = np.asarray(picture.images)
     count, across = images.shape[:2]
     # Few tall columns leave half a page empty: rows go side by side.
-    side = max(1, min(count, 8 // across))
+    side = max(1, min(count, 8 // across)) if count > 3 else 1
     lines = -(-count // side)
     figure = new_figure(1.15 * across * side + 0.4, 1.35 * lines + 0.7, picture.title)
     grid = figure.add_gridspec(lines, across * side)
@@ -216,6 +220,37 @@ def _draw_gallery(picture: Gallery, path: Path) -> Path:
             axes.set_xlabel(picture.captions[row][column], fontsize=8, color=INK)
             if line == 0 and picture.columns:
                 axes.set_title(picture.columns[column], fontsize=9, color=INK)
+    return save(figure, path)
+
+
+def _draw_reliability(picture: Reliability, path: Path) -> Path:
+    expected, observed, half, count = (
+        np.asarray(part, dtype=np.float64)
+        for part in (picture.expected, picture.observed, picture.half_width, picture.count)
+    )
+    filled = count > 0
+    share = count / max(count.sum(), 1)
+    edges = np.linspace(0, 1, len(count) + 1)
+    figure = new_figure(4.6, 5.0, picture.title)
+    grid = figure.add_gridspec(2, 1, height_ratios=(4, 1))
+    axes = figure.add_subplot(grid[0])
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1.5, linestyle=(0, (2, 2)), label="calibrated")
+    axes.errorbar(
+        expected[filled], observed[filled], half[filled], color=BLUE, linewidth=1.6, marker="o", markersize=5,
+        elinewidth=1.0, capsize=2.5, label="observed, 95 % interval",
+    )  # fmt: skip
+    dress(axes, "", picture.y_label)
+    # Above the diagonal on the left, where nothing is drawn unless a model doubts itself far too much.
+    axes.legend(frameon=False, labelcolor=INK, fontsize=9, loc="upper left", title=picture.note, alignment="left")
+    below = figure.add_subplot(grid[1], sharex=axes)
+    below.bar(edges[:-1], share, width=np.diff(edges), align="edge", color=BLUE, edgecolor="white", linewidth=0.8)
+    dress(below, picture.x_label, "predictions")
+    for one in (axes, below):
+        one.set_xlim(0, 1)
+        one.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
+        one.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
+    axes.set_ylim(0, 1.02)
+    axes.tick_params(labelbottom=False)
     return save(figure, path)
 
 

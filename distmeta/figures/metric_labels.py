@@ -16,7 +16,17 @@ _LABELS = {
     "bits": "bits per sequence",
     "bit_errors": "wrong bits per sequence",
     "baseline_bits": "bits per sequence of the task's baseline",
+    "log_likelihood": "log-likelihood of a target, nats",
+    "mse": "mean squared error",
+    "baseline_mse": "predicting the mean of the support targets",
     "loss": "loss on the queries",
+    "nll": "negative log-likelihood of a query, nats, each query alone",
+    "roc_auc": "area under the ROC curve, one class against the others",
+    "ece": "expected calibration error, all queries pooled",
+    "coverage_50": "targets inside the 50 % interval, share",
+    "coverage_90": "targets inside the 90 % interval, share",
+    "coverage_95": "targets inside the 95 % interval, share",
+    "coverage_error": "distance of coverage from its level, mean over levels",
     "baseline_loss": "predicting the mean of the support targets",
 }
 
@@ -38,7 +48,8 @@ def metric_labels(metrics: Iterable[str]) -> dict[str, str]:
     if "accuracy_non_transductive" not in metrics:
         labels["accuracy"] = "accuracy"
     if "bits" in metrics or any("_instance_" in name for name in metrics):  # a sequence has no queries
-        labels["loss"] = "loss"
+        labels |= {"loss": "loss", "nll": "negative log-likelihood of a step, nats"}
+        labels["ece"] = "expected calibration error, all steps pooled"
     order = list(labels)
     metrics.sort(key=lambda name: order.index(name) if name in labels else len(order))
     return {name: labels.get(name, name) for name in metrics}

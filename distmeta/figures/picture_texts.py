@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from distmeta.intervals import ci95, interval
-from distmeta.learners.pictures import Attention, Curves, Fit, Gallery, Heatmaps, Picture
+from distmeta.learners.pictures import Attention, Curves, Fit, Gallery, Heatmaps, Picture, Reliability
 
 
 def picture_text(picture: Picture) -> str:
@@ -39,7 +39,22 @@ def _numbers(picture: Picture) -> str:
     if isinstance(picture, Gallery):
         count, across = np.asarray(picture.images).shape[:2]
         return f"{count} rows of {across} pictures, {sum(map(bool, picture.right))} of the {count} right."
-    return _fit(picture)
+    return _reliability(picture) if isinstance(picture, Reliability) else _fit(picture)
+
+
+def _reliability(picture: Reliability) -> str:
+    expected, observed, half, count = (
+        np.asarray(part, dtype=np.float64)
+        for part in (picture.expected, picture.observed, picture.half_width, picture.count)
+    )
+    filled = np.flatnonzero(count)
+    if len(filled) > 6:  # a text that is listened to: the ends and some between
+        filled = filled[np.linspace(0, len(filled) - 1, 6).round().astype(int)]
+    points = [f"{100 * expected[i]:.1f} %: {100 * observed[i]:.1f} % ± {100 * half[i]:.1f}" for i in filled]
+    return (
+        f"{picture.note}. {picture.y_label} over {picture.x_label}, of {int(count.sum())} predictions: "
+        f"{', '.join(points)}."
+    )
 
 
 def _curve(name: str, picture: Curves) -> str:

@@ -31,6 +31,7 @@ _BASELINES = {
     "accuracy": "baseline_accuracy",
     "accuracy_non_transductive": "baseline_accuracy",
     "loss": "baseline_loss",
+    "mse": "baseline_mse",
     "bits": "baseline_bits",
 }
 _HEADLINES = ("accuracy", "bits", "loss")
@@ -69,7 +70,7 @@ def page_of_runs(runs: Sequence[RunReport], pairings: Sequence[Pairing]) -> str:
         runs: two or more.
         pairings: of the first with each other one.
     """
-    names = sorted({name for run in runs if run.test for name in run.test.metrics})
+    names = sorted({name for run in runs if run.test for name in run.test.names})
     keys = sorted({key for run in runs for key in run.settings})
     columns = letters(len(runs))
     return (
@@ -83,7 +84,7 @@ def page_of_runs(runs: Sequence[RunReport], pairings: Sequence[Pairing]) -> str:
             rows=[
                 (
                     label,
-                    [run.test.text(name) if run.test and name in run.test.metrics else "" for run in runs],
+                    [run.test.text(name) if run.test and name in run.test.names else "" for run in runs],
                     [(_bar(run, name) if "accuracy" in name else None) or "" for run in runs],
                 )
                 for name, label in metric_labels(names).items()
@@ -167,7 +168,7 @@ def _metric_rows(run: RunReport) -> list[dict[str, Any]]:
     test, rows = run.test, []
     if test is None:
         return []
-    for name, label in metric_labels(test.metrics).items():
+    for name, label in metric_labels(test.names).items():
         against = _against_baseline(test, name)
         rows.append(
             {

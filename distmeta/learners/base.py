@@ -149,7 +149,7 @@ class MetaLearner(UserFace):
     def pictures(self, params: Params, episodes: Episode) -> dict[str, Picture]:
         """Hook: pictures of how this learner learns, drawn at the end of a run, one PNG per entry.
 
-        Return data, not a drawing: one of the four kinds of :mod:`distmeta.learners.pictures`. ``Curves`` are per-task
+        Return data, not a drawing: one of the kinds of :mod:`distmeta.learners.pictures`. ``Curves`` are per-task
         numbers over some quantity (see ``adaptation_curve``); ``Attention`` is a grid of weights between images;
         ``Heatmaps`` are matrices over one time axis, such as the read and write weights of a memory; ``Gallery`` is
         rows of images with captions, such as nearest pairs. The runtime knows none of this by algorithm::

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.func import vmap
 
-from distmeta import config
+from distmeta import config, uncertainty
 from distmeta.errors import DistmetaError, LearnerContractError, ModelContractError
 from distmeta.learners.functional import evaluating, in_training, vectorised
 from distmeta.learners.losses import of_task, prediction_metrics
@@ -160,11 +160,27 @@ class Engine(config.Configurable, ABC):
             with vectorised(True):  # autograd must come back through the vectorised call with the exact norms
                 yield map_tasks(self.meta_loss, params, episodes, loop=False)
 
-    def accuracies(self, params: Params, episodes: Episode, found: Metrics) -> Metrics:
-        """Hook: the accuracies of T stacked classification tasks beside the metrics ``found`` of their losses."""
-        together = {} if "accuracy" in found else map_tasks(self._accuracy_together, params, episodes, loop=self.loops)
-        alone = map_tasks(self._accuracy_alone, params, episodes, loop=self.loops)
-        return {**together, "accuracy_non_transductive": alone}
+    def chunk_predictions(
+        self, params: Params, episodes: Episode
+    ) -> Generator[tuple[Metrics, torch.Tensor | Predictive | None]]:
+        """Hook: what evaluation reports of T stacked tasks, and the predictions that it measures uncertainty by.
+
+        The default is the losses and metrics of :meth:`chunk_losses`. Classification with a support set adds
+        accuracies, and the logits of each query alone; of a regression learners predict values only.
+
+        Yields:
+            In parts that follow each other: metrics ``[tasks]``, ``loss`` among them; and logits ``[tasks, Q, N]``, the
+            distributions of targets ``[tasks, Q, D]``, or ``None`` where predictions have no probabilities.
+        """
+        with contextlib.closing(self.chunk_losses(params, episodes)) as parts:
+            found = _join([{"loss": losses} | metrics for losses, metrics in parts])
+        logits = None
+        if episodes.support_x.shape[1] and not episodes.query_y.is_floating_point():
+            if "accuracy" not in found:
+                found |= map_tasks(self._accuracy_together, params, episodes, loop=self.loops)
+            alone, logits = map_tasks(self._alone, params, episodes, loop=self.loops)
+            found["accuracy_non_transductive"] = alone
+        yield found, logits
 
     def chunk_gradient(self, params: Params, episodes: Episode) -> tuple[Params, Metrics]:
         """Hook: the meta-gradient summed over T stacked tasks, and metrics ``[T]``; ``loss`` must be among them.
@@ -263,7 +279,12 @@ class Engine(config.Configurable, ABC):
 
     @final
     def evaluate(self, params: Params, episodes: Episode) -> Metrics:
-        """Per-task metrics ``[T]`` of a chunk, with no graph kept.
+        """The metrics of :meth:`measure` alone."""
+        return self.measure(params, episodes)[0]
+
+    @final
+    def measure(self, params: Params, episodes: Episode) -> tuple[Metrics, torch.Tensor | None]:
+        """Per-task metrics ``[T]`` of a chunk, and the sums behind its calibration; no graph is kept.
 
         Args:
             params: theta, by name.
@@ -273,13 +294,36 @@ class Engine(config.Configurable, ABC):
             ``loss`` and the metrics of ``meta_loss``. Classification with a support set adds
             ``accuracy_non_transductive``, each query alone with the support set, and ``accuracy``, all queries of a
             task in one batch (transductive where the model has batch statistics), unless ``meta_loss`` returns it.
+
+            Uncertainty is that of each query alone: of classes ``nll`` and ``roc_auc`` (not that of ``loss``, which is
+            of all queries in one batch); of predictive distributions ``coverage_50``, ``coverage_90`` and
+            ``coverage_95``. The sums ``[T, rows, bins]`` are those of :mod:`distmeta.uncertainty`; ``None`` where
+            predictions have no probabilities.
         """
-        with evaluating(self.model), torch.no_grad():
-            with contextlib.closing(self.chunk_losses(params, episodes)) as parts:
-                found = _join([{"loss": losses} | metrics for losses, metrics in parts])
-            if episodes.support_x.shape[1] and not episodes.query_y.is_floating_point():
-                found |= self.accuracies(params, episodes, found)
-        return found
+        rows: list[Metrics] = []
+        tables: list[torch.Tensor] = []
+        with (
+            evaluating(self.model),
+            torch.no_grad(),
+            contextlib.closing(self.chunk_predictions(params, episodes)) as parts,
+        ):
+            start = 0
+            for found, predictions in parts:
+                tasks = slice(start, start + len(found["loss"]))
+                start = tasks.stop
+                if predictions is None:
+                    rows.append(found)
+                    continue
+                y = episodes.query_y[tasks]
+                if isinstance(predictions, Predictive):
+                    measured, table = uncertainty.of_intervals(predictions.cdf(y).cpu())
+                else:
+                    measured, table = uncertainty.of_classes(
+                        *(part.cpu() for part in (predictions, y, episodes.support_y[tasks]))
+                    )
+                rows.append(found | {name: value for name, value in measured.items() if name not in found})
+                tables.append(table)
+        return _join(rows), torch.cat(tables) if len(tables) == len(rows) else None
 
     @final
     def adapted(self, params: Params, episode: Episode) -> Predict:
@@ -348,9 +392,10 @@ class Engine(config.Configurable, ABC):
     def _accuracy_together(self, params: Params, episode: Episode) -> Metrics:
         return prediction_metrics(of_task(self.query_logits(params, episode), episode), episode.query_y)
 
-    def _accuracy_alone(self, params: Params, episode: Episode) -> torch.Tensor:
+    def _alone(self, params: Params, episode: Episode) -> tuple[torch.Tensor, torch.Tensor]:
+        """Accuracy and logits ``[Q, N]`` of the queries, each without the others."""
         prediction = of_task(self.query_logits_alone(params, episode), episode)
-        return prediction_metrics(prediction, episode.query_y)["accuracy"]
+        return prediction_metrics(prediction, episode.query_y)["accuracy"], prediction
 
     def _with_own(self, params: Params) -> Params:
         """Overlay the algorithm's learned parameters, moved to the model's device; skip names that no longer exist."""

@@ -13,7 +13,7 @@ Q, ...])``, and returns ``[T, Q, outputs]``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, final
@@ -101,7 +101,8 @@ class InContext(MetaLearner):
 
     def meta_loss(self, params: Params, episode: Episode) -> tuple[torch.Tensor, Metrics]:
         """The negative log-likelihood of one task, per query in nats."""
-        losses, metrics = self._losses(params, _stacked(episode))
+        task = _stacked(episode)
+        losses, metrics = self._losses(task, self._outputs(params, task))
         return losses[0], {name: values[0] for name, values in metrics.items()}
 
     @final
@@ -136,16 +137,22 @@ class InContext(MetaLearner):
     @final
     def chunk_losses(self, params: Params, episodes: Episode) -> Generator[tuple[torch.Tensor, Metrics]]:
         """All tasks at once: the model stacks them itself. One after the other where the engine is a loop."""
-        if not self.loops:
-            yield self._losses(params, episodes)
-            return
-        for i in range(len(episodes.query_x)):
-            yield self._losses(params, episodes.map(lambda part, i=i: part[i : i + 1]))  # type: ignore[misc]
+        for part in self._parts(episodes):
+            yield self._losses(part, self._outputs(params, part))
 
     @final
-    def accuracies(self, params: Params, episodes: Episode, found: Metrics) -> Metrics:
-        """The same number: no query has an influence on another."""
-        return {"accuracy_non_transductive": found["accuracy"]}
+    def chunk_predictions(
+        self, params: Params, episodes: Episode
+    ) -> Generator[tuple[Metrics, torch.Tensor | Predictive | None]]:
+        """Metrics, and the logits or distributions that they are computed from: no query influences another."""
+        for part in self._parts(episodes):
+            outputs = self._outputs(params, part)
+            losses, metrics = self._losses(part, outputs)
+            if part.query_y.is_floating_point():
+                yield {"loss": losses} | metrics, self._distribution(part, outputs)
+            else:
+                same = {"accuracy_non_transductive": metrics["accuracy"]}
+                yield {"loss": losses} | metrics | same, self._answers(part, outputs)
 
     @final
     def learned(self, params: Params, episode: Episode) -> Params:
@@ -267,9 +274,21 @@ class InContext(MetaLearner):
 
     # -- what the outputs mean
 
-    def _losses(self, params: Params, episodes: Episode) -> tuple[torch.Tensor, Metrics]:
-        """Losses ``[T]`` whose sum over the tasks weighs every query alike, and metrics ``[T]``."""
-        outputs, y = self._outputs(params, episodes), episodes.query_y
+    def _parts(self, episodes: Episode) -> Iterator[Episode]:
+        """The tasks that go through the model together."""
+        if not self.loops:
+            yield episodes
+            return
+        for i in range(len(episodes.query_x)):
+            yield episodes.map(lambda part, i=i: part[i : i + 1])  # type: ignore[misc]
+
+    def _losses(self, episodes: Episode, outputs: torch.Tensor) -> tuple[torch.Tensor, Metrics]:
+        """Losses ``[T]`` and metrics ``[T]``, from raw ``outputs``.
+
+        A loss is divided by the number of query rows, scored or not, which all tasks of a step share: their sum weighs
+        every scored query alike.
+        """
+        y = episodes.query_y
         if y.is_floating_point():
             distribution = self._distribution(episodes, outputs)
             per_task = distribution.log_prob(y).sum(-1).mean(-1)
@@ -279,11 +298,8 @@ class InContext(MetaLearner):
         scored = (y >= 0) & _present(episodes, logits.shape[-1]).gather(1, y.clamp_min(0))
         target = torch.where(scored, y, -1)
         nll = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none", ignore_index=-1).view_as(y)
-        count = scored.sum(1)
         right = ((logits.argmax(-1) == y) & scored).sum(1).to(nll.dtype)
-        total, each = nll.sum(1), count.clamp_min(1)
-        metrics = {"loss": (total / each).detach(), "accuracy": right / each}
-        return total / y.shape[1], metrics
+        return nll.mean(1), {"accuracy": right / scored.sum(1).clamp_min(1)}
 
     def _answers(self, episodes: Episode, outputs: torch.Tensor) -> torch.Tensor:
         """Logits ``[T, Q, N]``, or means ``[T, Q, D]``, of stacked tasks or of one, from raw ``outputs``."""

@@ -36,7 +36,7 @@ class MANN(SequenceLearner):
         >>> theta = {name: p.detach() for name, p in learner.model.named_parameters()}
         >>> targets = torch.tensor([[0, 1, 2, 1, 2, 0]])
         >>> sorted(learner.evaluate(theta, Episode.sequence(torch.rand(6, 6), targets[0]).map(lambda t: t[None])))
-        ['accuracy', 'accuracy_instance_1', 'accuracy_instance_2', 'loss']
+        ['accuracy', 'accuracy_instance_1', 'accuracy_instance_2', 'loss', 'nll', 'roc_auc']
     """
 
     def sequence_loss(self, prediction: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, Metrics]:

@@ -124,4 +124,29 @@ class Fit:
     high: npt.ArrayLike | None = None
 
 
-Picture = Curves | Attention | Heatmaps | Gallery | Fit
+@dataclass(frozen=True)
+class Reliability:
+    """Probabilities beside what came to pass, bin by bin: a reliability diagram (Niculescu-Mizil and Caruana 2005).
+
+    Args:
+        title: heading of the picture.
+        expected: ``[B]`` probabilities that were predicted.
+        observed: ``[B]`` shares that came to pass.
+        half_width: ``[B]`` of the 95 % intervals of ``observed``.
+        count: ``[B]`` predictions in each bin; an empty bin has no point.
+        x_label: what ``expected`` is.
+        y_label: what ``observed`` is.
+        note: the number that sums it up, in words.
+    """
+
+    title: str
+    expected: npt.ArrayLike
+    observed: npt.ArrayLike
+    half_width: npt.ArrayLike
+    count: npt.ArrayLike
+    x_label: str
+    y_label: str
+    note: str
+
+
+Picture = Curves | Attention | Heatmaps | Gallery | Fit | Reliability

@@ -7,7 +7,7 @@ are one batch for the recurrent model, which is faster than to vectorise one tas
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import Any, final
 
 import torch
@@ -15,6 +15,7 @@ from torch import nn
 
 from distmeta.learners.base import MetaLearner
 from distmeta.learners.functional import vectorised
+from distmeta.learners.predictive import Predictive
 from distmeta.types import Episode, Metrics, Params
 
 
@@ -58,10 +59,28 @@ class SequenceLearner(MetaLearner):
     @final
     def chunk_losses(self, params: Params, episodes: Episode) -> Generator[tuple[torch.Tensor, Metrics]]:
         """:meth:`sequence_loss` of the whole chunk as one batch; backpropagation goes through the whole sequences."""
+        for prediction, y in self._parts(params, episodes):
+            with vectorised(False):
+                yield self.sequence_loss(prediction, y)
+
+    @final
+    def chunk_predictions(
+        self, params: Params, episodes: Episode
+    ) -> Generator[tuple[Metrics, torch.Tensor | Predictive | None]]:
+        """Metrics, and the logits ``[tasks, L, N]`` of steps whose targets are classes."""
+        for prediction, y in self._parts(params, episodes):
+            with vectorised(False):
+                losses, metrics = self.sequence_loss(prediction, y)
+            classes = y.dim() == 2 and not y.is_floating_point()
+            yield {"loss": losses} | metrics, prediction if classes else None
+
+    def _parts(self, params: Params, episodes: Episode) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Outputs ``[tasks, L, outputs]`` and targets of tasks that are computed together."""
         size = 1 if self.loops else len(episodes.query_x)
         for x, y in zip(torch.split(episodes.query_x, size), torch.split(episodes.query_y, size), strict=True):
             with vectorised(False):
-                yield self.sequence_loss(self.forward(params, x), y)
+                prediction = self.forward(params, x)
+            yield prediction, y
 
     def traced(self, params: Params, episode: Episode) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The model's output at each step of one task, and where its memory was written and read.

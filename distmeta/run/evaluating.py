@@ -185,7 +185,7 @@ def _curves(result: Sweep, over: Over, name: str) -> Curves:
         title=f"{name}: {where}{first.report.tasks} {first.report.split} tasks",
         x_label=_AXES[over],
         x=result.values,
-        values={metric: [report.metrics[metric] for report in reports] for metric in common},
+        values={metric: [report.values(metric) for report in reports] for metric in common},
     )
 
 

@@ -18,6 +18,7 @@ from distmeta.learners.functional import vectorised
 from distmeta.occurrences import occurrence
 from distmeta.runtime.checkpoint import Checkpoint
 from distmeta.tasks.base import TaskDistribution
+from distmeta.tasks.baselines import unpadded
 from distmeta.tasks.label_sequences import LabelSequences
 from distmeta.types import Episode, Split, TaskRef
 
@@ -97,6 +98,8 @@ def _answered(
 ) -> dict[str, Any]:
     ref = TaskRef(split, 0, index)
     episode = tasks.episode(ref, seed).to(torch.device("cpu"), best.layout.torch_dtype)
+    if tasks.spec_of(split).padded:
+        episode = unpadded(_stacked(episode), 0).map(lambda part: part[0])
     params = best.layout.unflatten(best.vector)
     baseline = {name: round(float(value), 6) for name, value in tasks.baseline(_stacked(episode)).items()}
     if tasks.spec.kind == "sequence":

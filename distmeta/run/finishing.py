@@ -13,7 +13,7 @@ from distmeta.experiment.experiment import Experiment
 from distmeta.figures import learner_pictures, run_curves
 from distmeta.intervals import EvaluationReport
 from distmeta.learners.functional import evaluating
-from distmeta.learners.pictures import Fit, Picture
+from distmeta.learners.pictures import Fit, Picture, Reliability
 from distmeta.run.directory import RunDirectory
 from distmeta.run.place import Place
 from distmeta.run.reporting import report_facts, write_report
@@ -50,7 +50,7 @@ class RunResult:
     report: Path | None = None
 
     def __repr__(self) -> str:
-        test = {name: self.test.text(name) for name in self.test.metrics} if self.test else None
+        test = {name: self.test.text(name) for name in self.test.names} if self.test else None
         return f"RunResult({str(self.run_dir)!r}, step={self.step}, best_step={self.best_step}, test={test})"
 
 
@@ -85,6 +85,7 @@ def finish(
     sources: tuple[tuple[str, Callable[[Experiment, Driver, Trained], Mapping[str, Picture]]], ...] = (
         ("The fit", _fit),
         (f"{type(driver.learner).__name__}.pictures()", _pictures),
+        ("The reliability picture", _reliability),
     )
     for name, make in sources:
         try:
@@ -164,6 +165,21 @@ def _fit(experiment: Experiment, driver: Driver, trained: Trained) -> dict[str, 
     return {"fit": Fit(title, *shown, before, fast.logits(x.to(dtype)))}
 
 
+def _reliability(experiment: Experiment, driver: Driver, trained: Trained) -> dict[str, Picture]:
+    """``reliability`` of the meta-test; nothing where predictions have no probabilities."""
+    test = trained.test
+    if test is None or (c := test.calibration) is None:
+        return {}
+    name = next(iter(test.pooled))
+    if c.kind == "confidence":
+        title = f"confidence and accuracy on {test.tasks} {test.split} tasks"
+        words = "confidence", "right", f"expected calibration error {test.text(name)}"
+    else:
+        title = f"coverage of intervals on {test.tasks} {test.split} tasks"
+        words = "probability of the interval", "targets inside", f"mean distance from the level {test.text(name)}"
+    return {"reliability": Reliability(title, c.expected, c.observed, c.half_width, c.count, *words)}
+
+
 def _pictures(experiment: Experiment, driver: Driver, trained: Trained) -> dict[str, Picture]:
     """The learner's own pictures of the first held-out tasks."""
     settings, layout = experiment.evaluation, trained.best.layout
@@ -171,6 +187,7 @@ def _pictures(experiment: Experiment, driver: Driver, trained: Trained) -> dict[
     if split == "meta_train":
         return {}
     refs = [TaskRef(split, 0, index) for index in range(min(100, settings.test_tasks))]
+    refs = list(experiment.tasks.together(refs, settings.seed)[0])
     episodes = experiment.tasks.episodes(refs, settings.seed).to(torch.device("cpu"), layout.torch_dtype)
     with evaluating(driver.learner.model):  # a hook may leave the model in another mode
         return driver.learner.for_evaluation().pictures(layout.unflatten(trained.best.vector), episodes)

@@ -101,8 +101,7 @@ def collect(directory: RunDirectory, record: RunRecord | None = None) -> RunRepo
     settings, missing = flatten(nested), []
     test = None
     if result is not None:
-        metrics = {name: np.asarray(values, dtype=np.float64) for name, values in result["per_task"].items()}
-        test = EvaluationReport(result["split"], result["seed"], metrics)
+        test = EvaluationReport.from_dict(result)
     else:
         why = "the data have no meta_test split" if status == "finished" else f"the run is {status}"
         missing.append(f"There is no result: {why}.")

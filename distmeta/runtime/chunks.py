@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from distmeta.calibration import Calibration
+from distmeta.intervals import EvaluationReport
 from distmeta.types import Chunk, ChunkResult, FloatArray, Split
 
 
@@ -35,6 +37,22 @@ def metrics(results: Sequence[ChunkResult]) -> dict[str, FloatArray]:
     """
     names = [name for name in results[0].metrics if all(name in result.metrics for result in results)]
     return {name: np.concatenate([result.metrics[name] for result in results]) for name in names}
+
+
+def report(results: Sequence[ChunkResult], split: Split, seed: int) -> EvaluationReport:
+    """The evaluation that chunks are the parts of, the same however tasks are split.
+
+    Args:
+        results: of all chunks, in order of task index.
+        split: which classes.
+        seed: of the tasks.
+    """
+    found = metrics(results)
+    if "roc_auc" in found and np.isnan(found["roc_auc"]).all():  # no task has it
+        del found["roc_auc"]
+    sums = [result.calibration for result in results if result.calibration is not None]
+    pooled = Calibration.of(np.concatenate(sums)) if len(sums) == len(results) else None
+    return EvaluationReport(split, seed, found, pooled)
 
 
 class TreeSum:

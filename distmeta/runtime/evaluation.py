@@ -81,7 +81,7 @@ def evaluate(
         lambda worker, chunk: (backend.call(worker, "evaluate_chunk", chunk, version, vector, seed), None),
         lambda header, payload: None,
     )
-    return EvaluationReport(split, seed, chunks.metrics(results))
+    return chunks.report(results, split, seed)
 
 
 def evaluate_on(

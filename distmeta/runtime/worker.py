@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,7 @@ from distmeta.learners.param_layout import ParamLayout
 from distmeta.malloc import keep_freed_memory
 from distmeta.seeding import torch_seed
 from distmeta.tasks.base import TaskDistribution
-from distmeta.types import Chunk, ChunkResult, Episode, FloatArray, Metrics
+from distmeta.types import Chunk, ChunkResult, Episode, FloatArray, Metrics, TaskRef
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class Worker:
             NonFiniteGradientError: a task's loss or the gradient is NaN or infinite; names the task.
         """
         started = time.perf_counter()
-        params, episodes = self._prepare(chunk, vector, self._setup.seed)
+        params, episodes = self._prepare(chunk, chunk.refs, vector, self._setup.seed)
         result = self._learner.at_step(chunk.step).meta_gradient(params, episodes)
         self._require_finite(chunk, result.metrics["loss"])
         gradient = self._setup.layout.flatten(result.gradient)
@@ -113,17 +114,28 @@ class Worker:
     def evaluate_chunk(self, chunk: Chunk, version: int, vector: FloatArray, seed: int) -> ChunkResult:
         """Metrics of a chunk after adaptation, with the no-learning baseline of the same tasks beside them."""
         started = time.perf_counter()
-        params, episodes = self._prepare(chunk, vector, seed)
-        metrics = self._evaluator.evaluate(params, episodes)
+        measured = [self._measured(chunk, refs, vector, seed) for refs in self._tasks.together(chunk.refs, seed)]
+        metrics = {name: torch.cat([part[name] for part, _ in measured]) for name in measured[0][0]}
         self._require_finite(chunk, metrics["loss"])
+        sums = [part for _, part in measured if part is not None]
+        return self._header(chunk, version, metrics, started, torch.cat(sums) if sums else None)
+
+    def _measured(
+        self, chunk: Chunk, refs: Sequence[TaskRef], vector: FloatArray, seed: int
+    ) -> tuple[Metrics, torch.Tensor | None]:
+        """Metrics of tasks of equal shapes, with those that need no learner."""
+        params, episodes = self._prepare(chunk, refs, vector, seed)
+        metrics, calibration = self._evaluator.measure(params, episodes)
         baseline = self._tasks.baseline(episodes)
         if "mse" in metrics and "baseline_loss" in baseline:  # the loss is a likelihood, the baseline's an error
             baseline["baseline_mse"] = baseline.pop("baseline_loss")
-        return self._header(chunk, version, metrics | baseline, started)
+        return metrics | baseline | self._tasks.exact(refs, seed, episodes), calibration
 
-    def _prepare(self, chunk: Chunk, vector: FloatArray, seed: int) -> tuple[dict[str, torch.Tensor], Episode]:
+    def _prepare(
+        self, chunk: Chunk, refs: Sequence[TaskRef], vector: FloatArray, seed: int
+    ) -> tuple[dict[str, torch.Tensor], Episode]:
         layout = self._setup.layout
-        episodes = self._tasks.episodes(chunk.refs, seed).to(self._device, layout.torch_dtype)
+        episodes = self._tasks.episodes(refs, seed).to(self._device, layout.torch_dtype)
         # Dropout and other noise inside a model: a function of the chunk, not of the worker.
         torch.manual_seed(torch_seed(seed, "noise", chunk.split, chunk.step, chunk.start))
         return layout.unflatten(vector, self._device), episodes
@@ -138,6 +150,9 @@ class Worker:
                 task_ref=chunk.refs[int(bad[0])],
             )
 
-    def _header(self, chunk: Chunk, version: int, metrics: Metrics, started: float) -> ChunkResult:
+    def _header(
+        self, chunk: Chunk, version: int, metrics: Metrics, started: float, calibration: torch.Tensor | None = None
+    ) -> ChunkResult:
         numbers = {key: value.detach().cpu().numpy() for key, value in metrics.items()}
-        return ChunkResult(chunk, version, self._name, numbers, time.perf_counter() - started)
+        sums = None if calibration is None else calibration.cpu().numpy()
+        return ChunkResult(chunk, version, self._name, numbers, time.perf_counter() - started, sums)

@@ -69,6 +69,17 @@ class TaskDistribution(config.Configurable, ABC):
         """
         return self
 
+    def shaped(self, ref: TaskRef, seed: int) -> Self:
+        """The distribution that the task of ``ref`` is drawn from: :meth:`at_step` of its split and step.
+
+        Override it, and :meth:`together`, if evaluation tasks differ in shape.
+        """
+        return self.at_step(ref.split, rng(seed, self.fingerprint, ref.split, ref.step, "shapes"))
+
+    def together(self, refs: Sequence[TaskRef], seed: int) -> list[Sequence[TaskRef]]:
+        """``refs`` in runs of equal shapes, in their order: what :meth:`episodes` can stack; all of them by default."""
+        return [refs]
+
     def draw_ref(self, ref: TaskRef, seed: int) -> Episode:
         """Draw the task that ``ref`` names in a run with ``seed``; override it if tasks are a list."""
         return self.draw(ref.split, rng(seed, self.fingerprint, ref.split, ref.step, ref.index))
@@ -113,8 +124,23 @@ class TaskDistribution(config.Configurable, ABC):
         """
         if not episodes.support_y.shape[1]:
             return {}
+        if not episodes.query_y.is_floating_point() and bool((episodes.query_y < 0).any()):
+            return baselines.of_padded(episodes)
         numbers = episodes.query_y.is_floating_point()
         return baselines.regression(episodes) if numbers else baselines.classification(episodes)
+
+    def exact(self, refs: Sequence[TaskRef], seed: int, episodes: Episode) -> Metrics:
+        """Score of the best prediction that there is, per task ``[T]``, where the distribution can compute it.
+
+        Args:
+            refs: names of the T tasks.
+            seed: seed of the run.
+            episodes: their data.
+
+        Returns:
+            Numbers named ``exact_NAME``, beside the learner's ``NAME``; none by default.
+        """
+        return {}
 
     def describe(self) -> dict[str, Any]:
         """JSON-ready facts for the run's record, such as the dataset's name and source."""
@@ -136,8 +162,7 @@ class TaskDistribution(config.Configurable, ABC):
                 :meth:`spec_of`; the error carries the task's name.
         """
         drawn: list[Episode] = []
-        split, step = refs[0].split, refs[0].step
-        now = self.at_step(split, rng(seed, self.fingerprint, split, step, "shapes"))
+        now = self.shaped(refs[0], seed)
         for ref in refs:
             drawn.append(now.draw_ref(ref, seed))
             now._require_shapes(ref, drawn[-1])
@@ -180,7 +205,9 @@ class TaskDistribution(config.Configurable, ABC):
             )
         if name[-1] != "y" or spec.kind == "regression" or not part.numel():
             return None
-        lowest, highest = (0, spec.outputs - 1) if spec.kind == "classification" else self._range(part, spec)
+        lowest, highest = (
+            (-1 if spec.padded else 0, spec.outputs - 1) if spec.kind == "classification" else self._range(part, spec)
+        )
         if part.min() < lowest or part.max() > highest:
             return (
                 f"labels from {float(part.min()):g} to {float(part.max()):g}; expected {lowest} to {highest}. Number "

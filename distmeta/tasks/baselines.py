@@ -42,6 +42,26 @@ def regression(episodes: Episode) -> Metrics:
     return {"baseline_loss": (guess - episodes.query_y).square().flatten(1).mean(1)}
 
 
+def of_padded(episodes: Episode) -> Metrics:
+    """:func:`classification` of tasks filled up with rows of the label -1, one after the other without them."""
+    found = [classification(unpadded(episodes, i)) for i in range(len(episodes.query_x))]
+    return {name: torch.cat([one[name] for one in found]) for name in found[0]}
+
+
+def unpadded(episodes: Episode, index: int) -> Episode:
+    """One of T stacked tasks, still stacked ``[1, ...]``, without the rows of the label -1.
+
+    Example:
+        >>> x, y = torch.rand(1, 3, 2), torch.tensor([[0, 1, -1]])
+        >>> unpadded(Episode(x, y, x, y), 0).support_x.shape
+        torch.Size([1, 2, 2])
+    """
+    support_x, support_y, query_x, query_y = (part[index] for part in episodes)
+    rows, queries = support_y >= 0, query_y >= 0
+    parts = support_x[rows], support_y[rows], query_x[queries], query_y[queries]
+    return Episode(*(part[None] for part in parts), ways=episodes.ways, outputs=episodes.outputs)
+
+
 def probe_logits(x: torch.Tensor, labels: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
     """Logistic regression of each task on its support set: the probe that a frozen encoder is used with.
 

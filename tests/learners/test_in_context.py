@@ -76,6 +76,8 @@ def test_a_class_that_the_support_set_lacks_has_no_probability_and_its_queries_n
     logits = of.query_logits(params(of), lacks.map(lambda part: part[0]))
     assert float(logits.softmax(-1)[:, 2].max()) == 0
     metrics = of.evaluate(params(of), lacks)
+    nll = F.cross_entropy(logits[[0, 1, 4]], query_y[0, [0, 1, 4]], reduction="sum")
+    torch.testing.assert_close(metrics["loss"][0], nll / 5)
     expected = (logits.argmax(-1) == query_y[0])[[0, 1, 4]].double().mean()
     assert float(metrics["accuracy"]) == pytest.approx(float(expected))
     assert torch.equal(metrics["accuracy"], metrics["accuracy_non_transductive"])
