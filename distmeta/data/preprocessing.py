@@ -92,6 +92,23 @@ class Preprocessing:
         """Whether inputs are pictures: 1 or 3 channels, height, width."""
         return len(self.input_shape) == 3 and self.input_shape[0] in (1, 3)
 
+    def columns(self, given: Any) -> int | None:
+        """How many numbers each of the given rows has; ``None`` where inputs are no rows, or these are none.
+
+        Example:
+            >>> Preprocessing((3,)).columns([[1, 2], [3, 4]])
+            2
+        """
+        if len(self.input_shape) != 1:
+            return None
+        array = as_array(given)
+        if array is None and isinstance(given, Sequence) and not isinstance(given, str | bytes):
+            array = as_rows(given)
+            if array is None and given and all(as_array(one) is not None for one in given):
+                shapes = {np.shape(one) for one in given}
+                return shapes.pop()[0] if len(shapes) == 1 and len(next(iter(shapes))) == 1 else None
+        return array.shape[1] if array is not None and array.ndim == 2 else None
+
     def inputs(self, given: Any, *, max_pixels: int = MAX_PIXELS) -> Floats:
         """Prepare inputs: decode, turn, scale, crop, convert colours, invert.
 
