@@ -1,31 +1,18 @@
 """In-context learners of tables in scikit-learn: its acceptance suite, what may influence what, hard tables."""
 
-import pickle
-import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import distmeta
-from distmeta.errors import CheckpointMismatch, ConfigError, LearnerContractError
 
 sklearn = pytest.importorskip("sklearn", reason="needs the extra distmeta[sklearn]")
 
-from sklearn.base import clone  # noqa: E402
-from sklearn.compose import make_column_transformer  # noqa: E402
-from sklearn.datasets import load_digits, load_wine  # noqa: E402
-from sklearn.impute import SimpleImputer  # noqa: E402
-from sklearn.model_selection import cross_val_score  # noqa: E402
-from sklearn.multiclass import OneVsRestClassifier  # noqa: E402
-from sklearn.pipeline import make_pipeline  # noqa: E402
-from sklearn.preprocessing import OrdinalEncoder  # noqa: E402
 from sklearn.utils.estimator_checks import check_estimator  # noqa: E402
 
-from distmeta.sklearn import FewShotClassifier, InContextClassifier, InContextRegressor  # noqa: E402
+from distmeta.sklearn import InContextClassifier, InContextRegressor  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

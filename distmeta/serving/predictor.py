@@ -144,8 +144,8 @@ class Predictor:
         if self.spec.padded and count < shape[0]:
             return shape[0]
         raise DataError(
-            f"The rows have {count} numbers; {self!r} takes {shape[0]}. Choose as many columns, or meta-train a network "
-            "that takes any number, such as table_transformer()."
+            f"The rows have {count} numbers; {self!r} takes {shape[0]}. Choose as many columns, or meta-train a "
+            "network that takes any number, such as table_transformer()."
         )
 
     def inputs(self, given: Any, *, max_pixels: int = MAX_PIXELS) -> torch.Tensor:
