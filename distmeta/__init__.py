@@ -58,8 +58,11 @@ if TYPE_CHECKING:
     from distmeta.tasks.base import Task, TaskDistribution
     from distmeta.tasks.few_shot import FewShot
     from distmeta.tasks.function import FunctionTasks, task_distribution
+    from distmeta.tasks.gaussian_processes import GaussianProcesses
+    from distmeta.tasks.image_completion import ImageCompletion
     from distmeta.tasks.label_sequences import LabelSequences
     from distmeta.tasks.lake_runs import LakeRuns
+    from distmeta.tasks.prior import Prior
     from distmeta.tasks.projections import Projections
     from distmeta.tasks.sinusoids import Sinusoids
     from distmeta.tasks.tables import Tables
@@ -111,8 +114,11 @@ _HOMES = {
     "tasks.base": ("Task", "TaskDistribution"),
     "tasks.few_shot": ("FewShot",),
     "tasks.function": ("FunctionTasks", "task_distribution"),
+    "tasks.gaussian_processes": ("GaussianProcesses",),
+    "tasks.image_completion": ("ImageCompletion",),
     "tasks.label_sequences": ("LabelSequences",),
     "tasks.lake_runs": ("LakeRuns",),
+    "tasks.prior": ("Prior",),
     "tasks.projections": ("Projections",),
     "tasks.sinusoids": ("Sinusoids",),
     "tasks.tables": ("Tables",),
@@ -138,6 +144,8 @@ __all__ = [
     "FastModel",
     "FewShot",
     "FunctionTasks",
+    "GaussianProcesses",
+    "ImageCompletion",
     "InContext",
     "LabelSequences",
     "LakeRuns",
@@ -151,6 +159,7 @@ __all__ = [
     "Outer",
     "Place",
     "Predictor",
+    "Prior",
     "PrioritySortTask",
     "Projections",
     "ProtoNet",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -84,13 +84,14 @@ class Calibration:
         Raises:
             KeyError: the values are none.
         """
-        found: dict[str, Any] = {f.name: values[f.name] for f in fields(cls)}
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in found.items()})
+        count, expected, observed, half = (
+            tuple(values[name]) for name in ("count", "expected", "observed", "half_width")
+        )
+        return cls(values["kind"], count, expected, observed, half, values["error"], values["error_ci95"])
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, without loss."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
 
 
 _Shares = tuple[FloatArray, FloatArray, FloatArray]

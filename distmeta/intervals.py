@@ -80,13 +80,13 @@ class EvaluationReport:
         return [*self.metrics, *self.pooled]
 
     def values(self, name: str) -> FloatArray:
-        """The values of the tasks that have the number, in double precision."""
-        found = np.asarray(self.metrics[name], dtype=np.float64)
+        """The values of the tasks that have the number."""
+        found = self.metrics[name]
         return found[~np.isnan(found)] if name in _NOT_OF_EVERY_TASK else found
 
     def mean(self, name: str) -> float:
         """Mean over tasks, those that have the number; a number of all tasks together as it is."""
-        return self.pooled[name][0] if name in self.pooled else float(self.values(name).mean())
+        return self.pooled[name][0] if name in self.pooled else float(np.mean(self.values(name), dtype=np.float64))
 
     def ci95(self, name: str) -> float:
         """Half width of the 95 % interval of the mean, 1.96 s / sqrt(n); infinite for one task."""

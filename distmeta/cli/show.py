@@ -36,7 +36,7 @@ def _(found: Comparison) -> None:
         difference = differences[name]
         verdict = "A and B differ" if difference.significant else "no clear difference"
         numbers = (a.report.text(name), b.report.text(name), difference.text())
-        rows.append((label, *numbers, "" if name.startswith("baseline") else verdict))
+        rows.append((label, *numbers, "" if name.startswith(("baseline", "exact")) else verdict))
     _rows(rows)
     console.out.print(f"kept in  {found.kept}")
 

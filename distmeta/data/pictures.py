@@ -317,6 +317,8 @@ def _scaled_whole(ink: Pixels, size: tuple[int, int], fill: int) -> Pixels:
     height, width = (max(1, min(most, round(side * factor))) for side, most in zip(ink.shape, size, strict=True))
     if (height, width) != ink.shape:
         ink = np.asarray(Image.fromarray(ink).resize((width, height), Image.Resampling.LANCZOS), np.uint8)
+    if (height, width) == size:
+        return ink
     # Padded last: a long thin picture would become a huge square.
     above, left = (size[0] - height) // 2, (size[1] - width) // 2
     return np.pad(ink, ((above, size[0] - height - above), (left, size[1] - width - left)), constant_values=fill)

@@ -231,7 +231,7 @@ def _draw_reliability(picture: Reliability, path: Path) -> Path:
     filled = count > 0
     share = count / max(count.sum(), 1)
     edges = np.linspace(0, 1, len(count) + 1)
-    figure = new_figure(4.6, 5.0, picture.title)
+    figure = new_figure(5.0, 5.4, picture.title)
     grid = figure.add_gridspec(2, 1, height_ratios=(4, 1))
     axes = figure.add_subplot(grid[0])
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1.5, linestyle=(0, (2, 2)), label="calibrated")
@@ -240,8 +240,7 @@ def _draw_reliability(picture: Reliability, path: Path) -> Path:
         elinewidth=1.0, capsize=2.5, label="observed, 95 % interval",
     )  # fmt: skip
     dress(axes, "", picture.y_label)
-    # Above the diagonal on the left, where nothing is drawn unless a model doubts itself far too much.
-    axes.legend(frameon=False, labelcolor=INK, fontsize=9, loc="upper left", title=picture.note, alignment="left")
+    axes.set_title(picture.note, loc="left", fontsize=9, color=INK, pad=6)
     below = figure.add_subplot(grid[1], sharex=axes)
     below.bar(edges[:-1], share, width=np.diff(edges), align="edge", color=BLUE, edgecolor="white", linewidth=0.8)
     dress(below, picture.x_label, "predictions")
@@ -251,6 +250,7 @@ def _draw_reliability(picture: Reliability, path: Path) -> Path:
         one.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
     axes.set_ylim(0, 1.02)
     axes.tick_params(labelbottom=False)
+    figure.legend(frameon=False, ncols=2, loc="outside lower center", labelcolor=INK, fontsize=9, columnspacing=1.4)
     return save(figure, path)
 
 

@@ -31,6 +31,7 @@ _BASELINES = {
     "accuracy": "baseline_accuracy",
     "accuracy_non_transductive": "baseline_accuracy",
     "loss": "baseline_loss",
+    "log_likelihood": "exact_log_likelihood",
     "mse": "baseline_mse",
     "bits": "baseline_bits",
 }
@@ -176,7 +177,7 @@ def _metric_rows(run: RunReport) -> list[dict[str, Any]]:
                 "text": test.text(name),
                 "bar": _bar(run, name) if "accuracy" in name else None,
                 "against": _difference_text(against) if against else "",
-                "baseline": name.startswith("baseline"),
+                "baseline": name.startswith(("baseline", "exact")),
             }
         )
     return rows

@@ -117,7 +117,7 @@ class Engine(config.Configurable, ABC):
 
     def chunk_learned(self, params: Params, episodes: Episode) -> Params:
         """Hook: :meth:`learned` of T stacked tasks, each tensor with a leading axis T."""
-        found: Params = map_tasks(self.learned, params, episodes, loop=False)
+        found: Params = map_tasks(self.learned, params, episodes, loop=False, exact_norms=False)
         return found
 
     def chunk_answers(self, params: Params, episodes: Episode) -> torch.Tensor:
@@ -128,7 +128,7 @@ class Engine(config.Configurable, ABC):
             # Never a batch of one, which some layers refuse and some models squeeze.
             return predict(torch.cat([episode.support_x[:1], episode.query_x]))[1:]
 
-        logits: torch.Tensor = map_tasks(answered, params, episodes, loop=False)
+        logits: torch.Tensor = map_tasks(answered, params, episodes, loop=False, exact_norms=False)
         return logits
 
     def predictive(
@@ -359,6 +359,8 @@ class Engine(config.Configurable, ABC):
         query joins the support set in a forward pass of its own (Nichol et al. 2018, section 6.1).
         """
         predict = self.keeping_statistics(self.adapted(params, episode), params, episode)
+        if self.model_kind == "set":
+            return predict(episode.query_x)
         return self.predict_alone(predict, episode.support_x, episode.query_x, loop=self.loops)
 
     @final
@@ -403,7 +405,14 @@ class Engine(config.Configurable, ABC):
         return params | {name: p.to(params[name]) for name, p in learned.items()}
 
 
-def map_tasks(function: Callable[[Params, Episode], Any], params: Params, episodes: Episode, *, loop: bool) -> Any:
+def map_tasks(
+    function: Callable[[Params, Episode], Any],
+    params: Params,
+    episodes: Episode,
+    *,
+    loop: bool,
+    exact_norms: bool = True,
+) -> Any:
     """``function(params, episode)`` of each of T stacked tasks, vectorised or in a loop.
 
     Args:
@@ -411,6 +420,7 @@ def map_tasks(function: Callable[[Params, Episode], Any], params: Params, episod
         params: shared by all tasks.
         episodes: T stacked tasks.
         loop: compute one task after the other.
+        exact_norms: see :func:`~distmeta.learners.functional.vectorised`.
 
     Returns:
         What ``function`` returns, each tensor with a leading axis T.
@@ -423,7 +433,7 @@ def map_tasks(function: Callable[[Params, Episode], Any], params: Params, episod
     def one(*parts: torch.Tensor) -> Any:
         return function(params, Episode(*parts, ways=ways, outputs=episodes.outputs))
 
-    with vectorised(True):
+    with vectorised(True, exact_norms=exact_norms):
         return vmap(one, randomness="different")(*episodes)
 
 

@@ -47,13 +47,17 @@ def frozen_digest(model: nn.Module) -> str | None:
 
 
 @contextlib.contextmanager
-def vectorised(active: bool) -> Iterator[None]:
+def vectorised(active: bool, *, exact_norms: bool = True) -> Iterator[None]:
     """Mark that the code inside runs under ``torch.func.vmap`` (or, with ``False``, in a plain loop over tasks).
 
     Attention is computed from matrix products: torch's fused kernels have no second derivative and no batching rule.
+
+    Args:
+        active: whether tasks are vectorised inside.
+        exact_norms: second derivatives of norm layers are needed; torch's own norms, for first ones alone, are faster.
     """
     # Nested, as evaluation is, the norms are exact already: once more would only cost time.
-    norms = ExactNorms() if active and not _VECTORISED.get() else contextlib.nullcontext()
+    norms = ExactNorms() if exact_norms and active and not _VECTORISED.get() else contextlib.nullcontext()
     token = _VECTORISED.set(active)
     try:
         with sdpa_kernel(SDPBackend.MATH), norms:

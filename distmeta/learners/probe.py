@@ -78,11 +78,19 @@ def probe(learner: MetaLearner, spec: TaskSpec, episodes: Episode, test: TaskSpe
 
 
 def require_equal_ways(learner: MetaLearner, train: TaskSpec, test: TaskSpec) -> None:
-    """Raise if a learner with a fixed number of outputs is to be tested on another number of ways than in training.
+    """Raise if a learner cannot be tested on such tasks: another number of ways, or of columns, or padding.
 
     Raises:
-        LearnerContractError: names both numbers and the fix.
+        LearnerContractError: names what differs and the fix.
     """
+    other_columns = len(train.input_shape) == 1 and train.input_shape != test.input_shape
+    if learner.model_kind not in ("set", "sequence") and (test.padded or other_columns):
+        what = "are filled up with padding" if test.padded else f"have inputs of shape {list(test.input_shape)}"
+        raise LearnerContractError(
+            f"{type(learner).__name__} is trained on inputs of shape {list(train.input_shape)}; the test tasks {what}. "
+            "Use InContext, whose models take any number of rows and columns, or test tasks like those of training "
+            "(of Tables: leave tasks.test out)."
+        )
     if learner.model_kind == "sequence" and train.outputs != test.outputs:
         raise LearnerContractError(
             f"{type(learner).__name__} is trained on sequences with {train.outputs} outputs per step and evaluated on "

@@ -126,6 +126,21 @@ class _Layer(nn.Module):
         self.rows = Block(width, heads, hidden)
 
 
+_MOST_SEQUENCES = 2**15
+"""Rows that one call attends in: CUDA's kernels refuse batches of more than 65,535."""
+
+
+def _attend(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """``[N,C,heads,size]`` of N sequences: each token of queries over keys and values, of the same shape but for C."""
+    if len(queries) > _MOST_SEQUENCES:
+        parts = [slice(start, start + _MOST_SEQUENCES) for start in range(0, len(queries), _MOST_SEQUENCES)]
+        return torch.cat(
+            [_attend(queries[part], keys[part], values[part], None if mask is None else mask[part]) for part in parts]
+        )
+    queries, keys, values = (part.transpose(1, 2) for part in (queries, keys, values))
+    return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask).transpose(1, 2)
+
+
 class _FeatureAttention(nn.Module):
     """Each token attends to all tokens of its row; no row sees another."""
 
@@ -144,8 +159,6 @@ class _FeatureAttention(nn.Module):
         if target_only:
             tokens, normed = tokens[:, :, :1], normed[:, :1]
         queries = self.query(normed).unflatten(2, (self.heads, self.size))
-        mixed = F.scaled_dot_product_attention(
-            queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), attn_mask=mask
-        )
-        attended: torch.Tensor = tokens + self.out(mixed.transpose(1, 2).reshape(tokens.shape))
+        mixed = _attend(queries, keys, values, mask)
+        attended: torch.Tensor = tokens + self.out(mixed.reshape(tokens.shape))
         return attended

@@ -117,7 +117,7 @@ class FinishedRun:
             raise ConfigError(f"The dataset has no split {split}; it has {have}. Give --split one of these.")
         spec = trained.tasks.spec_of("meta_train")
         require_equal_ways(experiment.learner, spec, tasks.spec_of(split))
-        bounds = {f"tasks.{key}": list(value) for key, value in tasks.config if isinstance(value, tuple)}
+        bounds = {f"tasks.{key}": list(value) for key, value in tasks.config if _are_bounds(value)}
         if split == "meta_train" and bounds:
             each = ", ".join(f"{key}={value}" for key, value in bounds.items())
             raise ConfigError(
@@ -125,7 +125,8 @@ class FinishedRun:
                 f"each, such as --set {next(iter(bounds))}=5."
             )
         name = tasks.describe()["name"]
-        if tuple(tasks.spec.input_shape) != original.input_shape:
+        any_columns = experiment.learner.model_kind == "set" and len(tasks.spec.input_shape) == 1
+        if tuple(tasks.spec.input_shape) != original.input_shape and not any_columns:
             raise ConfigError(
                 f"{self.directory.path} was trained on inputs of shape {list(original.input_shape)} ({original.name}); "
                 f"{name} has {list(tasks.spec.input_shape)}. Build the data again with that shape "
@@ -210,6 +211,11 @@ def _with_data(experiment: Experiment, data: Path | str | None) -> Experiment:
             f"--data {data}: the run's tasks ({type(experiment.tasks).__name__}) read no dataset. Drop it."
         )
     return experiment.with_overrides({"tasks.data": str(data)})
+
+
+def _are_bounds(value: Any) -> bool:
+    """Whether a setting is drawn per step: two whole numbers, not the bounds of real ones, nor a list of names."""
+    return isinstance(value, tuple) and len(value) == 2 and all(isinstance(one, int) for one in value)
 
 
 def _require_changeable(changed: Mapping[str, Any]) -> None:

@@ -272,7 +272,7 @@ def pair(a: RunReport, b: RunReport, places: tuple[int, int] = (0, 1)) -> Pairin
     except ConfigError as error:  # no number in common
         return Pairing(*places, {}, 0, error.message)
     # A baseline on the same tasks is the same number.
-    kept = {name: one for name, one in found.items() if not name.startswith("baseline")}
+    kept = {name: one for name, one in found.items() if not name.startswith(("baseline", "exact"))}
     return Pairing(*places, kept, count)
 
 

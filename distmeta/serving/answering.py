@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,9 +83,22 @@ class Answering:
             if job.keep and (fast := self._adapted.get(job.lesson.id)) is not None:
                 results[place] = self._alone(job, fast)
         asked_once = [n for n, job in enumerate(jobs) if job.query_x is not None and not job.explain and not job.keep]
-        results |= self._together(jobs, asked_once)
+        if asked_once:
+            results |= self._together(jobs, asked_once)
         results |= self._learned(jobs, [n for n in range(len(jobs)) if n not in results])
         return [results[place] for place in range(len(jobs))]
+
+    def prepared(self, requests: Sequence[Callable[[], Job]]) -> list[Values | Exception]:
+        """The results of requests, each of which is prepared here first; one that is refused changes no other."""
+        results: dict[int, Values | Exception] = {}
+        jobs: dict[int, Job] = {}
+        for place, prepare in enumerate(requests):
+            try:
+                jobs[place] = prepare()
+            except Exception as error:  # noqa: BLE001 (each request gets its own answer or its own error)
+                results[place] = error
+        results |= zip(jobs, self(list(jobs.values())), strict=True)
+        return [results[place] for place in range(len(requests))]
 
     def forget(self, task_id: str) -> None:
         """Forget what was learned of a task."""

@@ -21,7 +21,7 @@ from distmeta.types import Episode, Params
 
 Array = npt.NDArray[Any]
 
-_AT_ONCE = 2**16  # numbers of the inputs of one call: what a core caches; larger ones are slower for each task
+_AT_ONCE = 2**17  # numbers of the inputs of one call: beyond it memory grows, and the time per task hardly falls
 
 
 class Question(NamedTuple):
@@ -109,8 +109,9 @@ class Together:
             if not self._vectorises(first) or not min(map(len, first)):
                 continue
             at_once = max(1, _AT_ONCE // ((len(first.support_x) + asked) * max(1, first.support_x[0].numel())))
-            for start in range(0, len(places), at_once):
-                part = places[start : start + at_once]
+            parts = -(-len(places) // at_once)
+            for number in range(parts):  # of equal sizes: a small rest would cost as much as a whole part
+                part = places[number * len(places) // parts : (number + 1) * len(places) // parts]
                 logits = self._logits_of([questions[n] for n in part], [coded[n][1] for n in part], ways, asked)
                 for row, n in enumerate(part):
                     classes = coded[n][0]

@@ -38,6 +38,7 @@ from distmeta.serving.requests import Refused, inputs_of, parsed, support_of
 from distmeta.serving.settings import ServiceSettings
 
 _LOG = logging.getLogger(__name__)
+_LARGE = 2**16  # bytes of a body whose pictures are decoded in a thread of their own
 _OPEN = ("/", "/healthz")  # without a token: the page asks for it
 
 
@@ -159,7 +160,8 @@ class _Service:
         self.answering = Answering(predictor, settings)
         most = settings.max_batch if settings.batch else 1
         self.decoder = ThreadPoolExecutor(1, thread_name_prefix="distmeta-decode")
-        self.batcher = Batcher[Job, Values](self.answering, most=most, wait=settings.batch_wait_ms / 1000)
+        wait = settings.batch_wait_ms / 1000
+        self.batcher = Batcher[Callable[[], Job], Values](self.answering.prepared, most=most, wait=wait)
 
     async def close(self) -> None:
         await self.batcher.close()
@@ -174,7 +176,7 @@ class _Service:
             query_x = inputs_of("query_x", body.query_x, self.predictor, self.settings)
             return Job(Lesson("", support_x, labels), query_x, body.explain)
 
-        return _json(await self.batcher(await self._prepared(prepared)))
+        return await self._asked(data, prepared)
 
     async def learn(self, request: Request) -> Response:
         data = await self._body(request)
@@ -184,7 +186,7 @@ class _Service:
             return Lesson(secrets.token_urlsafe(16), *support_of(body, self.predictor, self.settings))
 
         lesson = await self._prepared(prepared)
-        found = await self.batcher(Job(lesson, None, keep=True))
+        found = await self.batcher(lambda: Job(lesson, None, keep=True))
         if not await self.store.put(lesson):
             raise Refused(
                 413, "The task is larger than all that the service keeps. Send it with its queries to /predict."
@@ -201,7 +203,7 @@ class _Service:
             query_x = inputs_of("query_x", body.query_x, self.predictor, self.settings)
             return Job(lesson, query_x, body.explain, keep=True)
 
-        return _json(await self.batcher(await self._prepared(prepared)))
+        return await self._asked(data, prepared)
 
     async def forget(self, request: Request, task_id: str) -> Response:
         await self._lesson(task_id)
@@ -294,6 +296,17 @@ class _Service:
                 408, f"The body did not arrive within {self.settings.body_seconds:g} seconds. Send it again, whole."
             ) from None
         return bytes(body)
+
+    async def _asked(self, data: bytes, prepare: Callable[[], Job]) -> Response:
+        """The answer to a body.
+
+        A small one is prepared by the thread that computes: beside it, both would wait for Python's lock more than they
+        work. Decoders of large pictures release the lock.
+        """
+        if len(data) > _LARGE:
+            job = await self._prepared(prepare)
+            return _json(await self.batcher(lambda: job))
+        return _json(await self.batcher(prepare))
 
     async def _prepared(self, work: Callable[[], Any]) -> Any:
         """Decode in a thread, one request at a time: the event loop goes on, and so does the computation."""

@@ -40,7 +40,19 @@ def test_an_author_reads_nine_public_names():
 
 ABSTRACT = {"query_logits", "fast_params", "sequence_loss"}
 HOOKS = {"meta_loss", "init_meta_params", "for_evaluation", "at_step", "exact_gradient", "pictures"}
-FAMILY_HOOKS = {"bound_to", "learned", "using", "explained", "chunk_losses", "chunk_gradient"}
+FAMILY_HOOKS = {
+    "bound_to",
+    "chunk_answers",
+    "chunk_gradient",
+    "chunk_learned",
+    "chunk_losses",
+    "chunk_predictions",
+    "explained",
+    "learned",
+    "predictive",
+    "spec_for_model",
+    "using",
+}
 
 
 def test_hooks_are_named_in_their_docstrings():
@@ -99,7 +111,7 @@ def test_a_mixin_before_the_learner_overrides_nothing_final_either(name):
             {"model_kind": property(lambda self: "classifier")},
             r"Mine has model_kind as a property; expected a class attribute, one of classifier, encoder",
         ),
-        ({"model_kind": "clasifier"}, r"model_kind='clasifier'; expected one of classifier, encoder, sequence, any"),
+        ({"model_kind": "clasifier"}, r"model_kind='clasifier'; expected one of classifier, encoder, sequence, set"),
     ],
 )
 def test_a_name_without_effect_is_refused(attributes, message):
@@ -140,7 +152,7 @@ def test_evaluation_reports_the_loss_that_is_trained(vectorise):
     )
     params = learner.meta_params
     found = learner.evaluate(params, episodes)
-    assert list(found) == ["loss", "accuracy", "penalty", "accuracy_non_transductive"]
+    assert list(found) == ["loss", "accuracy", "penalty", "accuracy_non_transductive", "nll", "roc_auc"]
     torch.testing.assert_close(found["loss"], learner.meta_gradient(params, episodes).metrics["loss"])
     assert float(found["penalty"][0]) == pytest.approx(float(sum(p.square().sum() for p in params.values())))
 
@@ -170,7 +182,7 @@ def test_accuracy_is_of_classes_and_needs_no_metric_of_the_loss(vectorise):
     model = nn.Linear(6, 4)
     full, bare = (kind(model, vectorise=vectorise) for kind in (Regularised, LossOnly))
     expected, found = (learner.evaluate(learner.meta_params, episodes) for learner in (full, bare))
-    assert list(found) == ["loss", "accuracy", "accuracy_non_transductive"]
+    assert list(found) == ["loss", "accuracy", "accuracy_non_transductive", "nll", "roc_auc"]
     for name, value in found.items():
         assert torch.equal(value, expected[name])
 

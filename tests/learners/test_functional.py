@@ -20,3 +20,8 @@ def test_exact_norms_are_entered_once_however_deep():
     assert exact() == 0
     with vectorised(False):
         assert exact() == 0
+
+
+def test_first_derivatives_need_no_exact_norms():
+    with vectorised(True, exact_norms=False), vectorised(True):
+        assert exact() == 0

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from distmeta import TaskSpec, table_transformer
+from distmeta.models import table_transformer as module
 
 SPEC = TaskSpec((4,), 3, "classification", 9, 5)
 
@@ -84,3 +85,12 @@ def test_more_layers_and_one(model):
     close(layer(tokens, None, target_only=True), layer(tokens, None, target_only=False)[:, :, :1])
     assert model.encode_support(support_x, support_y)["keys_2"].shape == (2, 9, 1, 16)
     assert model.encode_support(support_x, support_y)["keys_1"].shape == (2, 9, 5, 16)
+
+
+def test_tables_of_many_rows_are_attended_over_in_parts(model, monkeypatch):
+    """CUDA's kernels refuse a batch of 65,536 sequences, which the rows of one table may be."""
+    support_x, support_y, query_x = tables()
+    support_x[0, :, 1] = 0  # with a mask
+    expected = model(support_x, support_y, query_x)
+    monkeypatch.setattr(module, "_MOST_SEQUENCES", 4)
+    close(model(support_x, support_y, query_x), expected)

@@ -60,6 +60,8 @@ def experiment(kind, settings):
     learner = find_learners()[kind]
     tasks = distmeta.FunctionTasks(clusters)
     network = distmeta.mlp((8,), norm="layer", head=learner.model_kind != "encoder")
+    if learner.model_kind == "set":
+        network = distmeta.table_transformer(width=8, heads=2, layers=1)
     if learner.model_kind == "sequence":
         memory = {"size": 8, "slots": 6, "width": 4}
         network = distmeta.mann(reads=1, **memory) if kind == "MANN" else distmeta.ntm(**memory)

@@ -13,6 +13,7 @@ from distmeta.seeding import rng
 from distmeta.serving.predictor import Predictor
 from distmeta.serving.together import Question
 from distmeta.types import TaskSpec
+from set_models import reader
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -45,8 +46,8 @@ LEARNERS = {
 
 def predictor_of(name, norm="batch", vectorise="vmap", dtype=torch.float32):
     kind, values = LEARNERS[name]
-    learner = kind(conv4(8, norm=norm, head=kind.model_kind == "classifier"), vectorise=vectorise, **values)
-    learner = learner.bind(SPEC, 0)
+    model = reader() if kind.model_kind == "set" else conv4(8, norm=norm, head=kind.model_kind == "classifier")
+    learner = kind(model, vectorise=vectorise, **values).bind(SPEC, 0)
     learner.model.to(dtype)
     params = learner.init_meta_params(rng(0, "init"))
     learner.load(params)
@@ -113,11 +114,24 @@ def test_large_inputs_are_computed_in_several_calls(monkeypatch):
     predictor, sizes = predictor_of("ProtoNet"), []
     plain = predictor._together._logits_of
     monkeypatch.setattr(predictor._together, "_logits_of", lambda q, *more: sizes.append(len(q)) or plain(q, *more))
-    monkeypatch.setattr("distmeta.serving.together._AT_ONCE", 2 * (5 + 2) * SIDE * SIDE)
-    questions = [question(n) for n in range(5)]
+    monkeypatch.setattr("distmeta.serving.together._AT_ONCE", 3 * (5 + 2) * SIDE * SIDE)
+    questions = [question(n) for n in range(4)]
     answers = predictor.predict_all(questions)
-    assert sizes == [2, 2, 1]
+    assert sizes == [2, 2]  # not 3 and 1: a rest costs as much as a whole part
     assert all(off(a.logits, alone(predictor, q)) < 1e-6 for a, q in zip(answers, questions, strict=True))
+
+
+@pytest.mark.parametrize("norm", [nn.InstanceNorm2d(4, affine=True), nn.LayerNorm([4, 18, 18]), nn.BatchNorm2d(4)])
+def test_gradient_steps_through_torchs_own_norms(norm):
+    """Together they are torch's own, vectorised: exact as far as first derivatives go."""
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), norm, nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, WAYS))
+    learner = MAML(net, inner_lr=0.5, test_inner_steps=5, vectorise="vmap").bind(SPEC, 0)
+    learner.model.double()
+    params = {name: p.double() for name, p in learner.init_meta_params(rng(0, "init")).items()}
+    predictor = Predictor(learner, params, SPEC, Preprocessing((1, SIDE, SIDE), "uint8"), {})
+    questions = [Question(q.support_x.double(), q.labels, q.query_x.double()) for q in map(question, range(4))]
+    for one, answer in zip(questions, predictor.predict_all(questions), strict=True):
+        assert off(answer.logits, alone(predictor, one)) < 1e-9
 
 
 class Centred(nn.Module):

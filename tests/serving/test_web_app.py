@@ -213,6 +213,20 @@ def test_requests_that_arrive_together_are_not_mixed_up(kind):
             np.testing.assert_allclose(answer.json["probabilities"], alone["probabilities"], atol=2e-6)
 
 
+def test_large_bodies_are_decoded_beside_the_computation_small_ones_by_it(monkeypatch):
+    predictor, threads, answers = predictor_of("protonet"), [], []
+    plain = predictor.inputs
+    monkeypatch.setattr(
+        predictor, "inputs", lambda *a, **k: threads.append(threading.current_thread().name) or plain(*a, **k)
+    )
+    with served(predictor) as web:
+        for most in (2**16, 10):
+            monkeypatch.setattr("distmeta.serving.web_app._LARGE", most)
+            answers.append(web.predict(**task(0, 1)).json)
+    assert [name.rpartition("_")[0] for name in threads] == ["distmeta-compute"] * 3 + ["distmeta-decode"] * 3
+    assert answers[0] == answers[1]
+
+
 def test_the_event_loop_answers_while_a_batch_computes(monkeypatch):
     predictor = predictor_of("protonet")
     entered, release = threading.Event(), threading.Event()

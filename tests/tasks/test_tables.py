@@ -3,6 +3,7 @@
 import hashlib
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distmeta import Tables
-from distmeta.errors import ConfigError, TaskContractError
+from distmeta import MAML, InContext, Tables, mlp, table_transformer
+from distmeta.errors import ConfigError, LearnerContractError, TaskContractError
+from distmeta.learners.probe import require_equal_ways
 from distmeta.seeding import rng
 from distmeta.tasks import tables
 from distmeta.tasks.table_sets import SETS, TableSets
@@ -65,8 +67,8 @@ def test_every_class_of_a_table_is_in_its_support_set(prior, rows, features, sup
 
 def test_a_split_that_has_every_class_is_left_as_it_is():
     labels = np.array([0, 1, 1, 2, 0, 0, 2])
-    assert tables._every_class_first(labels, 4).tolist() == list(range(7))
-    order = tables._every_class_first(labels, 3)
+    assert tables.every_class_first(labels, 4).tolist() == list(range(7))
+    order = tables.every_class_first(labels, 3)
     assert sorted(order.tolist()) == list(range(7))
     assert order.tolist() == [0, 1, 3, 2, 4, 5, 6]  # one of the two rows of class 1 gives way to the first of class 2
 
@@ -168,7 +170,12 @@ def test_three_real_tables_padded_to_one_shape():
     split = pytest.importorskip("sklearn.model_selection").train_test_split
     tasks = Tables(test=("iris", "wine", "breast_cancer"), test_splits=2)
     tasks.check()
-    assert (tasks.spec.padded, tasks.spec.input_shape, tasks.spec.support, tasks.spec.queries) == (True, (30,), 284, 285)
+    assert (tasks.spec.padded, tasks.spec.input_shape, tasks.spec.support, tasks.spec.queries) == (
+        True,
+        (30,),
+        284,
+        285,
+    )
     assert not tasks.spec_of("meta_train").padded
     assert tasks.count("meta_test") == 6
     assert tasks.count("meta_train") is None
@@ -233,6 +240,25 @@ def test_real_tables_that_do_not_fit_are_refused_before_a_worker_starts(given, e
     pytest.importorskip("sklearn")
     with pytest.raises(error, match=message):
         Tables(**given).check()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"test": ("iris",)}, {"test": ("diabetes",), "target": "number", "features": 10}, {"features": (2, 5)}],
+)
+def test_learners_of_one_shape_are_refused_before_a_worker_starts(settings):
+    pytest.importorskip("sklearn")
+    tasks = Tables(**settings)
+    train, test = tasks.spec_of("meta_train"), tasks.spec
+    learner = MAML(mlp((4,)))
+    if test.padded:
+        with pytest.raises(LearnerContractError, match=r"shape \[3\]; the test tasks are filled up.*InContext"):
+            require_equal_ways(learner, train, test)
+    else:
+        require_equal_ways(learner, train, test)
+        with pytest.raises(LearnerContractError, match=r"test tasks have inputs of shape \[4\].*Use InContext"):
+            require_equal_ways(learner, train, replace(test, input_shape=(4,)))
+    require_equal_ways(InContext(table_transformer()), train, test)
 
 
 def test_without_scikit_learn_the_fix_is_named(monkeypatch):
