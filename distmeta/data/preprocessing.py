@@ -102,12 +102,13 @@ class Preprocessing:
         if len(self.input_shape) != 1:
             return None
         array = as_array(given)
-        if array is None and isinstance(given, Sequence) and not isinstance(given, str | bytes):
+        if array is None and isinstance(given, list | tuple):
             array = as_rows(given)
-            if array is None and given and all(as_array(one) is not None for one in given):
-                shapes = {np.shape(one) for one in given}
-                return shapes.pop()[0] if len(shapes) == 1 and len(next(iter(shapes))) == 1 else None
-        return array.shape[1] if array is not None and array.ndim == 2 else None
+            if array is None:  # rows that are arrays or tensors
+                rows = [as_array(one) for one in given]
+                lengths = {row.shape for row in rows if row is not None and row.ndim == 1}
+                return lengths.pop()[0] if len(lengths) == 1 and all(row is not None for row in rows) else None
+        return int(array.shape[1]) if array is not None and array.ndim == 2 else None
 
     def inputs(self, given: Any, *, max_pixels: int = MAX_PIXELS) -> Floats:
         """Prepare inputs: decode, turn, scale, crop, convert colours, invert.

@@ -119,7 +119,8 @@ class Predictor:
         return self._exported()
 
     def __repr__(self) -> str:
-        shape, name = list(self.preprocessing.input_shape), self.card.get("name", "")
+        name, rows = self.card.get("name", ""), len(self.spec.input_shape) == 1
+        shape = list(self.spec.input_shape if rows else self.preprocessing.input_shape)
         return f"Predictor({type(self.learner).__name__}, {name!r}, inputs {shape})"
 
     @property
@@ -136,7 +137,7 @@ class Predictor:
         Raises:
             DataError: the network takes another number; or its inputs are no rows.
         """
-        shape = self.preprocessing.input_shape
+        shape = self.spec.input_shape  # the network's: those of the preprocessing are the test's
         if len(shape) != 1:
             raise DataError(f"{self!r} takes inputs of shape {list(shape)}; expected a learner of rows of numbers.")
         if count == shape[0] or self._takes(count):
@@ -160,13 +161,12 @@ class Predictor:
         Raises:
             DataError: an input cannot be converted.
         """
-        like, made = next(iter(self.params.values()), torch.zeros(())), self.preprocessing
+        like, made, filled = next(iter(self.params.values()), torch.zeros(())), self.preprocessing, 0
         count = made.columns(given) if self.learner.model_kind == "set" else None
-        if count is None or count == made.input_shape[0]:
-            return torch.from_numpy(made.inputs(given, max_pixels=max_pixels)).to(like.dtype)
-        filled = self.columns(count) - count
-        rows = torch.from_numpy(replace(made, input_shape=(count,)).inputs(given)).to(like.dtype)
-        return torch.nn.functional.pad(rows, (0, filled))
+        if count is not None:
+            filled, made = self.columns(count) - count, replace(made, input_shape=(count,))
+        x = torch.from_numpy(made.inputs(given, max_pixels=max_pixels)).to(like.dtype)
+        return torch.nn.functional.pad(x, (0, filled)) if filled else x
 
     def adapt(self, images: Any, labels: Labels, *, transductive: bool = False) -> AdaptedModel:
         """Learn one new task from a few labelled examples.
