@@ -23,6 +23,7 @@ from distmeta.runtime.evaluation import evaluate_on
 from distmeta.runtime.worker import WorkerSetup
 from distmeta.seeding import rng
 from distmeta.tasks.controls import require_sklearn
+from distmeta.types import TaskSpec
 
 STEPS, RATE = 100, 3e-3
 """Of fine-tuning: steps of Adam on the whole support set (beta1 = 0, as in Reptile), and their size."""
@@ -171,7 +172,7 @@ def evaluate_controls(run_dir: Path | str, request: EvaluationRequest | None = N
     prepared = replace(run.on(request), controls=True)
     run.directory.require_writable()
     selection = run.selection(request)
-    start, tuned, left_out = prepared.learner, *_fine_tuned(prepared.learner)
+    start, tuned, left_out = prepared.learner, *_fine_tuned(prepared.learner, prepared.experiment.tasks.spec)
     with on_backend(run, [prepared], request) as backend:
         result = prepared.evaluate(selection, request.place, backend)
         reports = {"untrained": _from_the_start(prepared, start, selection, request, backend)}
@@ -189,19 +190,19 @@ def evaluate_controls(run_dir: Path | str, request: EvaluationRequest | None = N
     return found
 
 
-def _fine_tuned(learner: MetaLearner) -> tuple[tuple[MetaLearner, str] | None, dict[str, str]]:
+def _fine_tuned(learner: MetaLearner, spec: TaskSpec) -> tuple[tuple[MetaLearner, str] | None, dict[str, str]]:
     """The learner that trains the untrained network on the support set, with its label; or why there is none."""
     vectorise, kind = learner.config.vectorise, learner.model_kind
     if kind == "classifier":
         steps = Reptile(learner.model, inner_optimizer="adam", inner_lr=RATE, inner_steps=STEPS, vectorise=vectorise)
         return (steps, f"fine-tuned: {STEPS} steps of Adam from the run's first parameters"), {}
-    if kind == "encoder":
+    if kind == "encoder" and spec.kind == "classification":
         return (Ridge(learner.model, vectorise=vectorise), "a linear head on the untrained encoder"), {}
-    why = (
-        "a set model has no parameters that a support set alone could train"
-        if kind == "set"
-        else f"{type(learner).__name__} does not tell what its model returns (model_kind)"
-    )
+    reasons = {
+        "set": "a set model has no parameters that a support set alone could train",
+        "encoder": "a linear head is for classes",
+    }
+    why = reasons.get(kind, f"{type(learner).__name__} does not tell what its model returns (model_kind)")
     return None, {"fine_tuned": why}
 
 
@@ -246,7 +247,7 @@ def _of_tasks(report: EvaluationReport) -> dict[str, Control]:
         "forest": ("control_forest_", "random forest on the support set"),
         "nearest": ("baseline_", "nearest neighbour" if "accuracy" in names[0] else "mean of the support targets"),
         "class_mean": ("baseline_mean_", "nearest class mean"),
-        _UPPER_BOUND: ("exact_", "exact posterior, which nothing can beat"),
+        _UPPER_BOUND: ("exact_", "exact posterior, the best there is"),
     }
     found = {}
     for key, (prefix, label) in prefixes.items():
