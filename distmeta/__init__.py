@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from distmeta.tasks.image_completion import ImageCompletion
     from distmeta.tasks.label_sequences import LabelSequences
     from distmeta.tasks.lake_runs import LakeRuns
+    from distmeta.tasks.prior import Prior
     from distmeta.tasks.projections import Projections
     from distmeta.tasks.sinusoids import Sinusoids
     from distmeta.tasks.tables import Tables
@@ -117,6 +118,7 @@ _HOMES = {
     "tasks.image_completion": ("ImageCompletion",),
     "tasks.label_sequences": ("LabelSequences",),
     "tasks.lake_runs": ("LakeRuns",),
+    "tasks.prior": ("Prior",),
     "tasks.projections": ("Projections",),
     "tasks.sinusoids": ("Sinusoids",),
     "tasks.tables": ("Tables",),
@@ -157,6 +159,7 @@ __all__ = [
     "Outer",
     "Place",
     "Predictor",
+    "Prior",
     "PrioritySortTask",
     "Projections",
     "ProtoNet",

@@ -31,6 +31,7 @@ FLOORS = {
     "figures": 5,
     "runtime": 6,
     "testing": 6,
+    "auditing": 6,
     "run": 7,
     "serving": 8,
     "sklearn": 9,
@@ -41,7 +42,14 @@ FLOORS = {
 ONLY_IN = {
     "ray": {"runtime.ray_backend", "runtime.ray_errors", "run.submitting", "serving.service"},
     "mlflow": {"tracking.mlflow_link", "serving.mlflow_model", "serving.mlflow_store"},
-    "sklearn": {"sklearn", "tasks.controls", "tasks.table_sets"},
+    "sklearn": {
+        "sklearn.__init__",
+        "sklearn.few_shot",
+        "sklearn.in_context",
+        "sklearn.views",
+        "tasks.controls",
+        "tasks.table_sets",
+    },
 }
 
 

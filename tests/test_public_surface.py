@@ -39,6 +39,7 @@ NAMES = {
     "Outer",
     "Place",
     "Predictor",
+    "Prior",
     "PrioritySortTask",
     "Projections",
     "ProtoNet",
@@ -84,6 +85,7 @@ NAMES = {
 PLACE = "--address --backend --workers"
 TRACKING = "--tracking --no-tracking --tracking-required --no-tracking-required --tracking-uri"
 COMMANDS = {
+    "audit": "job --data --json --set --tasks",
     "check": "job --data --json --set",
     "data build": "source --allow-duplicates --channels --from --ink --instances --json --min-images --out --size "
     "--skip-corrupt --split --workers",

@@ -1,4 +1,4 @@
-"""The commands that look, send or ask: inspect, report, check, list, submit, track sync."""
+"""The commands that look, send or ask: inspect, report, check, audit, list, submit, track sync."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ast
 import inspect as python_inspect
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,9 @@ from distmeta.cli import console
 from distmeta.cli.console import print_json
 from distmeta.cli.options import Data, JobFile, Json, RunDir, Set, TrackingUri, Workers, load, overrides
 from distmeta.cli.progress import interruptible
+
+if TYPE_CHECKING:
+    from distmeta.auditing import Audit
 
 track_app = typer.Typer(help="Keep MLflow's record of a run complete.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -102,6 +105,40 @@ def check(job: JobFile, settings: Set = None, data_dir: Data = None, as_json: Js
         say("--  finite differences: left out, this learner's gradient is first-order by choice")
     if as_json:
         print_json(findings | {"ok": True})
+
+
+def audit(
+    job: JobFile,
+    settings: Set = None,
+    data_dir: Data = None,
+    tasks: Annotated[int, typer.Option(min=2, help="Tasks to draw per split and step, about 20 times each.")] = 8,
+    as_json: Json = False,
+) -> None:
+    """Prove that tasks are functions of their refs: drawn again in other surroundings; names the line that is not."""
+    from distmeta.auditing import audit as run_audit
+
+    loaded = load(job, settings, None, data_dir)
+    loaded.experiment.tasks.check()
+    done = run_audit(loaded, tasks=tasks)
+    if as_json:
+        print_json({"job": str(job), **done.to_dict()})
+    else:
+        _show(done)
+    if done.findings:
+        raise typer.Exit(1)
+
+
+def _show(done: Audit) -> None:
+    say, width = console.out.print, max(len(proof.title) for proof in done.proofs)
+    for proof in done.proofs:
+        follows = f"   (follows from {proof.follows.place})" if proof.follows is not None else ""
+        say(f"{'✓' if proof.holds else '✗'} {proof.title:<{width}}  {proof.evidence}{follows}")
+        for finding in proof.findings:
+            say("\n".join(f"    {line}" for line in f"A task {finding}".splitlines()))
+    for remark in done.remarks:
+        say(f"note: {remark}")
+    wrong = len(done.findings)
+    say(f"{done.distribution}: {'every task is a function of its ref' if not wrong else f'{wrong} findings'}")
 
 
 def list_all(as_json: Json = False) -> None:

@@ -31,6 +31,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "inspect": look.inspect,
     "report": look.report,
     "check": look.check,
+    "audit": look.audit,
     "list": look.list_all,
     "submit": look.submit,
     "predict": use.predict,

@@ -92,6 +92,24 @@ class Preprocessing:
         """Whether inputs are pictures: 1 or 3 channels, height, width."""
         return len(self.input_shape) == 3 and self.input_shape[0] in (1, 3)
 
+    def columns(self, given: Any) -> int | None:
+        """How many numbers each of the given rows has; ``None`` where inputs are no rows, or these are none.
+
+        Example:
+            >>> Preprocessing((3,)).columns([[1, 2], [3, 4]])
+            2
+        """
+        if len(self.input_shape) != 1:
+            return None
+        array = as_array(given)
+        if array is None and isinstance(given, list | tuple):
+            array = as_rows(given)
+            if array is None:  # rows that are arrays or tensors
+                rows = [as_array(one) for one in given]
+                lengths = {row.shape for row in rows if row is not None and row.ndim == 1}
+                return lengths.pop()[0] if len(lengths) == 1 and all(row is not None for row in rows) else None
+        return int(array.shape[1]) if array is not None and array.ndim == 2 else None
+
     def inputs(self, given: Any, *, max_pixels: int = MAX_PIXELS) -> Floats:
         """Prepare inputs: decode, turn, scale, crop, convert colours, invert.
 

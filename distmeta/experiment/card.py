@@ -55,6 +55,11 @@ class Dataset:
     input_shape: tuple[int, ...]
 
 
+OMNIGLOT = Dataset(
+    "omniglot", "vinyals", "Vinyals split: 1,028 / 172 / 423 characters for training, validation, test", (1, 28, 28)
+)
+
+
 @dataclass(frozen=True)
 class Card:
     """One table cell; :mod:`distmeta.experiment.cards` shows how to write one.

@@ -15,12 +15,17 @@ class Outer(Config):
     Args:
         iterations: outer steps; 0 evaluates the learner as it is given.
         meta_batch_size: tasks per outer step; their gradients are averaged.
-        optimizer: ``"adam"``, ``"adamw"``, ``"sgd"``, or ``"rmsprop"`` in the form of Graves (2013, equations 38 to 41:
-            the variance of the gradient, decay 0.95, epsilon 1e-4).
+        optimizer: ``"adam"``, ``"adamw"``, ``"sgd"``, ``"rmsprop"`` in the form of Graves (2013, equations 38 to 41:
+            the variance of the gradient, decay 0.95, epsilon 1e-4), or ``"schedulefree"``, AdamW without a schedule
+            (Defazio et al. 2024; needs the extra ``schedulefree``), which is evaluated at its average.
         lr: learning rate at step 0.
         schedule: ``"constant"``, ``"linear"`` (to 0) or ``"cosine"`` (to ``final_lr``) over ``iterations``.
+        warmup: first steps, over which the learning rate rises linearly to ``lr``; the schedule has the others.
         final_lr: where the cosine ends.
         momentum: of SGD and RMSProp.
+        nesterov: take SGD's momentum in the form of Nesterov.
+        average: decay of the exponential moving average of the meta-parameters that validation, test and the finished
+            run use, 0.999 say; training goes on from the parameters themselves. No average when left out.
         weight_decay: of AdamW (decoupled) or of the others (added to the gradient).
         clip_norm: largest Euclidean norm of the mean meta-gradient; longer ones are scaled down.
         clip_value: largest absolute value of one element, applied before ``clip_norm``.
@@ -28,11 +33,14 @@ class Outer(Config):
 
     iterations: NonNegativeInt = 1000
     meta_batch_size: PositiveInt = 32
-    optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] = "adam"
+    optimizer: Literal["adam", "adamw", "rmsprop", "schedulefree", "sgd"] = "adam"
     lr: PositiveFloat = 1e-3
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     final_lr: NonNegativeFloat = 0.0
+    warmup: NonNegativeInt = 0
     momentum: NonNegativeFloat = 0.0
+    nesterov: bool = False
+    average: Annotated[float, Field(gt=0, lt=1)] | None = None
     weight_decay: NonNegativeFloat = 0.0
     clip_norm: PositiveFloat | None = None
     clip_value: PositiveFloat | None = None
@@ -43,6 +51,21 @@ class Outer(Config):
             raise ValueError(
                 f"momentum={self.momentum:g} has no effect on {self.optimizer}, which has its own; expected sgd or "
                 "rmsprop. Leave outer.momentum out, or set outer.optimizer=sgd"
+            )
+        if self.nesterov and not (self.momentum and self.optimizer == "sgd"):
+            raise ValueError(
+                f"nesterov=True has no effect on {self.optimizer} with momentum={self.momentum:g}; expected sgd with "
+                "momentum. Leave outer.nesterov out, or set outer.optimizer=sgd and outer.momentum=0.9"
+            )
+        if self.optimizer == "schedulefree" and (self.schedule != "constant" or self.average is not None):
+            raise ValueError(
+                f"schedule={self.schedule} and average={self.average} beside schedulefree, which averages by itself; "
+                "expected neither. Leave outer.schedule and outer.average out"
+            )
+        if self.warmup and self.warmup >= self.iterations > 0:
+            raise ValueError(
+                f"warmup={self.warmup} takes all of the iterations={self.iterations}; expected fewer. Set outer.warmup="
+                f"{self.iterations // 10}, say"
             )
         if self.final_lr and self.schedule != "cosine":
             raise ValueError(

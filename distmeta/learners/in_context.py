@@ -176,9 +176,14 @@ class InContext(MetaLearner):
         return encoded
 
     @final
-    def chunk_answers(self, params: Params, episodes: Episode) -> torch.Tensor:
-        """All tasks at once."""
-        return self._answers(episodes, self._outputs(params, episodes))
+    def chunk_answers(self, params: Params, episodes: Episode, learned: Params | None = None) -> torch.Tensor:
+        """All tasks at once; ``learned`` from their support sets before (:meth:`chunk_learned`), or now."""
+        return self._answers(episodes, self._read(params, learned or {}, episodes))
+
+    @final
+    def chunk_predictive(self, params: Params, learned: Params, episodes: Episode) -> Predictive:
+        """The distributions of the targets ``[T, Q, D]`` of all tasks at once."""
+        return self._distribution(episodes, self._read(params, learned, episodes))
 
     @final
     def using(self, params: Params, learned: Params, episode: Episode) -> Predict:
@@ -219,19 +224,19 @@ class InContext(MetaLearner):
         return self.predictive(params, self.learned(params, episode), episode)(episode.query_x)
 
     def _predictions(self, params: Params, learned: Params, episode: Episode, x: torch.Tensor) -> torch.Tensor:
-        return self._answers(episode, self._read(params, learned, episode, x))[0]
+        task, encoded = _stacked(replace(episode, query_x=x)), {name: part[None] for name, part in learned.items()}
+        return self._answers(task, self._read(params, encoded, task))[0]
 
     def _distributions(self, params: Params, learned: Params, episode: Episode, x: torch.Tensor) -> Predictive:
-        return self._distribution(_stacked(episode), self._read(params, learned, episode, x)).row(0)
+        task, encoded = _stacked(replace(episode, query_x=x)), {name: part[None] for name, part in learned.items()}
+        return self.chunk_predictive(params, encoded, task).row(0)
 
-    def _read(self, params: Params, learned: Params, episode: Episode, x: torch.Tensor) -> torch.Tensor:
-        """Raw outputs ``[1, M, outputs]`` of queries ``[M, ...]``."""
-        task = _stacked(replace(episode, query_x=x))
+    def _read(self, params: Params, learned: Params, episodes: Episode) -> torch.Tensor:
+        """Raw outputs ``[T, Q, outputs]``; the support sets are read where nothing was learned from them before."""
         if not learned:
-            return self._outputs(params, task)
-        scale = SupportScale.of(task, self.config.standardise)
-        encoded = {name: value[None] for name, value in learned.items()}
-        output: torch.Tensor = self._call("decode_queries", params, encoded, scale.inputs(task.query_x))
+            return self._outputs(params, episodes)
+        scale = SupportScale.of(episodes, self.config.standardise)
+        output: torch.Tensor = self._call("decode_queries", params, dict(learned), scale.inputs(episodes.query_x))
         return output
 
     def _outputs(self, params: Params, episodes: Episode) -> torch.Tensor:

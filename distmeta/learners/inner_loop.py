@@ -165,25 +165,30 @@ def first_order_descent(
     *,
     lr: float,
     steps: int,
-    optimizer: Literal["sgd", "adam"] = "sgd",
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd",
+    beta1: float = 0.0,
     beta2: float = 0.999,
     epsilon: float = 1e-8,
+    weight_decay: float = 0.0,
 ) -> Params:
-    """Plain training from ``params``, gradients taken as constants: SGD, or Adam without momentum (beta1 = 0).
+    """Plain training from ``params``, gradients taken as constants: SGD, Adam or AdamW.
 
-    Adam, from ``v_0 = 0``::
+    Adam, from ``m_0 = v_0 = 0``, and AdamW with its decoupled decay w (0 for Adam)::
 
+        m_i   = beta1 m_{i-1} + (1 - beta1) g_i
         v_i   = beta2 v_{i-1} + (1 - beta2) g_i^2
-        phi_i = phi_{i-1} - lr g_i / (sqrt(v_i / (1 - beta2^i)) + epsilon)
+        phi_i = (1 - lr w) phi_{i-1} - lr (m_i / (1 - beta1^i)) / (sqrt(v_i / (1 - beta2^i)) + epsilon)
 
     Args:
         loss: of a point and the number of the step, so that steps may see different mini-batches.
         params: theta, tensors by name.
         lr: learning rate.
         steps: number of steps.
-        optimizer: ``"sgd"`` or ``"adam"``.
+        optimizer: ``"sgd"``, ``"adam"`` or ``"adamw"``.
+        beta1: decay of the gradient, Adam's momentum; 0 for none, as in the code of Reptile.
         beta2: Adam's decay of the squared gradient.
         epsilon: keeps Adam's quotient finite.
+        weight_decay: of AdamW.
 
     Returns:
         phi, under the same names.
@@ -195,13 +200,19 @@ def first_order_descent(
         0.75
     """
     fast, square = dict(params), {name: torch.zeros_like(p) for name, p in params.items()}
+    mean = square
     for step in range(steps):
         gradient, _value = task_gradient(partial(_at, loss, step), fast, create_graph=False)
         move = gradient
-        if optimizer == "adam":
+        if optimizer != "sgd":
             square = {name: beta2 * square[name] + (1 - beta2) * gradient[name].square() for name in fast}
             correction = 1 - beta2 ** (step + 1)
-            move = {name: gradient[name] / ((square[name] / correction).sqrt() + epsilon) for name in fast}
+            if beta1:
+                mean = {name: beta1 * mean[name] + (1 - beta1) * gradient[name] for name in fast}
+                move = {name: mean[name] / (1 - beta1 ** (step + 1)) for name in fast}
+            move = {name: move[name] / ((square[name] / correction).sqrt() + epsilon) for name in fast}
+        if optimizer == "adamw":
+            fast = {name: (1 - lr * weight_decay) * p for name, p in fast.items()}
         fast = {name: p - lr * move[name] for name, p in fast.items()}
     return fast
 

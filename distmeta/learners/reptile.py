@@ -13,10 +13,10 @@ would make a task depend on the tasks before it.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from distmeta.learners.engine import map_tasks
 from distmeta.learners.inner_loop import GradientLearner, first_order_descent
@@ -33,7 +33,10 @@ class Reptile(GradientLearner):
         inner_lr: learning rate of the inner loop.
         inner_steps: k, steps per task in meta-training.
         inner_batch: examples per inner step; the whole support set when left out.
-        inner_optimizer: ``"adam"`` (beta1 = 0, as the authors) or ``"sgd"``.
+        inner_optimizer: ``"adam"`` (beta1 = 0, as the authors), ``"sgd"``, or ``"adamw"`` (beta1 = 0.9, with decay):
+            with it and ``Outer(optimizer="sgd", lr=0.7, momentum=0.9, nesterov=True)`` Reptile is DiLoCo (Douillard et
+            al. 2023), with ``"sgd"`` and outer rate 1 it is FedAvg (McMahan et al. 2017); a task is then a client.
+        inner_weight_decay: of ``"adamw"``.
         test_inner_steps: steps in evaluation; as in training when left out.
         test_inner_batch: examples per step in evaluation; as in training when left out.
 
@@ -52,8 +55,18 @@ class Reptile(GradientLearner):
         inner_lr: PositiveFloat = 1e-3
         inner_steps: NonNegativeInt = 5
         inner_batch: PositiveInt | None = None
-        inner_optimizer: Literal["adam", "sgd"] = "adam"
+        inner_optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+        inner_weight_decay: NonNegativeFloat = 0.0
         test_inner_batch: PositiveInt | None = None
+
+        @model_validator(mode="after")
+        def _no_decay_without_effect(self) -> Self:
+            if self.inner_weight_decay and self.inner_optimizer != "adamw":
+                raise ValueError(
+                    f"inner_weight_decay={self.inner_weight_decay:g} has no effect on {self.inner_optimizer}; expected "
+                    "adamw. Leave learner.inner_weight_decay out, or set learner.inner_optimizer=adamw"
+                )
+            return self
 
     config: Config
 
@@ -69,7 +82,10 @@ class Reptile(GradientLearner):
             return prediction_loss(prediction, episode.support_y[rows])
 
         c = self.config
-        return first_order_descent(loss, params, lr=c.inner_lr, steps=c.inner_steps, optimizer=c.inner_optimizer)
+        settings: dict[str, Any] = {"lr": c.inner_lr, "steps": c.inner_steps, "optimizer": c.inner_optimizer}
+        if c.inner_optimizer == "adamw":
+            settings |= {"beta1": 0.9, "weight_decay": c.inner_weight_decay}
+        return first_order_descent(loss, params, **settings)
 
     def chunk_gradient(self, params: Params, episodes: Episode) -> tuple[Params, Metrics]:
         """``sum_i theta - phi_i`` over the tasks of a chunk, and the losses of phi_i on the queries."""

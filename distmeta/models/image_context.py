@@ -6,6 +6,7 @@ support set is read in one forward pass.
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -13,7 +14,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from distmeta.errors import ModelContractError
-from distmeta.models.backbones import conv4
 from distmeta.models.set_attention import SetModel, Stack, require_heads, valid_rows
 from distmeta.types import ModelFactory, TaskSpec
 
@@ -37,8 +37,8 @@ def image_context(
     largest of the tasks, and labels renamed rename the predictions but for the transformer's part.
 
     Args:
-        encoder: a factory of the encoder ``[B,C,H,W]`` to ``[B,D]``; ``conv4(pool="max", norm="group", head=False)`` by
-            default. Batch norm would let images see each other and is refused.
+        encoder: a factory of the encoder ``[B,C,H,W]`` to ``[B,D]``; by default four blocks of a 3x3 convolution, 64
+            filters, 2x2 max-pooling, group norm and ReLU. Batch norm would let images see each other and is refused.
         width: numbers per token.
         heads: attention heads; they divide ``width``.
         layers: transformer blocks.
@@ -62,8 +62,8 @@ def image_context(
                 f"image_context classifies; the tasks are {spec.kind}. For regression give the model rows: "
                 "table_transformer(), tnp() or cnp(), with tasks such as ImageCompletion."
             )
-        encode = conv4(pool="max", norm="group", head=False) if encoder is None else encoder
-        return ImageContext(spec, encode(spec), width, heads, layers, 2 * width if hidden is None else hidden)
+        encode = _Encoder(spec) if encoder is None else encoder(spec)
+        return ImageContext(spec, encode, width, heads, layers, 2 * width if hidden is None else hidden)
 
     return build
 
@@ -79,7 +79,7 @@ class ImageContext(SetModel):
         if features.dim() != 2:
             raise ModelContractError(
                 f"image_context's encoder gives {list(features.shape)} for one image, expected features [1, D]. End it "
-                "with torch.nn.Flatten(), or use conv4(pool='max', norm='group', head=False)."
+                "with torch.nn.Flatten(), or leave it out for the default."
             )
         self.encoder = encoder
         self.embed = nn.Sequential(nn.LayerNorm(features.shape[1]), nn.Linear(features.shape[1], width, bias=False))
@@ -118,6 +118,35 @@ class ImageContext(SetModel):
         return features.view(*images.shape[:2], -1)
 
 
+class _Encoder(nn.Module):
+    """The default encoder: ``[B,C,H,W]`` to ``[B,64 (H/16)(W/16)]``.
+
+    Pooled before it is normalised, a map is a quarter of the size for group norm and ReLU; with the channels last in
+    memory, norm and pooling run as fast as the convolutions. Together about twice the images per second of
+    :func:`distmeta.conv4` with group norm.
+    """
+
+    def __init__(self, spec: TaskSpec, width: int = 64) -> None:
+        super().__init__()
+        if len(spec.input_shape) != 3 or min(spec.input_shape[1:]) < 16:
+            raise ModelContractError(
+                f"image_context's encoder takes images [C, H, W] of at least 16x16; the tasks have inputs of shape "
+                f"{list(spec.input_shape)}. Give an encoder for them, image_context(mlp(head=False)) say, or use "
+                "table_transformer() for rows of features."
+            )
+        channels = [spec.input_shape[0], width, width, width, width]
+        self.convolutions = nn.ModuleList(nn.Conv2d(*pair, 3, padding=1) for pair in itertools.pairwise(channels))
+        self.norms = nn.ModuleList(nn.GroupNorm(8, width) for _ in self.convolutions)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """``[B,D]``."""
+        # Of one channel both orders are the same in memory: contiguous() would keep the strides, and lose the speed.
+        maps = images.to(memory_format=torch.channels_last)
+        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+            maps = F.relu(norm(F.max_pool2d(convolution(maps), 2)))
+        return maps.flatten(1)
+
+
 def _orthogonal_codes(weight: torch.Tensor) -> None:
     """Codes of length sqrt(W) like a normal vector's, orthogonal where there are no more classes than numbers."""
     nn.init.orthogonal_(weight, gain=weight.shape[1] ** 0.5)
@@ -129,6 +158,6 @@ def _require_no_batch_norm(encoder: nn.Module) -> None:
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and not frozen:
             raise ModelContractError(
                 f"image_context's encoder has batch norm ({name or 'itself'}), which takes statistics over images of "
-                "several tasks and over queries. Use group norm: conv4(pool='max', norm='group', head=False); or "
-                "freeze it: encoder.requires_grad_(False).eval()."
+                "several tasks and over queries. Use group norm, conv4(norm='group', head=False), or leave the encoder "
+                "out; or freeze it: encoder.requires_grad_(False).eval()."
             )

@@ -100,7 +100,7 @@ def _answered(
     episode = tasks.episode(ref, seed).to(torch.device("cpu"), best.layout.torch_dtype)
     if tasks.spec_of(split).padded:
         episode = unpadded(_stacked(episode), 0).map(lambda part: part[0])
-    params = best.layout.unflatten(best.vector)
+    params = best.layout.unflatten(best.learned)
     baseline = {name: round(float(value), 6) for name, value in tasks.baseline(_stacked(episode)).items()}
     if tasks.spec.kind == "sequence":
         evaluator = learner.for_evaluation()

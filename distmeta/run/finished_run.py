@@ -185,7 +185,7 @@ class PreparedEvaluation:
             backend,
             WorkerSetup(self.learner, e.tasks, best.layout, e.seed, e.runtime.threads, self.controls),
             e.runtime,
-            best.vector,
+            best.learned,
             version=best.step,
             split=selection.split,
             tasks=selection.tasks,

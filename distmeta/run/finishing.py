@@ -152,7 +152,7 @@ def _fit(experiment: Experiment, driver: Driver, trained: Trained) -> dict[str, 
     episode = tasks.episode(TaskRef("meta_test", 0, 0), experiment.evaluation.seed)
     order = episode.query_x[:, 0].argsort()
     x, y = episode.query_x[order], episode.query_y[order]
-    params, dtype = best.layout.unflatten(best.vector), best.layout.torch_dtype
+    params, dtype = best.layout.unflatten(best.learned), best.layout.torch_dtype
     fast = driver.learner.adapt(episode.support_x.to(dtype), episode.support_y.to(dtype), params=params)
     points, shown = len(episode.support_x), (episode.support_x, episode.support_y, x, y)
     if driver.learner.model_kind == "set":
@@ -190,4 +190,4 @@ def _pictures(experiment: Experiment, driver: Driver, trained: Trained) -> dict[
     refs = list(experiment.tasks.together(refs, settings.seed)[0])
     episodes = experiment.tasks.episodes(refs, settings.seed).to(torch.device("cpu"), layout.torch_dtype)
     with evaluating(driver.learner.model):  # a hook may leave the model in another mode
-        return driver.learner.for_evaluation().pictures(layout.unflatten(trained.best.vector), episodes)
+        return driver.learner.for_evaluation().pictures(layout.unflatten(trained.best.learned), episodes)

@@ -174,7 +174,7 @@ def train_learner(
     }
     place = place or Place(watch=_print_progress)
     result, (driver, best) = _run(experiment.with_overrides(dotted), run_dir, False, place)
-    learner.adopt(driver.learner.model, best.layout.unflatten(best.vector))
+    learner.adopt(driver.learner.model, best.layout.unflatten(best.learned))
     return result
 
 

@@ -31,6 +31,7 @@ from safetensors.numpy import load_file, save_file
 from distmeta.errors import CheckpointDamaged, CheckpointError, CheckpointNotFound
 from distmeta.files import MANIFEST, damage_in, is_damage, sync, write_digests
 from distmeta.learners.param_layout import ParamLayout
+from distmeta.runtime.outer_optimizer import AVERAGE
 from distmeta.types import FloatArray
 
 FORMAT = 2
@@ -42,7 +43,7 @@ class Checkpoint:
 
     Args:
         step: outer steps applied; the task cursor too, since tasks are a function of the step.
-        vector: meta-parameters ``[P]``.
+        vector: meta-parameters ``[P]`` that training goes on from.
         layout: names and shapes of the parameters.
         optimizer: optimizer arrays by name.
         record: JSON-ready facts: identity of the experiment, dataset fingerprint, kernel, best validation, run id.
@@ -55,9 +56,14 @@ class Checkpoint:
     record: Mapping[str, Any]
 
     @property
+    def learned(self) -> FloatArray:
+        """The meta-parameters ``[P]`` that the run is evaluated by: their average, where ``outer`` asks for one."""
+        return self.optimizer.get(AVERAGE, self.vector)
+
+    @property
     def params_sha256(self) -> str:
-        """Digest of the meta-parameters in canonical order."""
-        return self.layout.sha256(self.vector)
+        """Digest of :attr:`learned` in canonical order."""
+        return self.layout.sha256(self.learned)
 
     @property
     def best_step(self) -> int | None:

@@ -22,6 +22,7 @@ from distmeta.runtime.backend import SERVER, Backend, Resources
 from distmeta.runtime.checkpoint import Checkpoint, CheckpointStore
 from distmeta.runtime.evaluation import cautions, evaluate, require_tasks
 from distmeta.runtime.events import Event, Log, NullLog
+from distmeta.runtime.outer_optimizer import require_schedulefree
 from distmeta.runtime.parameter_server import ParameterServer
 from distmeta.runtime.pool import WorkerPool, describe
 from distmeta.runtime.resuming import require_same_run
@@ -169,7 +170,7 @@ class Driver:
         require_tasks(self._experiment.tasks, split, "--tasks", tasks)
         for text in cautions(self._experiment.tasks, split):
             self._say(checkpoint.step, text)
-        return self._evaluate(split, tasks, seed, self._backend.put(checkpoint.vector), checkpoint.step)
+        return self._evaluate(split, tasks, seed, self._backend.put(checkpoint.learned), checkpoint.step)
 
     def close(self) -> None:
         """End the actors."""
@@ -233,7 +234,10 @@ class Driver:
 
     def _validate(self, step: int) -> bool:
         settings = self._experiment.evaluation
-        report = self._evaluate("meta_validation", settings.validation_tasks, settings.seed, self._vector, step)
+        outer, vector = self._experiment.outer, self._vector
+        if outer.average is not None or outer.optimizer == "schedulefree":
+            vector = self._backend.call(self._server, "learned")
+        report = self._evaluate("meta_validation", settings.validation_tasks, settings.seed, vector, step)
         values = {f"validation/{name}": value for name, value in report.summary().items()}
         self._log.metrics(step, values)
         name, sign = ("accuracy", 1.0) if "accuracy" in report.metrics else ("loss", -1.0)
@@ -321,6 +325,8 @@ class Driver:
 def _require_runnable(experiment: Experiment) -> None:
     """Check tasks, data and settings; the whole dataset is read, the first time in a process."""
     tasks, evaluation = experiment.tasks, experiment.evaluation
+    if experiment.outer.optimizer == "schedulefree":
+        require_schedulefree()
     tasks.check()
     require_tasks(tasks, "meta_validation", "evaluation.validation_tasks", evaluation.validation_tasks)
     require_tasks(tasks, "meta_test", "evaluation.test_tasks", evaluation.test_tasks)

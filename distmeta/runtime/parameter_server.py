@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ import torch
 from distmeta.errors import NonFiniteGradientError, RuntimeFailure
 from distmeta.experiment.settings import Outer
 from distmeta.runtime.chunks import TreeSum
+from distmeta.runtime.outer_optimizer import OuterOptimizer
 from distmeta.types import FloatArray, ParamVersion
 
 
@@ -45,14 +45,10 @@ class ParameterServer:
         optimizer: Mapping[str, FloatArray] | None = None,
     ) -> None:
         self._outer = outer
-        self._parameter = torch.nn.Parameter(torch.from_numpy(np.array(vector, copy=True)))
-        self._optimizer = _make_optimizer(outer, self._parameter)
+        self._optimizer = OuterOptimizer(outer, vector, optimizer)
         self._published = ParamVersion(version=version, grad_norm=math.nan, lr=math.nan)
         self._sum: TreeSum | None = None
         self._tasks: dict[int, int] = {}
-        if optimizer:
-            state = {name: torch.from_numpy(np.array(value, copy=True)) for name, value in optimizer.items()}
-            self._optimizer.state[self._parameter] = state
 
     def accumulate(self, step: int, chunk: int, chunks: int, tasks: int, gradient: FloatArray) -> None:
         """Take the summed gradient of one chunk of ``step``; a chunk that came before is ignored.
@@ -97,52 +93,22 @@ class ParameterServer:
             mean = mean.clamp(-self._outer.clip_value, self._outer.clip_value)
         if self._outer.clip_norm is not None:
             mean = mean * min(1.0, self._outer.clip_norm / max(_norm(mean), 1e-12))
-        lr = learning_rate(self._outer, step)
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
-        self._parameter.grad = mean
-        self._optimizer.step()
+        lr = self._optimizer.step(step, mean)
         self._sum = None
         self._published = ParamVersion(version=step + 1, grad_norm=norm, lr=lr)
         return self._published, self.vector()
 
     def vector(self) -> FloatArray:
-        """A copy of the meta-parameters ``[P]``."""
-        array: FloatArray = self._parameter.detach().numpy().copy()
-        return array
+        """A copy of the meta-parameters ``[P]`` that gradients are taken at."""
+        return self._optimizer.vector()
+
+    def learned(self) -> FloatArray:
+        """A copy of the meta-parameters ``[P]`` that the run is evaluated by: an average, where one is asked for."""
+        return self._optimizer.learned()
 
     def state(self) -> tuple[int, FloatArray, dict[str, FloatArray]]:
         """Version, vector and optimizer arrays: all that a checkpoint needs."""
-        state: dict[str, Any] = self._optimizer.state.get(self._parameter, {})
-        arrays = {name: value.detach().cpu().numpy().copy() for name, value in state.items() if value is not None}
-        return self._published.version, self.vector(), arrays
-
-
-def learning_rate(outer: Outer, step: int) -> float:
-    """Learning rate of ``step``: a pure function, so that resuming needs no scheduler state.
-
-    Example:
-        >>> learning_rate(Outer(lr=0.1, schedule="linear", iterations=10), step=5)
-        0.05
-    """
-    done = min(step / max(1, outer.iterations), 1.0)
-    if outer.schedule == "linear":
-        return outer.lr * (1.0 - done)
-    if outer.schedule == "cosine":
-        return outer.final_lr + (outer.lr - outer.final_lr) * 0.5 * (1.0 + math.cos(math.pi * done))
-    return outer.lr
-
-
-def _make_optimizer(outer: Outer, parameter: torch.nn.Parameter) -> torch.optim.Optimizer:
-    if outer.optimizer == "sgd":
-        return torch.optim.SGD([parameter], lr=outer.lr, momentum=outer.momentum, weight_decay=outer.weight_decay)
-    if outer.optimizer == "rmsprop":
-        graves: dict[str, Any] = {"alpha": 0.95, "eps": 1e-4, "centered": True}
-        return torch.optim.RMSprop(
-            [parameter], lr=outer.lr, momentum=outer.momentum, weight_decay=outer.weight_decay, **graves
-        )
-    kind = torch.optim.AdamW if outer.optimizer == "adamw" else torch.optim.Adam
-    return kind([parameter], lr=outer.lr, weight_decay=outer.weight_decay)
+        return self._published.version, self.vector(), self._optimizer.state()
 
 
 def _norm(vector: torch.Tensor) -> float:

@@ -68,7 +68,7 @@ class FinishedLearner:
             learned_from.spec,
             seed,
             last.record["engine"],
-            best.layout.unflatten(best.vector),
+            best.layout.unflatten(best.learned),
             last.record["identity"].get("frozen"),
             whose=str(run_dir),
             versions="Install the versions that it was trained with, or give the learner.",
@@ -78,7 +78,7 @@ class FinishedLearner:
 
     def predictor(self) -> Predictor:
         """The learner for use."""
-        params = self.best.layout.unflatten(self.best.vector)
+        params = self.best.layout.unflatten(self.best.learned)
         facts = self.learned_from
         return Predictor(self.learner, params, facts.spec, facts.preprocessing, self.card(), self.exported)
 
@@ -93,7 +93,7 @@ class FinishedLearner:
             self.learned_from,
             int(last["identity"]["seed"]),
             str(last["engine"]),
-            self.best.layout.unflatten(self.best.vector),
+            self.best.layout.unflatten(self.best.learned),
             fixed_tensors(self.learner),
             last["identity"].get("frozen"),
             dict(job.overrides) if job else {},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 
 from distmeta.data.pictures import MAX_PIXELS
 from distmeta.data.preprocessing import Preprocessing
-from distmeta.errors import ConfigError, LearnerContractError
+from distmeta.errors import ConfigError, DataError, LearnerContractError
 from distmeta.learners.base import MetaLearner
 from distmeta.learners.fast_model import FastModel
 from distmeta.learners.functional import evaluating, ordinary_tensors
@@ -91,6 +91,7 @@ class Predictor:
         self._exported = exported
         learner.model.eval()  # once, so that several threads may predict
         self._together = Together(self.learner, params, self.most_classes)
+        self._tried: dict[int, bool] = {}  # whether a set model takes rows of so many numbers
 
     @classmethod
     def of(cls, exported: Exported) -> Predictor:
@@ -118,7 +119,8 @@ class Predictor:
         return self._exported()
 
     def __repr__(self) -> str:
-        shape, name = list(self.preprocessing.input_shape), self.card.get("name", "")
+        name, rows = self.card.get("name", ""), len(self.spec.input_shape) == 1
+        shape = list(self.spec.input_shape if rows else self.preprocessing.input_shape)
         return f"Predictor({type(self.learner).__name__}, {name!r}, inputs {shape})"
 
     @property
@@ -126,8 +128,31 @@ class Predictor:
         """The number of classes that a task may have at most; ``None`` for learners that take any number."""
         return self.spec.outputs if self.learner.model_kind in ("classifier", "set") else None
 
+    def columns(self, count: int) -> int:
+        """The number of columns that the network is given for rows of ``count`` numbers.
+
+        It is ``count`` where the network takes so many, which is tried once; or that of the training, where its tasks
+        were filled up with columns of zeros, so that these are filled up too.
+
+        Raises:
+            DataError: the network takes another number; or its inputs are no rows.
+        """
+        shape = self.spec.input_shape  # the network's: those of the preprocessing are the test's
+        if len(shape) != 1:
+            raise DataError(f"{self!r} takes inputs of shape {list(shape)}; expected a learner of rows of numbers.")
+        if count == shape[0] or self._takes(count):
+            return count
+        if self.spec.padded and count < shape[0]:
+            return shape[0]
+        raise DataError(
+            f"The rows have {count} numbers; {self!r} takes {shape[0]}. Choose as many columns, or meta-train a "
+            "network that takes any number, such as table_transformer()."
+        )
+
     def inputs(self, given: Any, *, max_pixels: int = MAX_PIXELS) -> torch.Tensor:
         """Prepare inputs as those of the training were made: ``[B, *input_shape]``.
+
+        Rows for an in-context learner may have another number of columns, see :meth:`columns`.
 
         Args:
             given: see :meth:`distmeta.data.preprocessing.Preprocessing.inputs`.
@@ -136,8 +161,12 @@ class Predictor:
         Raises:
             DataError: an input cannot be converted.
         """
-        like = next(iter(self.params.values()), torch.zeros(()))
-        return torch.from_numpy(self.preprocessing.inputs(given, max_pixels=max_pixels)).to(like.dtype)
+        like, made, filled = next(iter(self.params.values()), torch.zeros(())), self.preprocessing, 0
+        count = made.columns(given) if self.learner.model_kind == "set" else None
+        if count is not None:
+            filled, made = self.columns(count) - count, replace(made, input_shape=(count,))
+        x = torch.from_numpy(made.inputs(given, max_pixels=max_pixels)).to(like.dtype)
+        return torch.nn.functional.pad(x, (0, filled)) if filled else x
 
     def adapt(self, images: Any, labels: Labels, *, transductive: bool = False) -> AdaptedModel:
         """Learn one new task from a few labelled examples.
@@ -234,6 +263,19 @@ class Predictor:
         with ordinary_tensors(), evaluating(self.learner.model):
             output = self.learner.forward(self.params, x[None] if single else x)
         return np.asarray((output[0] if single else output).numpy())
+
+    def _takes(self, count: int) -> bool:
+        """Whether a set model takes rows of ``count`` numbers; tried once."""
+        if count not in self._tried:
+            spec, like = self.spec, next(iter(self.params.values()), torch.zeros(()))
+            x, numbers = (torch.zeros(1, 2, size, dtype=like.dtype) for size in (count, spec.outputs))
+            y = numbers if spec.kind == "regression" else torch.zeros(1, 2, dtype=torch.long)
+            try:
+                with ordinary_tensors(), evaluating(self.learner.model):
+                    self._tried[count] = self.learner.forward(self.params, x, y, x[:, :1]).shape[:2] == (1, 1)
+            except Exception:  # noqa: BLE001 (a user's model raises anything on inputs that it does not take)
+                self._tried[count] = False
+        return self._tried[count]
 
     def _refuse_support(self) -> None:
         raise LearnerContractError(

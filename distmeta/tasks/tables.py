@@ -159,7 +159,7 @@ class Tables(TaskDistribution):
             values = torch.from_numpy(_standardised(y).astype(np.float32))[:, None]
             return Episode(inputs[:support], values[:support], inputs[support:], values[support:])
         labels = _classes(random, y, classes)
-        order = _every_class_first(labels, support)
+        order = every_class_first(labels, support)
         inputs, targets = inputs[order], torch.from_numpy(labels[order])
         parts = inputs[:support], targets[:support], inputs[support:], targets[support:]
         return Episode(*parts, ways=classes, outputs=classes)
@@ -256,7 +256,7 @@ def _classes(random: np.random.Generator, y: Array, classes: int) -> npt.NDArray
     return random.permutation(classes)[np.searchsorted(cuts, ranks, side="right")].astype(np.int64)
 
 
-def _every_class_first(labels: npt.NDArray[np.int64], support: int) -> npt.NDArray[np.int64]:
+def every_class_first(labels: npt.NDArray[np.int64], support: int) -> npt.NDArray[np.int64]:
     """An order of the rows in which every class is among the first ``support``, otherwise as they are."""
     order = np.arange(len(labels))
     for label in np.setdiff1d(labels, labels[:support]):

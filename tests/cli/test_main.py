@@ -18,6 +18,8 @@ from PIL import Image
 from typer.main import get_command
 
 import distmeta
+from broken_tasks import DRAWN
+from broken_tasks import write as write_broken
 from distmeta.cli.main import app
 from distmeta.run.directory import RunDirectory
 from distmeta.tracking.metrics_file import read_metrics
@@ -390,6 +392,16 @@ def test_check_of_tasks_that_draw_their_own_random_numbers(run):
     checked = run("check", "random_job.py")
     assert checked.code == 1
     assert "the generator that the task function is given" in checked.err
+
+
+def test_audit_of_a_good_job_and_of_one_that_reads_the_time(run):
+    found = run("audit", "job.py", "--tasks", 2, "--json")
+    assert (found.code, found.json["ok"], found.json["findings"]) == (0, True, [])
+    path, number = write_broken(Path.cwd(), "late", DRAWN["time"][2])
+    shown = run("audit", path, "--tasks", 2)
+    assert shown.code == 1
+    assert f"late.py:{number}: shift = datetime.datetime.now().minute  # HERE   (reads datetime.now())" in shown.out
+    assert f"(follows from late.py:{number})" in shown.out
 
 
 # -- help ------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ SPEC = TaskSpec((1, 16, 16), 4, "classification", 6, 5)
 
 def built(encoder=None, **settings):
     torch.manual_seed(0)
-    encoder = conv4(8, pool="max", norm="group", head=False) if encoder is None else encoder
     return image_context(encoder, width=16, heads=2, **settings)(SPEC)
 
 
@@ -72,5 +71,8 @@ def test_batch_norm_is_refused_unless_it_is_frozen():
 def test_what_is_no_classification_or_no_encoder_is_refused():
     with pytest.raises(ModelContractError, match=r"image_context classifies; the tasks are regression"):
         image_context()(TaskSpec((1, 16, 16), 1, "regression", 6, 5))
+    for shape in ((1, 15, 16), (7,)):
+        with pytest.raises(ModelContractError, match=r"at least 16x16.*image_context\(mlp\(head=False\)\)"):
+            image_context()(TaskSpec(shape, 5, "classification", 6, 5))
     with pytest.raises(ModelContractError, match=r"\[1, 4, 16, 16\].*Flatten"):
         built(lambda _: nn.Conv2d(1, 4, 3, padding=1))

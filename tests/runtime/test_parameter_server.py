@@ -8,7 +8,8 @@ import torch
 
 from distmeta import Outer
 from distmeta.errors import ConfigError, NonFiniteGradientError, RuntimeFailure
-from distmeta.runtime.parameter_server import ParameterServer, learning_rate
+from distmeta.runtime.outer_optimizer import learning_rate
+from distmeta.runtime.parameter_server import ParameterServer
 
 SHAPES = ((3, 4), (4,), (), (2, 1, 2))
 SIZE = sum(math.prod(shape) for shape in SHAPES)

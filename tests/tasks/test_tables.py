@@ -67,8 +67,8 @@ def test_every_class_of_a_table_is_in_its_support_set(prior, rows, features, sup
 
 def test_a_split_that_has_every_class_is_left_as_it_is():
     labels = np.array([0, 1, 1, 2, 0, 0, 2])
-    assert tables._every_class_first(labels, 4).tolist() == list(range(7))
-    order = tables._every_class_first(labels, 3)
+    assert tables.every_class_first(labels, 4).tolist() == list(range(7))
+    order = tables.every_class_first(labels, 3)
     assert sorted(order.tolist()) == list(range(7))
     assert order.tolist() == [0, 1, 3, 2, 4, 5, 6]  # one of the two rows of class 1 gives way to the first of class 2
 

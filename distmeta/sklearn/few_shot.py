@@ -1,14 +1,7 @@
-"""A trained learner as an estimator of scikit-learn: ``from distmeta.sklearn import FewShotClassifier``.
-
-``fit`` learns a task from its few examples, in one call of the learner; nothing is trained. Only this module imports
-scikit-learn (``pip install 'distmeta[sklearn]'``).
-"""
+"""Any trained learner that classifies by a support set, of rows or of pictures, as a classifier of scikit-learn."""
 
 from __future__ import annotations
 
-import hashlib
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,21 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
-from distmeta.errors import CheckpointMismatch, ConfigError, LearnerContractError, listed
+from distmeta.errors import ConfigError, LearnerContractError, listed
 from distmeta.learners.fast_model import FastModel
-from distmeta.serving.loading import load, place_of
 from distmeta.serving.predictor import Predictor
-
-try:
-    from sklearn.base import BaseEstimator, ClassifierMixin
-    from sklearn.utils.multiclass import check_classification_targets
-    from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
-except ImportError as error:
-    raise ImportError(
-        f"scikit-learn is not installed, or is too old ({error}); expected 1.6 or later. Use pip install "
-        "'distmeta[sklearn]'."
-    ) from None
+from distmeta.sklearn.source import absolute, loaded, loaded_again
 
 Array = npt.NDArray[Any]
 
@@ -81,8 +67,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
             ConfigError: there is no learner, or none of classes, at ``source``.
             ValueError: scikit-learn's, for ``X`` and ``y`` that do not fit.
         """
-        source = _absolute(self.source)
-        predictor = _loaded(source)
+        source = absolute(self.source)
+        predictor = loaded(source)
         if predictor.spec.kind != "classification" or predictor.learner.model_kind == "sequence":
             raise ConfigError(
                 f"{self.source} is a {type(predictor.learner).__name__} for {predictor.spec.kind}; expected a learner "
@@ -134,14 +120,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
     def _logits(self, X: Any) -> torch.Tensor:
         """Logits ``[n, N]`` float64."""
         check_is_fitted(self, "classes_")
-        predictor = _loaded(self.source_)
-        if "_fast" not in self.__dict__:
-            if predictor.card.get("params_sha256") != self._params_sha256:
-                raise CheckpointMismatch(
-                    f"{self.source_} has other parameters than when fit was called (sha256 "
-                    f"{str(predictor.card.get('params_sha256'))[:12]}, were {str(self._params_sha256)[:12]}); expected "
-                    "the same. Call fit again, or restore it."
-                )
+        if "_fast" in self.__dict__:
+            predictor = loaded(self.source_)
+        else:
+            predictor = loaded_again(self.source_, self._params_sha256)
             self._fast = self._adapted(predictor)
         if _rows(predictor):
             X = validate_data(self, X, dtype=np.float64, reset=False)
@@ -193,40 +175,6 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
 def _rows(predictor: Predictor) -> bool:
     """Return whether inputs are rows of numbers."""
     return len(predictor.preprocessing.input_shape) == 1
-
-
-def _absolute(source: Path | str) -> str:
-    """The source, so that another process in another folder finds it."""
-    text = str(source)
-    return text if text.startswith(("runs:/", "models:/")) else str(Path(source).absolute())
-
-
-_KEPT = 4
-_learners: OrderedDict[tuple[str, str], Predictor] = OrderedDict()
-_lock = threading.Lock()
-
-
-def _loaded(source: str) -> Predictor:
-    """The learner at a place, loaded once in a process as long as nothing changes there."""
-    folder = place_of(source)
-    with _lock:
-        key = (str(folder), _stamp(folder))
-        if key not in _learners:
-            _learners[key] = load(folder)
-        _learners.move_to_end(key)
-        while len(_learners) > _KEPT:
-            _learners.popitem(last=False)
-        return _learners[key]
-
-
-def _stamp(folder: Path) -> str:
-    """What changes when a run or an export does: its manifest, its record, the names of its checkpoints."""
-    found = hashlib.sha256()
-    for name in ("manifest.json", "run.json"):
-        if (folder / name).is_file():
-            found.update((folder / name).read_bytes())
-    found.update(" ".join(sorted(path.name for path in folder.glob("checkpoints/*"))).encode())
-    return found.hexdigest()
 
 
 __all__ = ["FewShotClassifier"]
