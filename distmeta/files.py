@@ -11,8 +11,9 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,22 @@ MANIFEST = "manifest.json"
 """The file of a folder that has the digests of the others."""
 
 _SEAL = re.compile(rb'\n "digest": "sha256:([0-9a-f]{64})"\n}\n\Z')
+
+
+@contextmanager
+def without_bytecode() -> Iterator[None]:
+    """Run Python files without leaving ``__pycache__`` beside them: a run, an export or a model is what was written.
+
+    Example:
+        >>> with without_bytecode():
+        ...     sys.dont_write_bytecode
+        True
+    """
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = before
 
 
 def write_whole(path: Path, content: bytes) -> None:

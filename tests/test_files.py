@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -182,3 +183,16 @@ def test_a_file_that_cannot_be_read_now_is_no_damage(folder, monkeypatch, code, 
     monkeypatch.setattr(io, "open", refuse)
     with pytest.raises(OSError, match=os.strerror(code)):
         damage_in(folder)
+
+
+def test_a_job_leaves_nothing_beside_it(tmp_path, monkeypatch):
+    """Python wrote __pycache__ beside the job, and into the folder of a run or an export that was loaded."""
+    from distmeta.experiment.job import load_job
+    from helpers import SINES
+
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    (tmp_path / "job.py").write_text("import beside_it\n" + SINES)
+    (tmp_path / "beside_it.py").write_text("")
+    load_job(tmp_path / "job.py")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["beside_it.py", "job.py"]
+    assert not sys.dont_write_bytecode

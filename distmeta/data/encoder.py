@@ -33,6 +33,7 @@ import torch
 from distmeta.config import did_you_mean
 from distmeta.data.shard_file import Images, floats
 from distmeta.errors import ConfigError, DistmetaError, ModelContractError, line_of
+from distmeta.files import without_bytecode
 
 
 class FrozenEncoder:
@@ -186,7 +187,8 @@ def _built(path: Path, function: str) -> Any:
     sys.modules[name] = module
     sys.path.insert(0, str(path.parent))  # for the modules beside it
     try:
-        spec.loader.exec_module(module)
+        with without_bytecode():
+            spec.loader.exec_module(module)
         make = getattr(module, function, None)
         if not callable(make):
             near = did_you_mean(function, [n for n, value in vars(module).items() if callable(value)])

@@ -18,7 +18,7 @@ import torch
 
 from distmeta.errors import ConfigError, DistmetaError
 from distmeta.experiment.experiment import Experiment
-from distmeta.files import sha256_of
+from distmeta.files import sha256_of, without_bytecode
 
 JOB = "job.py"
 """The name that a run keeps its job file under, and the key of that file's digest."""
@@ -105,7 +105,7 @@ def load_job(
     folder = folder or path.parent
     _put_first_on_path(folder)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), without_bytecode():
             torch.manual_seed(0)
             spec.loader.exec_module(module)
     except DistmetaError:

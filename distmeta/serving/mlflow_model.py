@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from distmeta.errors import ConfigError, DistmetaError
+from distmeta.files import without_bytecode
 from distmeta.serving.exported import Exported
 from distmeta.serving.exported import requirements as needed
 from distmeta.serving.finished_learner import FinishedLearner
@@ -121,7 +122,7 @@ def register(
         client = client_of(uri)
         try:
             run_id, experiment_id = _run_of(client, finished, record, uri)
-            with _quietly(uri):
+            with _quietly(uri), without_bytecode():  # MLflow runs the model before it copies its folder
                 logged = _log(client, Path(folder), exported, request, run_id, experiment_id, packed, requirements)
                 version = _version(client, name, alias, logged.model_id, run_id, finished)
         except DistmetaError:
