@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,14 +10,14 @@ import torch
 from pydantic import PositiveInt
 
 from distmeta import config
-from distmeta.data.catalog import resolve
 from distmeta.data.dataset import ShardDataset
 from distmeta.data.shard_file import floats
+from distmeta.data.verifying import verify_once
 from distmeta.errors import TaskContractError
 from distmeta.seeding import rng
 from distmeta.tasks.base import TaskDistribution
-from distmeta.tasks.few_shot import class_by_class
-from distmeta.types import SPLITS, Episode, Split, TaskRef, TaskSpec
+from distmeta.tasks.few_shot import FewShot, class_by_class
+from distmeta.types import Episode, Split, TaskRef, TaskSpec
 
 
 class Projections(TaskDistribution):
@@ -53,19 +54,20 @@ class Projections(TaskDistribution):
 
     config: Config
 
-    def __init__(self, data: str = "glyphs", **settings: Any) -> None:
+    def __init__(self, data: str | Path = "glyphs", **settings: Any) -> None:
         super().__init__(data=str(data), **settings)
-        self._opened: ShardDataset | None = None
+        self._images = FewShot(self.config.data)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"config": self.config, "_opened": None}
+    def with_config(self, **changes: Any) -> Projections:
+        """A copy with some settings changed."""
+        clone = super().with_config(**changes)
+        clone._images = self._images.with_config(data=clone.config.data)
+        return clone
 
     @property
     def dataset(self) -> ShardDataset:
         """The opened dataset."""
-        if self._opened is None:
-            self._opened = ShardDataset.open(resolve(self.config.data))
-        return self._opened
+        return self._images.dataset
 
     @property
     def spec(self) -> TaskSpec:
@@ -76,23 +78,23 @@ class Projections(TaskDistribution):
     @property
     def splits(self) -> tuple[Split, ...]:
         """The splits that the dataset has classes in."""
-        return tuple(split for split in SPLITS if split in self.dataset.manifest.splits)
+        return self._images.splits
 
     @property
     def fingerprint(self) -> str:
         """The dataset's fingerprint."""
-        return self.dataset.fingerprint
+        return self._images.fingerprint
 
     def describe(self) -> dict[str, Any]:
-        """The dataset's name and folder."""
-        return {"name": self.dataset.name, "source": str(self.dataset.directory)}
+        """The dataset's name, folder and shape."""
+        return self._images.describe()
 
     def classes(self, split: Split) -> int:
         """Number of classes that the dataset has in ``split``."""
-        return self.dataset.split(split).classes
+        return self._images.classes(split)
 
     def check_split(self, split: Split) -> None:
-        """Check that the split has enough classes and examples."""
+        """Check that the split has enough classes and examples, and read every byte of the dataset once."""
         c, data = self.config, self.dataset.split(split)
         if c.ways > data.classes or c.shots + c.queries > int(data.counts.min()):
             raise TaskContractError(
@@ -100,6 +102,7 @@ class Projections(TaskDistribution):
                 f"{data.classes} classes of {int(data.counts.min())} examples or more. Lower tasks.ways, tasks.shots "
                 "or tasks.queries."
             )
+        verify_once(self.dataset.directory)
         super().check_split(split)
 
     def draw_ref(self, ref: TaskRef, seed: int) -> Episode:

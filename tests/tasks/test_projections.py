@@ -1,10 +1,12 @@
 """Projected images: a list of training tasks of a given length, and new ones at test."""
 
+import shutil
+
 import pytest
 import torch
 
 from distmeta import Projections
-from distmeta.errors import TaskContractError
+from distmeta.errors import DataError, TaskContractError
 from distmeta.types import TaskRef
 
 
@@ -39,3 +41,16 @@ def test_test_tasks_are_of_no_list_and_a_ref_is_a_task(few):
 def test_more_than_the_data_hold_is_refused(few):
     with pytest.raises(TaskContractError, match=r"Lower tasks.ways"):
         few.with_config(shots=1000).check_split("meta_test")
+
+
+def test_damage_to_the_data_is_found_before_training(glyphs_dir, tmp_path):
+    """A flipped byte was not: the bytes were never read against their digests."""
+    copy = tmp_path / "glyphs"
+    shutil.copytree(glyphs_dir, copy)
+    shard = next((copy / "meta_train").glob("*.arrow"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.chmod(0o644)
+    shard.write_bytes(content)
+    with pytest.raises(DataError):
+        Projections(str(copy), size=16).check()
