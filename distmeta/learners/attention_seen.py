@@ -16,7 +16,7 @@ class AttentionSeen(TorchFunctionMode):
 
     Args:
         queries: M, rows that attend; another number than ``support``, or the support set's attention to itself would
-            look the same.
+            look the same, and more than one, or that of one token of a row to the others could.
         support: S, rows that are attended to.
 
     Example:

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from distmeta import MAML, Experiment, FunctionTasks, InContext, Outer, Sinusoids, mlp
+from distmeta import MAML, Experiment, FunctionTasks, InContext, Outer, Sinusoids, mlp, table_transformer
 from distmeta.errors import LearnerContractError, ModelContractError
 from distmeta.learners.probe import probe, require_equal_ways
 from distmeta.learners.support_scale import SupportScale
@@ -270,6 +270,17 @@ def test_attention_explains_an_answer():
     key, query = (of.model.key(part) for part in (e.support_x, e.query_x))
     expected = (query @ key.mT / 8**0.5).softmax(-1)[0]
     torch.testing.assert_close(weights[:5], expected.detach())
+
+
+def test_attention_of_one_query_is_not_that_of_one_cell_to_its_row():
+    """A table of as many support rows as cells in a row: the last layer attends from one cell to all, one to four."""
+    torch.manual_seed(0)
+    spec = TaskSpec((3,), 2, "classification", 4, 5)
+    of = InContext(table_transformer(width=8, heads=2, layers=1)).bind(spec, 0)
+    fast = of.adapt(torch.randn(4, 3), torch.tensor([0, 1, 0, 1]))
+    x = torch.randn(3, 3)
+    one, among = fast.explain(x[:1])["support_weights"], fast.explain(x)["support_weights"][:1]
+    torch.testing.assert_close(one, among)
 
 
 def test_a_regression_is_compared_with_the_error_of_the_mean_not_its_likelihood(tmp_path):
