@@ -27,7 +27,7 @@ _AGREE, _CLASSES, _ROWS = "no two refs agree", "no class in two splits", "no row
 
 @dataclass(frozen=True)
 class Audit:
-    """What an audit showed.
+    """The outcome of an audit.
 
     Args:
         distribution: name of the distribution.

@@ -204,7 +204,7 @@ def _ref(text: str) -> TaskRef:
 
 
 def _wanted(given: Play) -> Callable[[Any], bool] | None:
-    """Whether a variable holds the row or the class that is looked for."""
+    """A test whether a variable holds the row or the class that is looked for; ``None`` where nothing is."""
     kind, _, name = given.look_for.partition(" ")
     if kind == "class":
         return lambda value: value == name if isinstance(value, str) else _is_list_with(value, name)

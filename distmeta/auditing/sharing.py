@@ -76,7 +76,7 @@ def shared_classes(tasks: TaskDistribution, refs: Iterable[TaskRef], seed: int) 
 
 
 def has_row(value: Any, row: str, most: int) -> bool:
-    """Whether ``value`` is an array of at most ``most`` inputs, one of which has the digest ``row``."""
+    """Return whether ``value`` is an array of at most ``most`` inputs, one of which has the digest ``row``."""
     if isinstance(value, list | tuple):
         return len(value) <= most and any(has_row(part, row, most) for part in value)
     if isinstance(value, torch.Tensor):

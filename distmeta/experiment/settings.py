@@ -45,6 +45,11 @@ class Outer(Config):
     clip_norm: PositiveFloat | None = None
     clip_value: PositiveFloat | None = None
 
+    @property
+    def averages(self) -> bool:
+        """Whether the run is evaluated at an average of its parameters instead of where training goes on from."""
+        return self.average is not None or self.optimizer == "schedulefree"
+
     @model_validator(mode="after")
     def _nothing_without_effect(self) -> Self:
         if self.momentum and self.optimizer not in ("sgd", "rmsprop"):

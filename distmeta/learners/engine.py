@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar, Literal, Self, final
+from typing import ClassVar, Literal, Self, final
 
 import numpy as np
 import torch
@@ -21,12 +21,13 @@ from torch import nn
 from torch.func import vmap
 
 from distmeta import config, uncertainty
-from distmeta.errors import DistmetaError, LearnerContractError, ModelContractError
+from distmeta.errors import LearnerContractError, ModelContractError
 from distmeta.learners.functional import evaluating, in_training, vectorised
 from distmeta.learners.losses import of_task, prediction_metrics
+from distmeta.learners.over_tasks import map_tasks, unstack
 from distmeta.learners.predictive import Predictive
 from distmeta.learners.support_statistics import keeping_statistics
-from distmeta.learners.user_model import plain, require_usable
+from distmeta.learners.user_model import built_for, plain, require_usable
 from distmeta.seeding import torch_seed
 from distmeta.types import Episode, MetaGradient, Metrics, ModelFactory, Params, TaskSpec
 
@@ -226,7 +227,7 @@ class Engine(config.Configurable, ABC):
                 )
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(torch_seed(seed, "model"))
-                built, wrapper = plain(_build(self._model, self.spec_for_model(spec)))
+                built, wrapper = plain(built_for(self._model, self.spec_for_model(spec)))
             bound = self.with_model(built)
             bound._unused_wrapper = wrapper
             bound._attach()
@@ -405,53 +406,6 @@ class Engine(config.Configurable, ABC):
         return params | {name: p.to(params[name]) for name, p in learned.items()}
 
 
-def map_tasks(
-    function: Callable[[Params, Episode], Any],
-    params: Params,
-    episodes: Episode,
-    *,
-    loop: bool,
-    exact_norms: bool = True,
-) -> Any:
-    """``function(params, episode)`` of each of T stacked tasks, vectorised or in a loop.
-
-    Args:
-        function: returns a tensor, or tuples and dictionaries of tensors.
-        params: shared by all tasks.
-        episodes: T stacked tasks.
-        loop: compute one task after the other.
-        exact_norms: see :func:`~distmeta.learners.functional.vectorised`.
-
-    Returns:
-        What ``function`` returns, each tensor with a leading axis T.
-    """
-    if loop:
-        with vectorised(False):
-            return _stack([function(params, episode) for episode in unstack(episodes)])
-    ways = episodes.counted().ways
-
-    def one(*parts: torch.Tensor) -> Any:
-        return function(params, Episode(*parts, ways=ways, outputs=episodes.outputs))
-
-    with vectorised(True, exact_norms=exact_norms):
-        return vmap(one, randomness="different")(*episodes)
-
-
-def unstack(episodes: Episode) -> list[Episode]:
-    """The T tasks of a stacked episode."""
-    counted = episodes.counted()
-    return [counted.map(lambda part, i=i: part[i]) for i in range(len(episodes.query_x))]  # type: ignore[misc]
-
-
-def _stack(results: list[Any]) -> Any:
-    first = results[0]
-    if isinstance(first, dict):
-        return {key: _stack([result[key] for result in results]) for key in first}
-    if isinstance(first, tuple):
-        return tuple(_stack([result[i] for result in results]) for i in range(len(first)))
-    return torch.stack(results)
-
-
 def _join(parts: list[Metrics]) -> Metrics:
     """Metrics of parts of a chunk as those of the chunk; a metric that some part lacks is left out."""
     common = [name for name in parts[0] if all(name in part for part in parts)]
@@ -488,22 +442,3 @@ def _require_kind(learner: Engine, spec: TaskSpec) -> None:
             f"{name} takes whole tasks; these are filled up with padding to equal shapes. Use InContext, or tasks of "
             "one shape."
         )
-
-
-def _build(factory: ModelFactory, spec: TaskSpec) -> nn.Module:
-    name = getattr(factory, "__qualname__", type(factory).__name__)
-    try:
-        model: object = factory(spec)
-    except DistmetaError:
-        raise
-    except Exception as error:
-        raise ModelContractError(
-            f"The model factory {name} fails on the tasks' spec: {type(error).__name__}: {error}. A factory takes one "
-            f"argument, the TaskSpec (here {spec}), and returns an nn.Module"
-            f"{f'; to use a module class, give an instance: {name}(...)' if isinstance(factory, type) else ''}."
-        ) from error
-    if not isinstance(model, nn.Module):
-        raise ModelContractError(
-            f"The model factory {name} returned {type(model).__name__}; expected a torch.nn.Module. Return the module."
-        )
-    return model

@@ -28,7 +28,8 @@ from distmeta.errors import LearnerContractError, ModelContractError
 from distmeta.learners.attention_seen import AttentionSeen
 from distmeta.learners.base import MetaLearner
 from distmeta.learners.context_pictures import attention_of, drawn_from_pixels, spread_over
-from distmeta.learners.engine import Predict, unstack
+from distmeta.learners.engine import Predict
+from distmeta.learners.over_tasks import unstack
 from distmeta.learners.pictures import Picture
 from distmeta.learners.predictive import Bars, Gaussian, Predictive
 from distmeta.learners.support_scale import SupportScale
@@ -97,7 +98,8 @@ class InContext(MetaLearner):
             params: theta, by name.
             episode: one task.
         """
-        return self._answers(episode, self._outputs(params, _stacked(episode)))[0]
+        task = _stacked(episode)
+        return self._answers(task, self._outputs(params, task))[0]
 
     def meta_loss(self, params: Params, episode: Episode) -> tuple[torch.Tensor, Metrics]:
         """The negative log-likelihood of one task, per query in nats."""
@@ -201,15 +203,17 @@ class InContext(MetaLearner):
 
         Nothing where the model attends to the support set in another way than by torch's fused attention.
         """
-        support = len(episode.support_x)
-        asked = torch.cat([x, x[-1:]]) if len(x) == support else x
+        support, count = len(episode.support_x), max(len(x), 2)
+        count += count == support
+        # A number of queries that no other attention of the model has: one token of a row, or the support rows.
+        asked = torch.cat([x, x[-1:].expand(count - len(x), *x.shape[1:])])
         with AttentionSeen(len(asked), support) as seen:
             self._outputs(params, _stacked(replace(episode, query_x=asked)))
         return {} if seen.weights is None else {"support_weights": seen.weights[: len(x)]}
 
     def pictures(self, params: Params, episodes: Episode) -> dict[str, Picture]:
         """The attention of queries over the support set; what is drawn of an image from more and more pixels."""
-        episode = replace(unstack(episodes)[0], outputs=episodes.outputs)
+        episode = unstack(episodes)[0]
         with torch.no_grad():
             if episode.support_y.is_floating_point():
                 return drawn_from_pixels(episode, partial(self._given, params))
@@ -302,13 +306,11 @@ class InContext(MetaLearner):
         return nll.mean(1), {"accuracy": right / scored.sum(1).clamp_min(1)}
 
     def _answers(self, episodes: Episode, outputs: torch.Tensor) -> torch.Tensor:
-        """Logits ``[T, Q, N]``, or means ``[T, Q, D]``, of stacked tasks or of one, from raw ``outputs``."""
+        """Logits ``[T, Q, N]``, or means ``[T, Q, D]``, from raw ``outputs``."""
         if episodes.support_y.is_floating_point():
-            task = episodes if episodes.support_y.dim() == 3 else _stacked(episodes)
-            return self._distribution(task, outputs).mean
-        task = episodes if episodes.support_y.dim() == 2 else _stacked(episodes)
-        n = outputs.shape[-1] if task.outputs is None else min(task.outputs, outputs.shape[-1])
-        here = _present(task, n)
+            return self._distribution(episodes, outputs).mean
+        n = outputs.shape[-1] if episodes.outputs is None else min(episodes.outputs, outputs.shape[-1])
+        here = _present(episodes, n)
         return torch.where(here[:, None], outputs[..., :n], outputs.new_full((), _IMPOSSIBLE))
 
     def _distribution(self, episodes: Episode, outputs: torch.Tensor) -> Predictive:

@@ -16,9 +16,10 @@ from pydantic import NonNegativeInt
 from distmeta.config import did_you_mean
 from distmeta.errors import ConfigError, listed
 from distmeta.learners.base import MetaLearner
-from distmeta.learners.engine import Predict, map_tasks
+from distmeta.learners.engine import Predict
 from distmeta.learners.functional import task_gradient
 from distmeta.learners.losses import of_task, prediction_loss, prediction_metrics
+from distmeta.learners.over_tasks import map_tasks
 from distmeta.learners.pictures import Curves, Picture
 from distmeta.types import Episode, Metrics, Params
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from distmeta.errors import LearnerContractError
-from distmeta.learners.engine import unstack
+from distmeta.learners.over_tasks import unstack
 from distmeta.learners.pictures import Heatmaps, Picture
 from distmeta.learners.sequence import SequenceLearner
 from distmeta.occurrences import accuracies

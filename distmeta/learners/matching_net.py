@@ -29,9 +29,9 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 
 from distmeta.errors import ModelContractError
-from distmeta.learners.engine import unstack
 from distmeta.learners.functional import vectorised
 from distmeta.learners.metric import MetricLearner, cosine, one_hot, squared_distance
+from distmeta.learners.over_tasks import unstack
 from distmeta.learners.pictures import Attention, Picture
 from distmeta.models.lstm import LSTMWeights
 from distmeta.types import Episode, Params

@@ -18,9 +18,9 @@ from typing import Any, Literal, Self
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from distmeta.learners.engine import map_tasks
 from distmeta.learners.inner_loop import GradientLearner, first_order_descent
 from distmeta.learners.losses import of_task, prediction_loss, prediction_metrics
+from distmeta.learners.over_tasks import map_tasks
 from distmeta.occurrences import occurrence
 from distmeta.types import Episode, Metrics, Params
 

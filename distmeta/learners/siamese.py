@@ -30,10 +30,10 @@ import torch.nn.functional as F
 from pydantic import PositiveFloat
 
 from distmeta.errors import LearnerContractError, ModelContractError
-from distmeta.learners.engine import unstack
 from distmeta.learners.functional import evaluating, vectorised
 from distmeta.learners.losses import prediction_metrics
 from distmeta.learners.metric import MetricLearner, one_hot, squared_distance
+from distmeta.learners.over_tasks import unstack
 from distmeta.learners.pictures import Gallery, Picture
 from distmeta.learners.user_model import require_tensor
 from distmeta.types import Episode, Metrics, Params, TaskSpec

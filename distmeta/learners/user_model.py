@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from distmeta.errors import ModelContractError, listed
+from distmeta.errors import DistmetaError, ModelContractError, listed
+from distmeta.types import ModelFactory, TaskSpec
 
 
 def plain(model: nn.Module) -> tuple[nn.Module, str]:
@@ -246,4 +247,28 @@ def _name(kind: torch.layout | torch.dtype) -> str:
     return str(kind).removeprefix("torch.")
 
 
-__all__ = ["mixed_types", "plain", "require_tensor", "require_usable"]
+def built_for(factory: ModelFactory, spec: TaskSpec) -> nn.Module:
+    """The module that a factory builds for tasks of these shapes.
+
+    Raises:
+        ModelContractError: it fails, or builds something else.
+    """
+    name = getattr(factory, "__qualname__", type(factory).__name__)
+    try:
+        model: object = factory(spec)
+    except DistmetaError:
+        raise
+    except Exception as error:
+        raise ModelContractError(
+            f"The model factory {name} fails on the tasks' spec: {type(error).__name__}: {error}. A factory takes one "
+            f"argument, the TaskSpec (here {spec}), and returns an nn.Module"
+            f"{f'; to use a module class, give an instance: {name}(...)' if isinstance(factory, type) else ''}."
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise ModelContractError(
+            f"The model factory {name} returned {type(model).__name__}; expected a torch.nn.Module. Return the module."
+        )
+    return model
+
+
+__all__ = ["built_for", "mixed_types", "plain", "require_tensor", "require_usable"]

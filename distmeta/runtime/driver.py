@@ -234,9 +234,8 @@ class Driver:
 
     def _validate(self, step: int) -> bool:
         settings = self._experiment.evaluation
-        outer, vector = self._experiment.outer, self._vector
-        if outer.average is not None or outer.optimizer == "schedulefree":
-            vector = self._backend.call(self._server, "learned")
+        averages = self._experiment.outer.averages
+        vector = self._backend.call(self._server, "learned") if averages else self._vector
         report = self._evaluate("meta_validation", settings.validation_tasks, settings.seed, vector, step)
         values = {f"validation/{name}": value for name, value in report.summary().items()}
         self._log.metrics(step, values)

@@ -90,7 +90,7 @@ class OuterOptimizer:
         if self._outer.optimizer == "schedulefree" and state:
             group = self._optimizer.param_groups[0]
             arrays |= {f"counter/{name}": np.asarray(group[name], np.float64) for name in _COUNTERS}
-        if self._average is not None or self._outer.optimizer == "schedulefree":
+        if self._outer.averages:
             arrays[AVERAGE] = self.learned()
         return arrays
 

@@ -19,9 +19,9 @@ from torch.nn.utils.parametrizations import weight_norm
 from distmeta import MAML, FunctionTasks, Outer, mlp, use_batch_statistics
 from distmeta.errors import NonFiniteGradientError
 from distmeta.learners import functional
-from distmeta.learners.engine import unstack
 from distmeta.learners.exact_norms import ExactNorms
 from distmeta.learners.functional import trainable
+from distmeta.learners.over_tasks import unstack
 from distmeta.learners.param_layout import ParamLayout
 from distmeta.runtime import chunks
 from distmeta.runtime.parameter_server import ParameterServer

@@ -9,8 +9,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from distmeta import MAML, TaskSpec, conv4, use_batch_statistics
 from distmeta.errors import ModelContractError, NonFiniteGradientError
-from distmeta.learners.engine import unstack
 from distmeta.learners.functional import trainable
+from distmeta.learners.over_tasks import unstack
 from distmeta.learners.param_layout import ParamLayout
 from distmeta.learners.probe import probe, unused_parameters
 from distmeta.types import Episode

@@ -6,9 +6,9 @@ from torch import nn
 
 from distmeta import MAML, Outer, Reptile
 from distmeta.learners import reptile
-from distmeta.learners.engine import map_tasks
 from distmeta.learners.functional import trainable
 from distmeta.learners.inner_loop import first_order_descent
+from distmeta.learners.over_tasks import map_tasks
 from distmeta.learners.param_layout import ParamLayout
 from distmeta.learners.probe import probe
 from distmeta.runtime.parameter_server import ParameterServer

@@ -14,7 +14,7 @@ import distmeta
 from distmeta.errors import CheckpointDamaged, CheckpointMismatch, ConfigError
 from distmeta.experiment.job import load_job
 from distmeta.learners import find_learners
-from distmeta.learners.engine import map_tasks
+from distmeta.learners.over_tasks import map_tasks
 from distmeta.run.place import Place
 from distmeta.types import Episode, TaskRef
 

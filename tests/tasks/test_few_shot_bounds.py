@@ -27,9 +27,9 @@ from distmeta import (
 )
 from distmeta.config import parse_overrides
 from distmeta.errors import ConfigError, LearnerContractError, TaskContractError
-from distmeta.learners.engine import unstack
 from distmeta.learners.losses import prediction_loss
 from distmeta.learners.metric import MetricLearner
+from distmeta.learners.over_tasks import unstack
 from distmeta.learners.probe import probe, require_equal_ways
 from distmeta.run.directory import RunDirectory
 from distmeta.run.place import Place
