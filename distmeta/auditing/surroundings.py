@@ -5,7 +5,8 @@ Everything here is undone when its context ends; an audit enters it in a process
 
 from __future__ import annotations
 
-import datetime as calendar
+import ctypes
+import gc
 import hashlib
 import os
 import platform
@@ -15,7 +16,7 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import UTC, date, datetime  # the real ones, also while those of the module are replaced
+from datetime import UTC, date, datetime, tzinfo
 from typing import Any
 
 import numpy as np
@@ -115,9 +116,21 @@ class Surroundings:
             return format_time(form, *(given or (time.localtime(clock.now() / 1e9),)))
 
         self._replace(stack, time, "strftime", strftime)
-        moment, day = _calendar(clock, note)
-        self._replace(stack, calendar, "datetime", moment)
-        self._replace(stack, calendar, "date", day)
+
+        def now(cls: type[datetime], tz: tzinfo | None = None) -> datetime:
+            note("datetime.now()")
+            return cls.fromtimestamp(clock.now() / 1e9, tz)
+
+        def utcnow(cls: type[datetime]) -> datetime:
+            note("datetime.utcnow()")
+            return cls.fromtimestamp(clock.now() / 1e9, UTC).replace(tzinfo=None)
+
+        def today(cls: type[date]) -> date:
+            note("date.today()")
+            return cls.fromtimestamp(clock.now() / 1e9)
+
+        stack.enter_context(_methods_replaced(datetime, {"now": now, "utcnow": utcnow}))
+        stack.enter_context(_methods_replaced(date, {"today": today}))
 
     def _pin_entropy(self, stack: ExitStack) -> None:
         entropy, note = self._entropy, self._note
@@ -302,44 +315,22 @@ def _of_now(function: Callable[..., Any], name: str, clock: _Clock, note: Note) 
     return called
 
 
-def _calendar(clock: _Clock, note: Note) -> tuple[type, type]:
-    """Stand-ins for ``datetime.datetime`` and ``datetime.date`` that read ``clock``; they make real objects."""
+@contextmanager
+def _methods_replaced(kind: type, methods: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
+    """Replace class methods of a type that is written in C until the context ends.
 
-    class Moments(type):
-        def __instancecheck__(cls, value: object) -> bool:
-            return isinstance(value, datetime)
-
-    class Days(type):
-        def __instancecheck__(cls, value: object) -> bool:
-            return isinstance(value, date)
-
-    class Moment(datetime, metaclass=Moments):
-        def __new__(cls, *parts: Any, **named: Any) -> Any:
-            return datetime(*parts, **named)
-
-        @classmethod
-        def now(cls, tz: Any = None) -> Any:
-            note("datetime.now()")
-            return datetime.fromtimestamp(clock.now() / 1e9, tz)
-
-        @classmethod
-        def today(cls) -> Any:
-            return cls.now()
-
-        @classmethod
-        def utcnow(cls) -> Any:
-            return cls.now(UTC).replace(tzinfo=None)
-
-    class Day(date, metaclass=Days):
-        def __new__(cls, *parts: Any, **named: Any) -> Any:
-            return date(*parts, **named)
-
-        @classmethod
-        def today(cls) -> Any:
-            note("date.today()")
-            return date.fromtimestamp(clock.now() / 1e9)
-
-    return Moment, Day
+    Its attributes cannot be set, its dictionary can be changed. The type stays the same object: libraries that are
+    imported meanwhile may derive from it.
+    """
+    (members,) = gc.get_referents(kind.__dict__)
+    before = {name: members[name] for name in methods}
+    try:
+        members.update({name: classmethod(method) for name, method in methods.items()})
+        ctypes.pythonapi.PyType_Modified(ctypes.py_object(kind))
+        yield
+    finally:
+        members.update(before)
+        ctypes.pythonapi.PyType_Modified(ctypes.py_object(kind))
 
 
 class _Watched(os._Environ):  # type: ignore[type-arg]

@@ -92,13 +92,19 @@ def test_everything_is_undone(folder):
     assert (random.getstate(), torch.get_rng_state().tolist()) == states
 
 
-def test_the_stand_ins_of_the_calendar_are_types(folder):
-    real = datetime.datetime(2020, 1, 2), datetime.date(2020, 1, 2)
+def test_the_types_of_the_calendar_stay_what_they_are(folder):
+    real, now = datetime.datetime, datetime.datetime.__dict__["now"]
     with Surroundings((), {}, lambda what: None).entered():
-        assert isinstance(real[0], datetime.datetime)
-        assert isinstance(real[1], datetime.date)
-        assert (datetime.datetime(2020, 1, 2), datetime.date(2020, 1, 2)) == real
-        assert datetime.datetime.fromisoformat("2020-01-02") == real[0]
+        assert datetime.datetime is real  # pandas, imported now, derives from it
+
+        class Own(datetime.datetime):
+            pass
+
+        assert type(Own.now()) is Own
+        assert Own.now(datetime.UTC).utcoffset() == datetime.timedelta(0)
+        assert datetime.datetime.now().year == datetime.date.today().year == 2025
+    assert datetime.datetime.__dict__["now"] is now
+    assert datetime.datetime.now().timestamp() == pytest.approx(time.time(), abs=60)
 
 
 def test_seeds_that_are_given_hold():
