@@ -188,6 +188,7 @@ ROWS = [
     ),
     Row("NaN in data", TRAIN, (r"meta_test.00000\.arrow holds NaN", "Build the dataset again"), not_a_number),
     Row("more ways than classes", TRAIN + " --set tasks.ways=5", ("ways=5", "has 4 classes", r"Set tasks\.ways=4")),
+    Row("one way", TRAIN + " --set tasks.ways=1", ("FewShot: ways=1", "expected 2 classes or more", "Set ways=2")),
     Row(
         "more examples than a class has",
         TRAIN + " --set tasks.shots=5",

@@ -166,13 +166,20 @@ def test_one_split_under_two_names(tmp_path):
     [
         (None, "--split 64/16/20"),
         ("50/50/50", "sum to 100"),
-        ("98/1/1", "leave none for meta_validation"),
+        ("98/1/1", "leave none for meta_validation.* such as 64/16/20"),
         ("lists.json", "does not exist"),
     ],
 )
 def test_bad_split(flat, tmp_path, split, message):
     with pytest.raises(DataError, match=message):
         build_image_folder(flat, tmp_path / "out", split=split)
+
+
+def test_the_file_of_lists_that_is_suggested_is_json(flat, tmp_path):
+    with pytest.raises(DataError) as caught:
+        build_image_folder(flat, tmp_path / "out")
+    suggested = str(caught.value)[str(caught.value).index("{") : str(caught.value).rindex("}") + 1]
+    assert set(json.loads(suggested.replace(", ...", ""))) == {"meta_train", "meta_test"}
 
 
 @pytest.mark.parametrize(
