@@ -42,9 +42,9 @@ def example_tasks(
         test: the meta-test report, whose numbers tell which task is the hardest.
 
     Returns:
-        One record per task, none where no classes are held out; and how many tasks were left out because they
-        took longer than a minute. ``kind`` is ``"classification"``, ``"regression"``, ``"bits"`` or ``"labels"`` and decides
-        which other keys a record has.
+        One record per task, none where no classes are held out; and how many tasks were left out because
+        they took longer than a minute. ``kind`` is ``"classification"``, ``"regression"``, ``"bits"`` or ``"labels"``
+        and decides which other keys a record has.
     """
     tasks, seed = experiment.tasks, experiment.evaluation.seed
     split = tasks.splits[-1]
