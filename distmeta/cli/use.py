@@ -53,6 +53,11 @@ def predict(
         note(predictor.unfinished)
         view.phase(f"learning from {len(known.names)} examples")
         found = answer(predictor, known, asked)
+    if len(found.classes) == 1:
+        note(
+            f"all {len(known.names)} examples are of one class, {found.classes[0]!r}: it is the answer to everything, "
+            "with 100 %. Give examples of two classes or more."
+        )
     if picture is not None:
         _draw(found, picture, predictor.preprocessing.ink)
     if as_json:

@@ -7,6 +7,7 @@ pictures, arrays of bytes or of floats. What cannot be converted, or could mean 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -133,7 +134,7 @@ class Preprocessing:
             try:
                 return self._picture(open_picture(item, max_pixels=max_pixels), f"Input {index}")
             except DataError as error:
-                raise _at(index, error) from None
+                raise error if isinstance(item, str | os.PathLike) else _at(index, error) from None
         array = as_array(item)
         if array is None:
             raise DataError(
@@ -217,7 +218,7 @@ class Preprocessing:
 
 
 def _at(index: int, error: DataError) -> DataError:
-    """The error with the place of its input."""
+    """The error with the place of an input that has no name of its own."""
     return error if error.message.startswith("Input ") else DataError(f"Input {index}: {error.message}")
 
 

@@ -186,3 +186,15 @@ def test_a_run_that_was_cut_short_is_used_with_a_note(place, tmp_path):
     assert f"note: {text}" in evaluated.err + evaluated.out
     whole = run_command("predict", place / "rows", "--support", "train.csv", "--query", "new.csv", folder=place)
     assert "note:" not in whole.err
+
+
+def test_examples_of_one_class_are_answered_with_a_note(place, tmp_path):
+    """Everything is that class then, with 100 %: no answer at all."""
+    (tmp_path / "one.csv").write_text("x,y,z,label\n9,9,9,high\n8,9,9,high\n")
+    words = ("rows", "--support", tmp_path / "one.csv", "--query", "new.csv")
+    done = run_command("predict", *words, folder=place)
+    assert done.code == 0
+    assert "note: all 2 examples are of one class, 'high'" in done.err
+    assert (
+        "note:" not in run_command("predict", "rows", "--support", "train.csv", "--query", "new.csv", folder=place).err
+    )
