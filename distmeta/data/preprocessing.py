@@ -131,10 +131,12 @@ class Preprocessing:
     def _one(self, item: Any, index: int, max_pixels: int) -> Floats:
         if is_picture(item):
             self._need_pictures(index)
+            if isinstance(item, str | os.PathLike):  # its name is enough for people to find it
+                return self._picture(open_picture(item, max_pixels=max_pixels), os.fspath(item))
             try:
                 return self._picture(open_picture(item, max_pixels=max_pixels), f"Input {index}")
             except DataError as error:
-                raise error if isinstance(item, str | os.PathLike) else _at(index, error) from None
+                raise _at(index, error) from None
         array = as_array(item)
         if array is None:
             raise DataError(

@@ -294,6 +294,13 @@ def test_refused(made, value, message):
         made.inputs(value)
 
 
+def test_a_picture_file_is_called_by_its_path(tmp_path):
+    """The second of 20 was "Input 1", without its name."""
+    Image.new("L", (28, 28), 150).save(tmp_path / "grey.png")
+    with pytest.raises(DataError, match=rf"^{tmp_path}/grey\.png has a background of 150"):
+        INK.inputs([np.zeros((28, 28), np.uint8), tmp_path / "grey.png"])
+
+
 def test_the_limit_of_pixels():
     big = np.zeros((1, 30, 30), np.uint8)
     for given_as in (big, list(big), [Image.fromarray(big[0])]):
