@@ -55,7 +55,7 @@ def predict(
         found = answer(predictor, known, asked)
     if len(found.classes) == 1:
         note(
-            f"all {len(known.names)} examples are of one class, {found.classes[0]!r}: it is the answer to everything, "
+            f"the support set has one class, {found.classes[0]!r}: it is the answer to everything, "
             "with 100 %. Give examples of two classes or more."
         )
     if picture is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -132,7 +133,7 @@ class Preprocessing:
         if is_picture(item):
             self._need_pictures(index)
             if isinstance(item, str | os.PathLike):  # its name is enough for people to find it
-                return self._picture(open_picture(item, max_pixels=max_pixels), os.fspath(item))
+                return self._picture(open_picture(Path(item), max_pixels=max_pixels), os.fspath(item))
             try:
                 return self._picture(open_picture(item, max_pixels=max_pixels), f"Input {index}")
             except DataError as error:

@@ -194,7 +194,7 @@ def test_examples_of_one_class_are_answered_with_a_note(place, tmp_path):
     words = ("rows", "--support", tmp_path / "one.csv", "--query", "new.csv")
     done = run_command("predict", *words, folder=place)
     assert done.code == 0
-    assert "note: all 2 examples are of one class, 'high'" in done.err
+    assert "note: the support set has one class, 'high'" in done.err
     assert (
         "note:" not in run_command("predict", "rows", "--support", "train.csv", "--query", "new.csv", folder=place).err
     )
