@@ -132,7 +132,8 @@ class Configurable:
         try:
             return make()
         except ConfigError as error:
-            raise ConfigError(error.message.replace(f"{self.Config.__name__} ", f"{type(self).__name__} ")) from None
+            own = rf"\b{self.Config.__name__}(?=[ :])"
+            raise ConfigError(re.sub(own, type(self).__name__, error.message)) from None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.config)})"

@@ -99,6 +99,9 @@ def check_gradient(experiment: Experiment, *, tasks: int = 3) -> GradientCheck:
         experiment: learner and tasks.
         tasks: T, tasks in the chunk.
 
+    Raises:
+        LearnerContractError: the gradient is 0, so that there is nothing to compare.
+
     Example:
         >>> import distmeta
         >>> learner = distmeta.MAML(distmeta.mlp((8,)), inner_lr=0.1)
@@ -114,6 +117,12 @@ def check_gradient(experiment: Experiment, *, tasks: int = 3) -> GradientCheck:
     layout = ParamLayout.of(params)
     gradient = learner.meta_gradient(params, episodes).gradient
     flat = torch.from_numpy(layout.flatten(gradient))
+    if not flat.any():
+        raise LearnerContractError(
+            "The meta-gradient of an untrained model is 0 in every parameter, so that nothing would be learned; "
+            "expected numbers. Look at the first weights (all zero?), or for tasks whose loss is 0 whatever the model "
+            "returns."
+        )
     looped = learner.with_config(vectorise="loop").meta_gradient(params, episodes).gradient
     loop_error = float((flat - torch.from_numpy(layout.flatten(looped))).norm() / flat.norm())
     errors: dict[str, float] = {}

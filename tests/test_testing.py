@@ -174,6 +174,26 @@ def test_check_task_runs_the_tasks_own_check():
         check_task(experiment(mlp((8,)), FunctionTasks(lambda random, split: "nothing")))
 
 
+def test_tasks_of_one_class_are_refused():
+    """They gave a division by zero: their loss is 0, and so is its gradient."""
+
+    def one_class(random, split):
+        x = random.normal(size=(8, 6))
+        return x[:4], np.zeros(4, int), x[4:], np.zeros(4, int)
+
+    with pytest.raises(TaskContractError, match=r"have one class, which leaves nothing to tell apart; expected two"):
+        check_task(experiment(mlp((8,)), FunctionTasks(one_class)))
+
+
+def test_a_gradient_of_zero_is_no_division_by_zero():
+    class Deaf(nn.Linear):
+        def forward(self, x):
+            return 0 * super().forward(x)
+
+    with pytest.raises(LearnerContractError, match="meta-gradient of an untrained model is 0 in every parameter"):
+        check_gradient(experiment(Deaf(6, 3)))
+
+
 def test_somebody_s_own_line_is_named():
     """A fault in an algorithm or in a task function is not blamed on the model, and its line is told."""
 

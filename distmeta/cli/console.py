@@ -30,6 +30,12 @@ def print_json(values: Any) -> None:
     (_stdout or sys.stdout).write(json.dumps(values, indent=1) + "\n")
 
 
+def note(text: str) -> None:
+    """Write a note to standard error, where there is one."""
+    if text:
+        sys.modules[__name__].err.print(f"note: {text}")
+
+
 def flush() -> None:
     """Show what was written: a command that goes on for hours is read through a pipe, too."""
     (_stdout or sys.stdout).flush()

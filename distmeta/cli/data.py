@@ -194,6 +194,7 @@ def _refuse_unused(source: str, given: dict[str, bool]) -> None:
 def _show(directory: Path, as_json: bool) -> None:
     from distmeta import data
     from distmeta.data.remarks import remarks
+    from distmeta.data.splits import too_small
 
     facts = data.inspect(directory)
     if as_json:
@@ -215,4 +216,6 @@ def _show(directory: Path, as_json: bool) -> None:
     console.out.print(table)
     for line in remarks(facts["provenance"]):
         console.out.print(line)
+    if warning := too_small({split: row["classes"] for split, row in facts["splits"].items()}, facts["provenance"]):
+        console.out.print(warning)
     console.out.print(f"fingerprint {facts['fingerprint']}")

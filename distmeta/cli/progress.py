@@ -16,7 +16,10 @@ from distmeta.cli import console
 from distmeta.runtime.events import Event
 
 _QUIET_S = 2.5
-"""Longest silence while a run starts."""
+"""Longest silence on a terminal while a run starts."""
+
+_FIRST_LINE_S = 10.0
+"""Seconds until a part of the start is shown again where lines stay, as in a log file; then 20, 40, 80, ..."""
 
 _STEPS_S = 10.0
 """Seconds between lines of steps."""
@@ -73,7 +76,8 @@ def interruptible() -> Iterator[None]:
 class View:
     """Shows the events of a run: the parts of its start as they begin, then its steps.
 
-    While a part of the start lasts, its name is shown again every few seconds.
+    While a part of the start lasts, its name is shown again: on a terminal every few seconds, in a log after 10, 20 and
+    40 seconds, and so on.
 
     Args:
         quiet: show nothing.
@@ -104,7 +108,7 @@ class View:
         self._last = 0.0
         self._first: tuple[float, int] | None = None  # when lines of steps began, and at which step
         self._phase: tuple[str, float] | None = None  # the part of the start that goes on, and since when
-        self._shown = time.monotonic()
+        self._again = 0.0  # when the part of the start that goes on is shown again
         self._ended = threading.Event()
         self._ticker = threading.Thread(target=self._tick, name="distmeta-progress", daemon=True)
 
@@ -134,19 +138,29 @@ class View:
 
     def phase(self, text: str) -> None:
         """Show that a part of the start begins."""
-        self._phase = (text, time.monotonic())
+        now = time.monotonic()
+        self._again = now + (_FIRST_LINE_S if self._lines else _QUIET_S)
+        self._phase = (text, now)
         if not self._quiet:
             self._print(f"{text} ...")
 
     def _print(self, text: str) -> None:
-        self._shown = time.monotonic()
         self._progress.console.print(text)
 
     def _tick(self) -> None:
         while not self._ended.wait(0.25):
-            phase = self._phase
-            if phase is not None and time.monotonic() - self._shown >= _QUIET_S:
-                self._print(f"  {phase[0]}: {time.monotonic() - phase[1]:.0f} s")
+            self.remind(time.monotonic())
+
+    def remind(self, now: float) -> None:
+        """Show the part of the start that goes on, where it is time again.
+
+        Args:
+            now: by the clock of :func:`time.monotonic`, seconds.
+        """
+        phase = self._phase
+        if phase is not None and now >= self._again:
+            self._again = now + (now - phase[1] if self._lines else _QUIET_S)
+            self._print(f"  {phase[0]}: {now - phase[1]:.0f} s")
 
     def _step(self, event: Event) -> None:
         values = event.values

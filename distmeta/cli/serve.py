@@ -64,6 +64,7 @@ def serve(
             raise ConfigError(f"{error}: serving needs Ray Serve. Run: pip install 'distmeta[serve]'") from None
         console.err.print(f"loading {source}", style="dim")
         predictor = load(source)  # before Ray starts: what cannot be served fails here
+        console.note(predictor.unfinished)
         console.err.print("starting Ray Serve", style="dim")
         from distmeta.serving.service import serving
 

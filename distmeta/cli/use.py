@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from distmeta.cli import console
-from distmeta.cli.console import print_json
+from distmeta.cli.console import note, print_json
 from distmeta.cli.options import Json, RunDir, TrackingUri
 from distmeta.cli.progress import watching
 from distmeta.errors import ConfigError
@@ -50,8 +50,14 @@ def predict(
         from distmeta.serving.predicting import answer
 
         predictor = load(source)
+        note(predictor.unfinished)
         view.phase(f"learning from {len(known.names)} examples")
         found = answer(predictor, known, asked)
+    if len(found.classes) == 1:
+        note(
+            f"the support set has one class, {found.classes[0]!r}: it is the answer to everything, "
+            "with 100 %. Give examples of two classes or more."
+        )
     if picture is not None:
         _draw(found, picture, predictor.preprocessing.ink)
     if as_json:
@@ -103,6 +109,11 @@ def export(
                 run_dir, register, alias=alias, tracking_uri=tracking_uri, requirements=tuple(requirement or ())
             )
             facts |= done.to_dict()
+    from distmeta.run.directory import RunDirectory
+    from distmeta.run.finished_run import trained_checkpoints, unfinished
+
+    directory = RunDirectory.open(run_dir)
+    note(unfinished(directory, trained_checkpoints(directory)[0]))
     if as_json:
         print_json(facts)
         return

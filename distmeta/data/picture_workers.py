@@ -66,7 +66,7 @@ def read_pictures(paths: Sequence[str], recipe: Recipe, workers: int | None = No
 
     Example:
         >>> [read.error for read in read_pictures(["nowhere.png"], Recipe())]
-        ["nowhere.png cannot be read as an image: [Errno 2] No such file or directory: 'nowhere.png'. Replace or ...]
+        ['nowhere.png does not exist. Correct the path; ...]
     """
     if workers is not None and workers < 1:
         raise DataError(f"workers is {workers}; expected a number of processes, at least 1.")

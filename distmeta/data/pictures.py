@@ -99,6 +99,8 @@ def open_picture(source: Path | str | bytes | Image.Image, *, max_pixels: int = 
             f"{name} cannot be read as an image: it is no PNG, JPEG, WebP, BMP, TIFF, GIF or PPM. Convert, replace or "
             "remove it."
         ) from None
+    except FileNotFoundError:
+        raise DataError(f"{name} does not exist. Correct the path; the current folder is {os.getcwd()}.") from None
     except _UNREADABLE as error:
         raise DataError(
             f"{name} cannot be read as an image: {error or type(error).__name__}. Replace or remove it."

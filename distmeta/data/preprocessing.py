@@ -7,8 +7,10 @@ pictures, arrays of bytes or of floats. What cannot be converted, or could mean 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -148,6 +150,8 @@ class Preprocessing:
     def _one(self, item: Any, index: int, max_pixels: int) -> Floats:
         if is_picture(item):
             self._need_pictures(index)
+            if isinstance(item, str | os.PathLike):  # its name is enough for people to find it
+                return self._picture(open_picture(Path(item), max_pixels=max_pixels), os.fspath(item))
             try:
                 return self._picture(open_picture(item, max_pixels=max_pixels), f"Input {index}")
             except DataError as error:
@@ -235,7 +239,7 @@ class Preprocessing:
 
 
 def _at(index: int, error: DataError) -> DataError:
-    """The error with the place of its input."""
+    """The error with the place of an input that has no name of its own."""
     return error if error.message.startswith("Input ") else DataError(f"Input {index}: {error.message}")
 
 

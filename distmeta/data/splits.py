@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from distmeta.data.manifest import check_disjoint, check_split
 from distmeta.errors import DataError
 from distmeta.seeding import rng
 from distmeta.types import SPLITS, Split
+
+_PERCENTAGES = re.compile(r"\d+/\d+/\d+")
+_USUAL = ("64/16/20", "60/20/20", "50/25/25", "40/30/30", "34/33/33")
+"""Divisions to advise, the larger training splits first."""
 
 
 def split_by_percent(names: Sequence[str], percentages: str, seed: int) -> dict[Split, list[str]]:
@@ -30,22 +35,81 @@ def split_by_percent(names: Sequence[str], percentages: str, seed: int) -> dict[
         {'meta_train': ['b', 'c', 'd'], 'meta_validation': ['a'], 'meta_test': ['e']}
     """
     parts = parse_percentages(percentages)
-    # Largest remainder: each split is within one class of its exact share, and rounding loses no class.
-    exact = [len(names) * part / 100 for part in parts]
-    sizes = [int(share) for share in exact]
-    by_remainder = sorted(range(3), key=lambda i: (sizes[i] - exact[i], i))
-    for i in by_remainder[: len(names) - sum(sizes)]:
-        sizes[i] += 1
+    sizes = _sizes(len(names), parts)
     for split, part, size in zip(SPLITS, parts, sizes, strict=True):
         if part and not size:
+            other = advised_percentages(len(names), 2)
             raise DataError(
                 f"{len(names)} classes divided {percentages} leave none for {split}; expected at least one. "
-                f"Give more classes, or other percentages."
+                f"Give more classes, or other percentages{f', such as {other}' if other else ''}."
             )
     shuffled = [str(name) for name in rng(seed, "class split").permutation(sorted(names))]
     ends = [sum(sizes[: i + 1]) for i in range(3)]
     divided = zip(SPLITS, ends, sizes, strict=True)
     return {split: sorted(shuffled[end - size : end]) for split, end, size in divided if size}
+
+
+def advised_percentages(classes: int, fewest: int) -> str | None:
+    """Percentages that leave every split enough classes; ``None`` where none do.
+
+    Args:
+        classes: number of classes in all.
+        fewest: classes that each split needs.
+
+    Example:
+        >>> advised_percentages(8, 2), advised_percentages(8, 5)
+        ('50/25/25', None)
+    """
+    for percentages in _USUAL:
+        if min(_sizes(classes, parse_percentages(percentages))) >= fewest:
+            return percentages
+    return None
+
+
+def too_small(splits: Mapping[Split, int], provenance: Mapping[str, Any]) -> str:
+    """A warning where a split has a single class: no task can be drawn from it. Empty otherwise.
+
+    Args:
+        splits: number of classes of each split.
+        provenance: of the dataset.
+
+    Example:
+        >>> too_small({"meta_train": 5, "meta_validation": 1, "meta_test": 2}, {"split": "64/16/20"})[:58]
+        'warning: meta_validation has 1 class, of which no task can'
+    """
+    single = [split for split, classes in splits.items() if classes == 1]
+    if not single:
+        return ""
+    have = "has 1 class" if len(single) == 1 else "have 1 class each"
+    return (
+        f"warning: {' and '.join(single)} {have}, of which no task can be drawn: each split needs at least as many "
+        f"classes as a task has ways, 2 or more. {divide_again(splits, 2, provenance)}"
+    )
+
+
+def divide_again(splits: Mapping[Split, int], fewest: int, provenance: Mapping[str, Any]) -> str:
+    """A sentence on how to build a dataset whose splits all have enough classes.
+
+    Args:
+        splits: number of classes of each split, as it is now.
+        fewest: classes that each split needs.
+        provenance: of the dataset.
+
+    Example:
+        >>> divide_again({"meta_train": 5, "meta_validation": 1, "meta_test": 2}, 2, {"split": "64/16/20"})
+        'Building the data again with --split 50/25/25 gives each split at least 2 of the 8 classes.'
+    """
+    classes = sum(splits.values())
+    advised = advised_percentages(classes, fewest)
+    if advised is None:
+        return f"Add classes: {classes} are too few for {fewest} in each of three splits."
+    given = next((str(provenance[key]) for key in ("split", "splits") if key in provenance), "")
+    if not _PERCENTAGES.fullmatch(given):  # lists, or split folders
+        return f"Moving classes between the splits helps too: {classes} are enough for {fewest} in each."
+    option = "--split " if "split" in provenance else "splits="
+    return (
+        f"Building the data again with {option}{advised} gives each split at least {fewest} of the {classes} classes."
+    )
 
 
 def parse_percentages(percentages: str) -> list[int]:
@@ -58,7 +122,7 @@ def parse_percentages(percentages: str) -> list[int]:
         >>> parse_percentages("64/16/20")
         [64, 16, 20]
     """
-    parts = [int(part) for part in percentages.split("/")] if re.fullmatch(r"\d+/\d+/\d+", percentages) else []
+    parts = [int(part) for part in percentages.split("/")] if _PERCENTAGES.fullmatch(percentages) else []
     if sum(parts) != 100:
         raise DataError(
             f"split {percentages!r} is not three whole percentages that sum to 100; expected "
@@ -99,3 +163,13 @@ def split_by_lists(names: Sequence[str], lists: Mapping[str, Sequence[str]], sou
             f"class in one split. Add them to a split, or take them out of the data."
         )
     return {split: chosen[split] for split in SPLITS if split in chosen}
+
+
+def _sizes(classes: int, parts: Sequence[int]) -> list[int]:
+    """Classes of each split; largest remainder: each is within one class of its exact share, and none is lost."""
+    exact = [classes * part / 100 for part in parts]
+    sizes = [int(share) for share in exact]
+    by_remainder = sorted(range(3), key=lambda i: (sizes[i] - exact[i], i))
+    for i in by_remainder[: classes - sum(sizes)]:
+        sizes[i] += 1
+    return sizes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import NonNegativeInt
@@ -52,8 +52,7 @@ class Experiment(Config):
         for given, value in overrides.items():
             key = self._present_key(given)
             if key not in known:
-                near = did_you_mean(key, known)
-                raise ConfigError(f"--set {key}: there is no such setting.{near} Settings: {', '.join(known)}.")
+                raise ConfigError(f"--set {key}: there is no such setting.{_nearest(key, known)}")
             section, _, field = key.rpartition(".")
             changes.setdefault(section, {})[field] = value
         updated: dict[str, Any] = changes.pop("", {})
@@ -118,6 +117,16 @@ class Experiment(Config):
     def digest(self) -> str:
         """sha256 of :meth:`identity`."""
         return digest(self.identity())
+
+
+def _nearest(key: str, known: Sequence[str]) -> str:
+    """The nearest setting and those of its part; all of them where none is near."""
+    near = did_you_mean(key, known)
+    part = near.partition("'")[2].partition(".")[0]
+    of_part = [name for name in known if name.startswith(f"{part}.")]
+    if near and of_part:
+        return f"{near} Settings of {part}: {', '.join(name.partition('.')[2] for name in of_part)}."
+    return f"{near} Settings: {', '.join(known)}."
 
 
 def _config(part: Any) -> Config:

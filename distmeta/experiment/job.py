@@ -71,6 +71,17 @@ def jobs_folder() -> Path:
     return installed if installed.is_dir() else package.parent / "jobs"
 
 
+def _no_such_job(given: Path | str) -> str:
+    """The message for a job file that is absent: where it was looked for, and where distmeta's own of that name is."""
+    path, here = Path(given), "" if Path(given).is_absolute() else f" in the current folder {os.getcwd()}"
+    own = jobs_folder() / path.name
+    if own.is_file():
+        return (
+            f"There is no job file {given}{here}; distmeta's own is {own}. Give that path, or go to the job's folder."
+        )
+    return f"There is no job file {given}{here}; expected a Python file. Give its path, or go to its folder."
+
+
 def load_job(
     path: Path | str,
     overrides: Mapping[str, Any] | None = None,
@@ -93,9 +104,9 @@ def load_job(
     Raises:
         ConfigError: the file is absent, fails, or defines no experiment; an override does not fit.
     """
-    path, overrides = Path(path).resolve(), dict(overrides or {})
+    given, path, overrides = path, Path(path).resolve(), dict(overrides or {})
     if not os.path.isfile(path):
-        raise ConfigError(f"There is no job file {path}; expected a Python file such as jobs/maml_glyphs.py.")
+        raise ConfigError(_no_such_job(given))
     module_name = f"distmeta_job_{path.stem}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     if spec is None or spec.loader is None:

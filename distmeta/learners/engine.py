@@ -54,6 +54,7 @@ class Engine(config.Configurable, ABC):
 
     _model: nn.Module | ModelFactory
     _own: Params  # learned meta-parameters that are not the model's
+    _input_shape: tuple[int, ...] | None = None  # of one input of the tasks that it was last bound to
     _unused_wrapper: str  # a line about what the model came in and is not used; empty where there is nothing
 
     # -- written by MetaLearner, or by the algorithm
@@ -232,6 +233,7 @@ class Engine(config.Configurable, ABC):
             bound._unused_wrapper = wrapper
             bound._attach()
         require_usable(bound.model)
+        bound._input_shape = spec.input_shape
         bound.bound_to(spec)
         return bound
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from distmeta.errors import LearnerContractError
+from distmeta.errors import DistmetaError, LearnerContractError, first_sentence, line_of
 from distmeta.learners.engine import Engine
 from distmeta.learners.functional import evaluating, ordinary, ordinary_tensors, vectorised
 from distmeta.learners.labels import Classes, Labels, is_regression, kind_of
@@ -77,7 +77,7 @@ class FastModel:
         else:
             self._classes, targets = Classes.of(support_y)
             self._columns = len(self._classes)
-        with self._evaluation(), vectorised(False):
+        with self._evaluation(support_x), vectorised(False):
             self._support_x = support_x.detach().clone()
             targets = targets.detach().to(support_x.device).clone()
             self._params = {name: p.detach().clone() for name, p in params.items()}
@@ -141,7 +141,7 @@ class FastModel:
             LearnerContractError: the inputs are no batch of inputs such as the support set's.
         """
         self._require_inputs(x)
-        with self._evaluation():
+        with self._evaluation(x):
             x = ordinary(x)
             if not len(x):
                 return self._together(self._support_x[[0, 0]])[:0, : self._columns]
@@ -176,7 +176,7 @@ class FastModel:
             torch.Size([5, 1])
         """
         self._require_inputs(x)
-        with self._evaluation():
+        with self._evaluation(x):
             found = self._learner.predictive(self._params, self._learned, self._task)
             if found is None or self._classes is not None:
                 what = "in a classification, probabilities" if self._classes is not None else "values alone"
@@ -198,7 +198,7 @@ class FastModel:
             LearnerContractError: the inputs are no batch of inputs such as the support set's.
         """
         self._require_inputs(x)
-        with self._evaluation(), vectorised(False):
+        with self._evaluation(x), vectorised(False):
             found = self._learner.explained(self._params, self._task, ordinary(x))
         if self._classes is not None and "logits_by_step" in found:
             found["logits_by_step"] = found["logits_by_step"][..., : self._columns]
@@ -225,9 +225,15 @@ class FastModel:
         return float((found == targets.to(found.device)).double().mean())
 
     @contextlib.contextmanager
-    def _evaluation(self) -> Iterator[None]:
+    def _evaluation(self, x: torch.Tensor) -> Iterator[None]:
+        """The model in evaluation mode; what it raises on ``x`` becomes an error that names the shapes."""
         with ordinary_tensors(), evaluating(self._learner.model):
-            yield
+            try:
+                yield
+            except (DistmetaError, MemoryError, torch.OutOfMemoryError):
+                raise
+            except Exception as error:
+                raise _not_taken(self._learner, x, error) from error
 
     def _together(self, x: torch.Tensor) -> torch.Tensor:
         with vectorised(False):
@@ -371,6 +377,19 @@ def _require_fit(learner: Engine, params: Params, x: torch.Tensor, y: torch.Tens
             f"The targets are {kind_of(y)}, but the model of {name} has {outputs} outputs; expected floats "
             f"[n, {outputs}]. Give as many numbers per input as the model has outputs."
         )
+
+
+def _not_taken(learner: Engine, x: torch.Tensor, error: Exception) -> LearnerContractError:
+    """The error for inputs that the model fails on, most often of another shape than the training's."""
+    trained, seen = learner._input_shape, list(x.shape[1:])
+    if trained is not None and list(trained) != seen:
+        fix = f"expected {list(trained)}, as in the training. Scale or reshape the inputs."
+    else:
+        fix = "expected inputs that the model takes. Give inputs as in the training, or mend that line."
+    return LearnerContractError(
+        f"{type(learner).__name__} cannot compute with inputs of shape {seen}: {type(error).__name__}: "
+        f"{first_sentence(str(error))} ({line_of(error)}); {fix}"
+    )
 
 
 def _close(a: torch.Tensor, b: torch.Tensor) -> bool:

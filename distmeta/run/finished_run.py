@@ -57,6 +57,19 @@ def trained_checkpoints(
         return last, store.best(last)
 
 
+def unfinished(directory: RunDirectory, last: Checkpoint) -> str:
+    """What people should read of a run that did not end: its step of how many; empty for a finished one.
+
+    Args:
+        directory: of the run.
+        last: its last checkpoint.
+    """
+    record = directory.record
+    if record.status == "finished" or last.step >= record.iterations:
+        return ""
+    return f"step {last.step} of {record.iterations}, the run is not finished"
+
+
 @dataclass(frozen=True)
 class FinishedRun:
     """A run with a checkpoint, opened once: its job file run, its best parameters read.
@@ -90,6 +103,8 @@ class FinishedRun:
         job = directory.job(accept_changed=request is not None and request.accept_changed)
         say = None if request is None else request.place.say
         last, best = trained_checkpoints(directory, say)
+        if say is not None and (text := unfinished(directory, last)):
+            say(f"note: {text}")
         return cls(directory, job, last, best)
 
     def selection(self, request: EvaluationRequest) -> TaskSelection:

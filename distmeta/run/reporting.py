@@ -113,8 +113,9 @@ def collect(directory: RunDirectory, record: RunRecord | None = None) -> RunRepo
         facts = {}
     if left_out := facts.get("examples_left_out"):
         missing.append(
-            f"{left_out} of {left_out + len(facts['examples'])} example tasks are left out: the model takes too long "
-            "to answer them at the end of a run."
+            f"{left_out} of {left_out + len(facts['examples'])} example tasks are left out: answering them took more "
+            "than a minute at the end of the run. `distmeta resume RUN` answers them again, with the same result, once "
+            "the machine has time."
         )
     learner, tasks = nested.get("learner", {}), nested.get("tasks", {})
     name = record.dataset.name if record.dataset else tasks.get("kind", "")

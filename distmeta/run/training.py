@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from distmeta.config import flatten
-from distmeta.errors import ServerLost
+from distmeta.config import did_you_mean, flatten
+from distmeta.errors import ConfigError, ServerLost
 from distmeta.experiment.experiment import Experiment
 from distmeta.experiment.job import Job
 from distmeta.experiment.settings import Outer, Runtime
@@ -172,6 +172,14 @@ def train_learner(
     dotted = {
         key if "." in key or key in ("seed", "name") else f"outer.{key}": value for key, value in settings.items()
     }
+    known = experiment.keys()
+    for key, setting in zip(settings, dotted, strict=True):
+        if "." not in key and setting not in known:
+            plain = [name.removeprefix("outer.") for name in known if name.startswith("outer.")] + ["seed", "name"]
+            raise ConfigError(
+                f"train() has no setting {key!r}.{did_you_mean(key, plain)} Settings: {', '.join(plain)}; others by "
+                'dotted name, such as **{"runtime.workers": 2}.'
+            )
     place = place or Place(watch=_print_progress)
     result, (driver, best) = _run(experiment.with_overrides(dotted), run_dir, False, place)
     learner.adopt(driver.learner.model, best.layout.unflatten(best.learned))

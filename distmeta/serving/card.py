@@ -19,13 +19,16 @@ _NAMES = {
 }
 
 
-def card_text(card: Mapping[str, Any], learned_from: LearnedFrom, requirements: Iterable[str] = ()) -> str:
+def card_text(
+    card: Mapping[str, Any], learned_from: LearnedFrom, requirements: Iterable[str] = (), learned: str = ""
+) -> str:
     """The card, as ``README.md`` of the export.
 
     Args:
         card: facts about the run: name, learner, tasks, dataset, test result.
         learned_from: shapes and preprocessing of the training tasks.
         requirements: ``name==version`` of what loading needs.
+        learned: the task that the folder holds beside the learner, in words; empty where there is none.
 
     Example:
         >>> from distmeta.data.preprocessing import Preprocessing
@@ -37,6 +40,7 @@ def card_text(card: Mapping[str, Any], learned_from: LearnedFrom, requirements: 
     """
     learner, tasks, dataset = card.get("learner") or {}, card.get("tasks") or {}, card.get("dataset") or {}
     created = str(card.get("created", ""))[:10]
+    unfinished = _text(card.get("unfinished") or "")
     lines = [
         f"# {_text(card.get('name', ''))}",
         "",
@@ -44,6 +48,8 @@ def card_text(card: Mapping[str, Any], learned_from: LearnedFrom, requirements: 
         + (f" on {_text(created)}" if created else "")
         + f"; parameters of step {_text(card.get('step', ''))}, sha256 `{_code(card.get('params_sha256', ''))[:16]}`.",
         "",
+        *([f"**Note: {unfinished}.**", ""] if unfinished else []),
+        *([f"One task is learned already: `{_code(learned)}`.", ""] if learned else []),
         "| | |",
         "|---|---|",
         *_row("Takes", _takes(learned_from)),
@@ -66,8 +72,11 @@ def card_text(card: Mapping[str, Any], learned_from: LearnedFrom, requirements: 
         "```python",
         "import distmeta",
         "",
-        'predictor = distmeta.load(".")  # this folder',
-        *_use(learned_from),
+        *(
+            ['fast = distmeta.AdaptedModel.load(".")  # this folder, with the task', "fast.predict(new_ones)"]
+            if learned
+            else ['predictor = distmeta.load(".")  # this folder', *_use(learned_from)]
+        ),
         "```",
         "",
     ]

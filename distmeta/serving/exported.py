@@ -105,8 +105,12 @@ class Exported:
         except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
             raise FileDamaged(f"{folder / _EXPORT} is no export: {type(error).__name__}: {error}. {FIX}") from None
 
-    def files(self) -> dict[str, bytes]:
-        """The files of the export, by name."""
+    def files(self, *, learned: str = "") -> dict[str, bytes]:
+        """The files of the export, by name.
+
+        Args:
+            learned: what is learned of one task, for the card, where that is kept beside them.
+        """
         values = {
             "format": FORMAT,
             **self.learned_from.to_dict(),
@@ -123,7 +127,7 @@ class Exported:
             _PARAMS: save_tensors({name: p.detach().cpu().contiguous() for name, p in self.params.items()}),
             **{f"{_CODE}/{name}": source for name, source in self.code.items()},
             _REQUIREMENTS: "".join(f"{line}\n" for line in needed).encode(),
-            _CARD: card_text(self.card, self.learned_from, needed).encode(errors="backslashreplace"),
+            _CARD: card_text(self.card, self.learned_from, needed, learned).encode(errors="backslashreplace"),
         }
         if self.fixed:
             found[_FROZEN] = save_tensors(dict(self.fixed))

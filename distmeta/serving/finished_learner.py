@@ -9,7 +9,7 @@ from typing import Any
 from distmeta.errors import ConfigError
 from distmeta.learners.base import MetaLearner
 from distmeta.run.directory import RunDirectory
-from distmeta.run.finished_run import trained_checkpoints
+from distmeta.run.finished_run import trained_checkpoints, unfinished
 from distmeta.run.record import LearnedFrom
 from distmeta.runtime.checkpoint import Checkpoint
 from distmeta.serving.exported import Exported, fixed_tensors
@@ -55,6 +55,12 @@ class FinishedLearner:
         last, best = trained_checkpoints(directory)
         learned_from, seed = directory.record.learned_from, int(last.record["identity"]["seed"])
         if learner is None:
+            if directory.record.job is None:
+                raise ConfigError(
+                    f"{run_dir} was started from Python, without a job file that builds its model; expected the "
+                    "learner, made as it was for the training. Write distmeta.load(RUN_DIR, learner=LEARNER); for the "
+                    "command line, train it from a job file."
+                )
             experiment = directory.own_job().experiment
             learner = experiment.learner
             learned_from = learned_from or LearnedFrom.of(experiment)
@@ -104,7 +110,7 @@ class FinishedLearner:
     def card(self) -> Mapping[str, Any]:
         """JSON-ready facts about the run: what it is, what it was trained on, how well it did."""
         record, directory = self.directory.record, self.directory
-        settings = directory.settings
+        settings, text = directory.settings, unfinished(directory, self.last)
         return {
             "name": record.name,
             "created": record.created,
@@ -120,4 +126,5 @@ class FinishedLearner:
             "params_sha256": self.best.params_sha256,
             "test": dict(record.test) if record.test else None,
             "mlflow_run_id": directory.mlflow_run_id,
+            **({"unfinished": text} if text else {}),
         }

@@ -47,7 +47,7 @@ class KeptTask:
             FileDamaged: a file is not as it was written, or there is no task.
         """
         sealed = SealedFolder.open(folder, fix=_FIX)
-        if _TASK not in sealed.names:
+        if not holds_task(folder):
             raise FileDamaged(
                 f"{folder} has no learned task; expected the folder of AdaptedModel.save(). An export is loaded by "
                 "distmeta.load(folder)."
@@ -66,6 +66,15 @@ class KeptTask:
             )
         except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
             raise FileDamaged(f"{folder / _TASK} is no task: {type(error).__name__}: {error}. {_FIX}") from None
+
+
+def holds_task(folder: Path) -> bool:
+    """Return whether a whole folder was written by :meth:`distmeta.AdaptedModel.save`.
+
+    Raises:
+        FileDamaged: its list of files is not as it was written.
+    """
+    return _TASK in SealedFolder.open(folder, fix=_FIX).names
 
 
 def task_files(fast: FastModel, labels: Labels) -> dict[str, bytes]:
@@ -112,4 +121,4 @@ def _read_label(label: Any) -> Hashable:
     return found
 
 
-__all__ = ["KeptTask", "task_files"]
+__all__ = ["KeptTask", "holds_task", "task_files"]

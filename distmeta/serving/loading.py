@@ -8,6 +8,7 @@ from distmeta.errors import ConfigError
 from distmeta.learners.base import MetaLearner
 from distmeta.serving.exported import Exported, is_export
 from distmeta.serving.finished_learner import FinishedLearner
+from distmeta.serving.kept_task import holds_task
 from distmeta.serving.predictor import Predictor
 
 
@@ -22,12 +23,20 @@ def load(source: Path | str, *, learner: MetaLearner | None = None) -> Predictor
         learner: for a run that was started from Python, without a job file: the learner, as it was given then.
 
     Raises:
-        ConfigError: ``source`` is neither, or its job file does not run.
+        ConfigError: ``source`` is neither, or its job file does not run; or it is of :meth:`AdaptedModel.save`, which
+            :meth:`AdaptedModel.load` takes.
         CheckpointError: there is no whole checkpoint, or the model is not the one that was trained.
     """
     folder = place_of(source)
     if is_export(folder):
-        return Predictor.of(Exported.read(folder))
+        exported = Exported.read(folder)
+        if holds_task(folder):
+            raise ConfigError(
+                f"{source} holds a learned task, which a learner for new tasks would leave out; expected a run or an "
+                f'export. Write distmeta.AdaptedModel.load("{source}"): it answers about that task, and its .predictor '
+                "learns other ones."
+            )
+        return Predictor.of(exported)
     return FinishedLearner.open(folder, learner).predictor()
 
 

@@ -13,7 +13,7 @@ import torch
 
 from distmeta.data.pictures import MAX_PIXELS
 from distmeta.data.preprocessing import Preprocessing
-from distmeta.errors import ConfigError, DataError, LearnerContractError
+from distmeta.errors import ConfigError, DataError, LearnerContractError, listed
 from distmeta.learners.base import MetaLearner
 from distmeta.learners.fast_model import FastModel
 from distmeta.learners.functional import evaluating, ordinary_tensors
@@ -121,7 +121,13 @@ class Predictor:
     def __repr__(self) -> str:
         name, rows = self.card.get("name", ""), len(self.spec.input_shape) == 1
         shape = list(self.spec.input_shape if rows else self.preprocessing.input_shape)
-        return f"Predictor({type(self.learner).__name__}, {name!r}, inputs {shape})"
+        unfinished = f", {self.unfinished}" if self.unfinished else ""
+        return f"Predictor({type(self.learner).__name__}, {name!r}, inputs {shape}{unfinished})"
+
+    @property
+    def unfinished(self) -> str:
+        """``"step 250 of 1000, the run is not finished"``; empty for a finished run."""
+        return str(self.card.get("unfinished") or "")
 
     @property
     def most_classes(self) -> int | None:
@@ -298,6 +304,13 @@ class AdaptedModel:
         self.fast = fast
         self._labels = labels
 
+    def __repr__(self) -> str:
+        learner, count = type(self.predictor.learner).__name__, len(self.fast.support_x)
+        classes = self.classes_
+        learned = "targets" if classes is None else f"classes {listed(map(repr, classes.tolist()), 5)}"
+        of = f"{count} example{'' if count == 1 else 's'}"
+        return f"AdaptedModel({learner}, {self.predictor.card.get('name', '')!r}, {learned} from {of})"
+
     @property
     def classes_(self) -> Array | None:
         """The labels ``[N]``, in the order of the columns of :meth:`predict_proba`; ``None`` in regression."""
@@ -319,7 +332,7 @@ class AdaptedModel:
     def save(self, folder: Path | str) -> Path:
         """Write the learner and what it learned of this task as a new folder, without a pickle.
 
-        :meth:`load` gives the model back, with the same bits; :func:`distmeta.load` takes the folder as an export.
+        :meth:`load` gives the model back, with the same bits. Its ``predictor`` learns other tasks.
 
         Raises:
             ConfigError: the folder holds something, or cannot be written; the learner has no job file.
@@ -327,7 +340,7 @@ class AdaptedModel:
         """
         require_new(Path(folder))
         task = task_files(self.fast, self._labels)
-        return write_sealed(Path(folder), {**self.predictor.exported().files(), **task})
+        return write_sealed(Path(folder), {**self.predictor.exported().files(learned=repr(self)), **task})
 
     @classmethod
     def load(cls, folder: Path | str) -> AdaptedModel:

@@ -171,6 +171,12 @@ class TaskDistribution(config.Configurable, ABC):
         if any(flaws):  # the whole chunk is checked at once; only a bad one is searched for the task
             for ref, episode in zip(refs, drawn, strict=True):
                 self._require_valid_values(ref, episode)
+        spec = self.spec_of(refs[0].split)
+        if spec.kind == "classification" and (spec.outputs if spec.fewest is None else spec.fewest) < 2:
+            raise TaskContractError(
+                f"The tasks of {type(self).__name__} have one class, which leaves nothing to tell apart; expected two "
+                "or more. Draw the examples of a task from several classes, numbered from 0."
+            )
         return stacked
 
     def _require_shapes(self, ref: TaskRef, episode: Episode) -> None:

@@ -17,6 +17,7 @@ from distmeta.data.dataset import ClassSplit, ShardDataset
 from distmeta.data.encoding import seen_classes_warning
 from distmeta.data.preprocessing import Preprocessing
 from distmeta.data.shard_file import floats
+from distmeta.data.splits import advised_percentages, divide_again
 from distmeta.data.verifying import verify_once
 from distmeta.data.writer import IntArray
 from distmeta.errors import DataError, TaskContractError
@@ -80,7 +81,14 @@ class FewShot(TaskDistribution):
         within_group: Literal["none", "meta_train", "evaluation", "all"] = "none"
 
         @model_validator(mode="after")
-        def _no_bounds_without_effect(self) -> Self:
+        def _numbers_with_effect(self) -> Self:
+            for name in ("ways", "train_ways"):
+                ways = getattr(self, name)
+                if ways is not None and (ways[0] if isinstance(ways, tuple) else ways) < 2:
+                    raise ValueError(
+                        f"{name}={ways}: a task of one class has nothing to tell apart; expected 2 classes or more. "
+                        f"Set {name}=2 or more"
+                    )
             for name in _NUMBERS:
                 bounds, train = getattr(self, name), getattr(self, f"train_{name}")
                 if isinstance(bounds, tuple) and train is not None:
@@ -283,13 +291,10 @@ class FewShot(TaskDistribution):
         ways, shots, queries = self._numbers(split)
         train = "train_" if split == "meta_train" else ""
         if ways > data.classes * turns:
-            shared = [s for s in self.splits if self._numbers(s)[0] == ways]  # splits with the same setting
-            most, smallest = min((self._split(s).classes * self._turns(s), s) for s in shared)
-            limit = f"{most} or less" + (f" (all that {smallest} has)" if smallest != split else "")
             raise TaskContractError(
-                f"ways={ways} but {split} of '{self.dataset.name}' has {data.classes * turns} classes; expected at "
-                f"most that many. Set tasks.{train if self.config.train_ways else ''}ways={limit}, or use a larger "
-                "dataset."
+                f"ways={ways} but {split} of '{self.dataset.name}' has {data.classes * turns} "
+                f"class{'' if data.classes * turns == 1 else 'es'}; expected at least as many as ways. "
+                f"{self._fewer_ways(split, train)}"
             )
         if self._grouped(split):
             self._check_groups(split, ways)
@@ -300,6 +305,22 @@ class FewShot(TaskDistribution):
                 f"{data.counts[fewest]} examples; expected at most that many. Lower tasks.shots or tasks.queries"
                 f"{' (or tasks.train_shots, tasks.train_queries)' if train else ''}."
             )
+
+    def _fewer_ways(self, split: Split, train: str) -> str:
+        """What to change where a split has fewer classes than a task."""
+        ways = self._numbers(split)[0]
+        shared = [s for s in self.splits if self._numbers(s)[0] == ways]  # splits with the same setting
+        most, smallest = min((self._split(s).classes * self._turns(s), s) for s in shared)
+        key = f"tasks.{train if self.config.train_ways else ''}ways"
+        classes, provenance = {s: self.classes(s) for s in self.splits}, self.dataset.manifest.provenance
+        fewest = -(-ways // min(map(self._turns, shared)))
+        possible = advised_percentages(sum(classes.values()), fewest) is not None
+        if most < 2:  # no number of ways would do
+            again = divide_again(classes, fewest if possible else 2, provenance)
+            return again if possible else f"{again} Then set {key}=2."
+        which = f" (all that {smallest} has)" if smallest != split else ""
+        fix = f"Set {key}={most}{' or less' if most > 2 else ''}{which}, or use a larger dataset."
+        return f"{fix} {divide_again(classes, fewest, provenance)}" if possible else fix
 
     def _grouped(self, split: Split) -> bool:
         within = self.config.within_group
@@ -316,11 +337,12 @@ class FewShot(TaskDistribution):
             )
         smallest = min(groups, key=lambda name: len(groups[name]))
         if ways > len(groups[smallest]) * turns:
-            train = "train_" if split == "meta_train" else ""
+            train, most = "train_" if split == "meta_train" else "", len(groups[smallest]) * turns
+            fewer = f"tasks.{train}ways={most} or less, or " if most > 1 else ""
             raise TaskContractError(
                 f"{ways}-way tasks within a group, but group '{smallest}' of {split} has "
-                f"{len(groups[smallest]) * turns} classes; expected at least {ways}. Set tasks.{train}ways="
-                f"{len(groups[smallest]) * turns} or less, or another tasks.within_group."
+                f"{most} class{'' if most == 1 else 'es'}; expected at least {ways}. Set {fewer}another "
+                "tasks.within_group."
             )
 
     def _split(self, split: Split) -> ClassSplit:

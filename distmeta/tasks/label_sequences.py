@@ -7,12 +7,12 @@ later ones can be classified by remembering the label. Labels are assigned anew 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from distmeta import config
 from distmeta.data.dataset import ShardDataset
@@ -54,7 +54,7 @@ class LabelSequences(TaskDistribution):
         """The settings of :class:`LabelSequences`."""
 
         data: str = "glyphs"
-        ways: PositiveInt = 5
+        ways: Annotated[int, Field(ge=2)] = 5  # one class leaves nothing to tell apart
         length: PositiveInt = 50
         labels: Literal["one-hot", "strings"] = "one-hot"
         size: PositiveInt = 20

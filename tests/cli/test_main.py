@@ -100,6 +100,18 @@ def test_a_folder_of_images_becomes_a_dataset(run, pictures):
     assert run("data", "verify", "pics").out.startswith("OK: 10 classes, 40 images, 3 shards")
 
 
+def test_a_split_of_one_class_is_warned_of(run, pictures, tmp_path):
+    """Of eight classes, 64/16/20 leaves one for validation: the build was silent, and the job was refused."""
+    root = shutil.copytree(pictures, tmp_path / "in")
+    for name in "ij":
+        shutil.rmtree(root / name)
+    build = ("data", "build", "image-folder", "--from", root, "--size", 8)
+    shown = " ".join(run(*build, "--out", "pics", "--split", "64/16/20").out.split())
+    assert "warning: meta_validation has 1 class" in shown
+    assert "--split 50/25/25 gives each split at least 2 of the 8 classes" in shown
+    assert "warning" not in run(*build, "--out", "again", "--split", "50/25/25").out
+
+
 def test_what_is_left_out_of_a_folder_is_shown(run, pictures, tmp_path):
     """Options that mean something for folders only are refused elsewhere: they did nothing, in silence."""
     root = shutil.copytree(pictures, tmp_path / "in")

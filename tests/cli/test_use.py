@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import distmeta
+from distmeta.run.place import Place
 from helpers import run_command
 
 PICTURES = """
@@ -160,3 +161,40 @@ def test_what_cannot_be_is_named(place, words, message):
     assert done.code == 1
     assert message in done.err.replace("\n", " ")
     assert done.out == ""
+
+
+def test_a_run_that_was_cut_short_is_used_with_a_note(place, tmp_path):
+    """It answered as if it were done."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", list(sys.path))
+        job = distmeta.load_job(place / "rows.py")
+
+        def stop(event):
+            if event.kind == "step":
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            distmeta.meta_train(job, run_dir=tmp_path / "cut", place=Place(watch=stop))
+    text = "step 0 of 2, the run is not finished"
+    asked = run_command("predict", tmp_path / "cut", "--support", "train.csv", "--query", "new.csv", folder=place)
+    assert (asked.code, f"note: {text}" in asked.err) == (0, True)
+    exported = run_command("export", tmp_path / "cut", "--out", tmp_path / "out", "--json", folder=place)
+    assert (exported.code, f"note: {text}" in exported.err) == (0, True)
+    assert f"**Note: {text}.**" in (tmp_path / "out" / "README.md").read_text()
+    assert text in repr(distmeta.load(tmp_path / "out"))
+    evaluated = run_command("evaluate", tmp_path / "cut", "--backend", "local", "--tasks", 4, folder=place)
+    assert f"note: {text}" in evaluated.err + evaluated.out
+    whole = run_command("predict", place / "rows", "--support", "train.csv", "--query", "new.csv", folder=place)
+    assert "note:" not in whole.err
+
+
+def test_examples_of_one_class_are_answered_with_a_note(place, tmp_path):
+    """Everything is that class then, with 100 %: no answer at all."""
+    (tmp_path / "one.csv").write_text("x,y,z,label\n9,9,9,high\n8,9,9,high\n")
+    words = ("rows", "--support", tmp_path / "one.csv", "--query", "new.csv")
+    done = run_command("predict", *words, folder=place)
+    assert done.code == 0
+    assert "note: the support set has one class, 'high'" in done.err
+    assert (
+        "note:" not in run_command("predict", "rows", "--support", "train.csv", "--query", "new.csv", folder=place).err
+    )

@@ -34,7 +34,7 @@ def test_results_are_in_order(paths, workers, size):
             assert read.error == ""
         else:
             assert read.pixels is None
-            assert f"/{i}.png cannot be read" in read.error
+            assert f"/{i}.png does not exist" in read.error
 
 
 def test_few_are_read_ahead(paths, monkeypatch):

@@ -212,10 +212,17 @@ def test_unreadable(tmp_path, data, message):
         open_picture(tmp_path / "x.png")
 
 
-@pytest.mark.parametrize("path", ["nowhere.png", ".", "a\0b.png"])
+@pytest.mark.parametrize("path", [".", "a\0b.png"])
 def test_unreadable_paths(path):
     with pytest.raises(DataError, match="cannot be read as an image"):
         open_picture(path)
+
+
+def test_a_path_to_nothing(tmp_path, monkeypatch):
+    """It was "[Errno 2] No such file or directory"."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=rf"^nowhere\.png does not exist\. .* current folder is {tmp_path}\.$"):
+        open_picture("nowhere.png")
 
 
 @pytest.mark.parametrize("kind", FORMATS)

@@ -269,8 +269,13 @@ NAN[1, 4, 4] = np.nan
         (GREY, {"a": 1}, "are a dict; expected a list of pictures"),
         (GREY, iter([]), "expected a list of pictures"),
         (GREY, [photos(28, 28), 3], "Input 1 is a int; expected a path"),
-        (GREY, [photos(28, 28), "nowhere.png"], "Input 1: nowhere.png cannot be read"),
+        (
+            GREY,
+            [photos(28, 28), "nowhere.png"],
+            r"^nowhere\.png does not exist\. Correct the path; the current folder is /",
+        ),
         (GREY, [b"GIF89a"], "Input 0: the picture cannot be read"),
+        (GREY, [photos(28, 28), __file__], "^/.*test_preprocessing.py cannot be read as an image"),
         (GREY, torch.zeros(2, 28, 28).to_sparse(), "Give a dense tensor"),
         (INK, [np.full((28, 28), 150, np.uint8)], "Input 0 has a background of 150, neither dark"),
         (INK, [Image.new("L", (9, 9)), Image.new("L", (99, 99), 150)], "Input 1 has a background of 150"),
@@ -287,6 +292,13 @@ NAN[1, 4, 4] = np.nan
 def test_refused(made, value, message):
     with pytest.raises(DataError, match=message):
         made.inputs(value)
+
+
+def test_a_picture_file_is_called_by_its_path(tmp_path):
+    """The second of 20 was "Input 1", without its name."""
+    Image.new("L", (28, 28), 150).save(tmp_path / "grey.png")
+    with pytest.raises(DataError, match=rf"^{tmp_path}/grey\.png has a background of 150"):
+        INK.inputs([np.zeros((28, 28), np.uint8), tmp_path / "grey.png"])
 
 
 def test_the_limit_of_pixels():

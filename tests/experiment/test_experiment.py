@@ -37,7 +37,10 @@ def test_overrides_reach_every_part_and_leave_the_original():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"tasks.shot": 1}, "--set tasks.shot: there is no such setting. Did you mean 'tasks.shots'?"),
+        (
+            {"tasks.shot": 1},
+            "--set tasks.shot: there is no such setting. Did you mean 'tasks.shots'? Settings of tasks: ",
+        ),
         ({"outer.iteration": 1}, "Did you mean 'outer.iterations'?"),
         ({"learner": 1}, "--set learner: there is no such setting."),
         ({"tasks.shots": 0}, "Sinusoids setting 'shots' is 0"),

@@ -188,6 +188,7 @@ ROWS = [
     ),
     Row("NaN in data", TRAIN, (r"meta_test.00000\.arrow holds NaN", "Build the dataset again"), not_a_number),
     Row("more ways than classes", TRAIN + " --set tasks.ways=5", ("ways=5", "has 4 classes", r"Set tasks\.ways=4")),
+    Row("one way", TRAIN + " --set tasks.ways=1", ("FewShot: ways=1", "expected 2 classes or more", "Set ways=2")),
     Row(
         "more examples than a class has",
         TRAIN + " --set tasks.shots=5",
@@ -287,7 +288,16 @@ MODEL = Net()
     Row("unknown option", TRAIN + " --iterations 5", ("No such option", "--iterations")),
     Row("unknown command", "trian job.py", ("No such command 'trian'", "train")),
     # job files
-    Row("missing job file", "train nowhere.py", (r"no job file .*nowhere\.py", "expected a Python file")),
+    Row(
+        "a job of distmeta's own, elsewhere",
+        "train jobs/maml_glyphs.py",
+        (r"no job file jobs/maml_glyphs\.py in the current folder /", r"distmeta's own is /.*/maml_glyphs\.py"),
+    ),
+    Row(
+        "missing job file",
+        "train nowhere.py",
+        (r"no job file nowhere\.py in the current folder /", "expected a Python file", "Give its path"),
+    ),
     Row("not Python", "train job.txt", ("is not a Python file", r"ends in \.py"), write("job.txt", JOB)),
     Row(
         "an error deep in a library, where the job calls it wrongly",

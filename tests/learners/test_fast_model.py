@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from distmeta import MAML, MatchingNet, MetaLearner, MetaModule, ProtoNet, Reptile, Siamese, conv4, mlp
+from distmeta import MAML, FewShot, MatchingNet, MetaLearner, MetaModule, ProtoNet, Reptile, Siamese, conv4, mlp
 from distmeta.errors import LearnerContractError
 from distmeta.learners import find_learners
 from distmeta.learners.fast_model import FastModel
@@ -539,6 +539,19 @@ def test_a_label_that_the_support_set_lacks_is_refused(name):
 def test_what_cannot_be_labels_is_refused(labels, message):
     with pytest.raises(LearnerContractError, match=message):
         MAML(nn.Linear(4, 3)).adapt(torch.zeros(2, 4), labels)
+
+
+@pytest.mark.parametrize("kind", [MAML, ProtoNet, Reptile])
+def test_inputs_of_another_shape_than_the_training_s_are_named(kind, digits_dir, tmp_path):
+    """A picture of 32 by 32 was torch's own "mat1 and mat2 shapes cannot be multiplied"."""
+    learner = kind(nn.Sequential(nn.Flatten(), nn.Linear(64, 8 if kind is ProtoNet else 3)))
+    x, y = torch.rand(3, 1, 9, 9), torch.tensor([0, 1, 2])
+    match = rf"{kind.__name__} cannot compute with inputs of shape \[1, 9, 9\]: RuntimeError: mat1 and mat2"
+    with pytest.raises(LearnerContractError, match=match + r".* expected inputs that the model takes"):
+        learner.adapt(x, y).predict(x)
+    learner.train(FewShot(digits_dir, ways=3), iterations=1, run_dir=tmp_path / "run")
+    with pytest.raises(LearnerContractError, match=match + r".* expected \[1, 8, 8\], as in the training\. Scale"):
+        learner.adapt(x, y).predict(x)
 
 
 def test_an_empty_support_set_is_refused():

@@ -161,11 +161,6 @@ def test_train_works_where_only_the_algorithm_was_imported(tmp_path):
     assert done.stdout.split() == ["RunResult", "2"], done.stderr
 
 
-def test_train_refuses_an_unknown_setting_by_name(tmp_path):
-    with pytest.raises(ConfigError, match=r"Did you mean 'outer.iterations'"):
-        MAML(mlp((8,))).train(Sinusoids(), iteration=3, run_dir=tmp_path / "run")
-
-
 def test_a_learner_adopts_a_model_with_its_parameters():
     old, new = MyModel(4, 3), MyModel(4, 3)
     learner = MAML(old, inner_lr=0.5)
@@ -230,3 +225,14 @@ def test_what_the_algorithm_has_learned_of_its_own_is_where_a_second_training_be
     one = tasks.take(1)[0].episode
     fast = learner.adapt(one.support_x.double(), one.support_y)
     assert fast.logits(one.query_x.double()).dtype == torch.float64
+
+
+def test_an_unknown_keyword_of_train_is_called_what_it_is(tmp_path):
+    """It was called ``--set outer.iteration``, though no command line was there."""
+    learner = MAML(nn.Sequential(nn.Linear(1, 1)))
+    with pytest.raises(
+        ConfigError, match=r"^train\(\) has no setting 'iteration'\. Did you mean 'iterations'\?"
+    ) as caught:
+        learner.train(Sinusoids(), iteration=20, run_dir=tmp_path / "run")
+    assert "--set" not in str(caught.value)
+    assert not (tmp_path / "run").exists()

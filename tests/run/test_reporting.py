@@ -80,17 +80,27 @@ def test_the_examples_are_the_first_tasks_and_the_hardest_with_the_learner_s_own
         assert (sum(answers), len(answers)) == (one["right"], one["of"])
 
 
-def test_a_slow_model_answers_fewer_tasks_and_many_queries_are_cut_which_is_said(digits_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr("distmeta.run.example_tasks._SECONDS", -1.0)
+def test_tasks_that_take_too_long_are_left_out_with_the_remedy(digits_dir, tmp_path, monkeypatch):
+    experiment = digits(digits_dir, maml(), shots=2, queries=3)
+    with monkeypatch.context() as slow:
+        slow.setattr("distmeta.run.example_tasks._SECONDS", -1.0)
+        left_out = distmeta.meta_train(experiment, run_dir=tmp_path / "run")
+    assert re.search(r"[23] of [34] example tasks are left out: .*distmeta resume RUN", left_out.report.read_text())
+    again = distmeta.meta_train(experiment, run_dir=tmp_path / "run", resume=True)  # the remedy that the report names
+    assert "example tasks are left out" not in again.report.read_text()
+    assert len(RunDirectory.open(again.run_dir).report_facts()["examples"]) in (3, 4)
+    assert again.params_sha256 == left_out.params_sha256
+
+
+def test_many_queries_are_cut_which_is_said(digits_dir, tmp_path, monkeypatch):
     monkeypatch.setattr("distmeta.run.example_tasks._QUERIES", 6)
     monkeypatch.setattr("distmeta.run.example_tasks._SHOTS", 1)
     result = distmeta.meta_train(digits(digits_dir, maml(), shots=2, queries=3), run_dir=tmp_path / "run")
-    (one,) = RunDirectory.open(result.run_dir).report_facts()["examples"]
+    one = RunDirectory.open(result.run_dir).report_facts()["examples"][0]
     assert (one["of"], one["queries"], [len(c["queries"]) for c in one["classes"]]) == (6, 9, [2, 2, 2])
     page = result.report.read_text()
     assert f"{one['right']} of the first 6 right" in page
     assert "1 more support examples and 1 more queries not shown" in page
-    assert re.search(r"[23] of [34] example tasks are left out", page)
 
 
 def test_class_names_are_those_of_the_images(run, digits_dir):

@@ -225,6 +225,22 @@ def test_frozen_weights_and_statistics_go_along(carried):
     }
 
 
+def test_a_learned_task_is_not_left_out_in_silence(carried):
+    """``distmeta.load`` gave a learner that had forgotten the task; the card in the folder told to do so."""
+    folder = carried["MAML"].folder / "adapted"
+    with pytest.raises(ConfigError, match=r"holds a learned task, .* distmeta\.AdaptedModel\.load\(") as caught:
+        distmeta.load(folder)
+    fast = distmeta.AdaptedModel.load(folder)
+    assert f'("{folder}")' in str(caught.value)
+    assert repr(fast) == "AdaptedModel(MAML, 'maml', classes 'ant', 'bee', 'fly' from 6 examples)"
+    assert fast.predictor.adapt(np.zeros((2, 6), np.float32), ["x", "y"]).classes_.tolist() == ["x", "y"]
+    card = (folder / "README.md").read_text()
+    assert "One task is learned already: `AdaptedModel(MAML, 'maml', classes 'ant', 'bee', 'fly'" in card
+    assert 'fast = distmeta.AdaptedModel.load(".")' in card
+    assert "distmeta.load" not in card
+    assert 'distmeta.load(".")' in (carried["MAML"].export / "README.md").read_text()
+
+
 def test_damage_of_any_file_is_named(carried, tmp_path):
     shutil.copytree(carried["Frozen"].folder / "adapted", tmp_path / "a")
     read = [path for path in (tmp_path / "a").rglob("*") if path.is_file() and path.suffix not in (".md", ".txt")]

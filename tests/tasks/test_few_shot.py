@@ -52,7 +52,7 @@ def asked(draw):
     queries = draw(st.integers(1, ROWS - shots))
     rotations = draw(st.sampled_from(["none", "meta_train", "all"]))
     turns = 4 if rotations == "all" or (rotations == "meta_train" and split == "meta_train") else 1
-    ways = draw(st.integers(1, turns * len(SPLIT_OF[split])))
+    ways = draw(st.integers(2, turns * len(SPLIT_OF[split])))
     return split, turns, {"ways": ways, "shots": shots, "queries": queries, "rotations": rotations}
 
 
@@ -145,12 +145,14 @@ def test_classes_of_unequal_size_are_used_whole(tmp_path):
     [
         (
             {"ways": 5},
-            "ways=5 but meta_validation of 'arrays' has 4 classes; expected at most that many. Set tasks.ways=4",
+            "ways=5 but meta_validation of 'arrays' has 4 classes; expected at least as many as ways. Set tasks.ways=4 "
+            "or less, or use a larger dataset.",
         ),
         ({"ways": 17, "rotations": "all"}, "has 16 classes"),
         (
             {"ways": 11, "rotations": "none"},
-            "has 10 classes; expected at most that many. Set tasks.ways=4 or less (all that meta_validation has), or",
+            "has 10 classes; expected at least as many as ways. Set tasks.ways=4 or less (all that meta_validation "
+            "has), or",
         ),
         (
             {"ways": 4, "shots": 10, "queries": 3},
@@ -162,6 +164,25 @@ def test_settings_that_the_data_cannot_serve(data, config, message):
     with pytest.raises(TaskContractError) as caught:
         FewShot(data, **config).check()
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("ways", [5, 2])
+def test_a_split_of_one_class_is_no_reason_to_advise_one_way(tmp_path, ways):
+    x, y = coded_images(8)
+    from_arrays(x, y, tmp_path / "data", splits="64/16/20")
+    with pytest.raises(TaskContractError) as caught:
+        FewShot(tmp_path / "data", ways=ways).check()
+    assert f"ways={ways} but meta_validation of 'arrays' has 1 class; expected at least as many" in str(caught.value)
+    assert "splits=50/25/25 gives each split at least 2 of the 8 classes." in str(caught.value)
+    assert str(caught.value).endswith("Then set tasks.ways=2.") == (ways == 5), "five are too many for eight classes"
+    from_arrays(x, y, tmp_path / "again", splits="50/25/25")
+    FewShot(tmp_path / "again", ways=2).check()
+
+
+@pytest.mark.parametrize("settings", [{"ways": 1}, {"train_ways": 1}, {"ways": (1, 5)}, {"train_ways": (1, 5)}])
+def test_a_task_of_one_class_is_refused(settings):
+    with pytest.raises(ConfigError, match=r"FewShot: .*: a task of one class has nothing to tell apart; expected 2 cl"):
+        FewShot(**settings)
 
 
 def test_the_largest_settings_that_the_data_can_serve(data):

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 
 from distmeta import LabelSequences, TaskDistribution, from_arrays
-from distmeta.errors import TaskContractError
+from distmeta.errors import ConfigError, TaskContractError
 from distmeta.types import SPLITS, Episode, TaskRef, TaskSpec
 
 CLASSES, ROWS, SIZE = 12, 6, 4
@@ -46,7 +46,7 @@ def read(episode):
 @settings(max_examples=40, deadline=None)
 @given(
     st.sampled_from(SPLITS),
-    st.integers(1, 3),
+    st.integers(2, 3),
     st.integers(2, ROWS),
     st.sampled_from(["one-hot", "strings"]),
     st.sampled_from(["none", "meta_train", "all"]),
@@ -180,6 +180,11 @@ def test_settings_that_the_data_cannot_serve(data, config, message):
     with pytest.raises(TaskContractError, match=message.replace("meta_train", "meta_validation")):
         LabelSequences(data, **PLAIN | config).check_split("meta_validation")  # all that an evaluation checks
     LabelSequences(data, ways=3, length=18, **PLAIN).check()
+
+
+def test_one_class_is_refused():
+    with pytest.raises(ConfigError, match=r"LabelSequences setting 'ways' is 1: .* greater than or equal to 2"):
+        LabelSequences(ways=1, length=4)
 
 
 @pytest.mark.parametrize("shape", [(5,), (1, 4, 6)])

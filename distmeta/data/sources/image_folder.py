@@ -14,7 +14,7 @@ from distmeta.data.pictures import Pixels, Recipe
 from distmeta.data.remarks import Identical, Tally, record
 from distmeta.data.sources.image_layout import FolderClass, find_classes, no_classes_left
 from distmeta.data.writer import ClassImages, Progress, write_dataset
-from distmeta.errors import DataError
+from distmeta.errors import DataError, SplitLeak
 from distmeta.types import Split
 
 
@@ -56,7 +56,7 @@ def build_image_folder(
         ink: whether these are drawings on a plain background, light or dark. They become bright ink on 0, and are
             padded instead of cropped; a run trained on them does the same to what it is given.
         min_images: classes with fewer images are left out.
-        skip_corrupt: leave out pictures that cannot be read, instead of stopping at the first.
+        skip_corrupt: leave out pictures that cannot be read, instead of refusing the folder with all their names.
         allow_duplicates: write the dataset although pictures of two splits are identical.
         workers: processes that read, at most; by default one per CPU. The dataset does not depend on it.
         progress: called with (images read, images in total).
@@ -101,6 +101,10 @@ def build_image_folder(
         left: dict[Split, int] = {found.split: 0 for found in layout.classes}
         for found in layout.classes:
             images, names = reading.next_class(found)
+            if reading.refuses:  # what is wrong with the others is still looked for; nothing is kept of them
+                for name, pixels in zip(names, images, strict=True):
+                    identical.add(found.split, found.name, name, pixels)
+                continue
             if len(images) < min_images:
                 layout.small.add(f"{found.name} ({len(images)})")
                 continue
@@ -108,6 +112,8 @@ def build_image_folder(
                 identical.add(found.split, found.name, name, pixels)
             left[found.split] += 1
             yield ClassImages(found.split, found.name, np.stack(images))
+        if reading.refuses:
+            raise DataError(reading.refusal(identical, allow_duplicates))
         for name, count in left.items():
             if not count:
                 raise no_classes_left(name, min_images, layout.small)
@@ -139,6 +145,7 @@ class _Reading:
         self._done, self._total = 0, total
         self._progress = progress
         self._skip = skip_corrupt
+        self._error = ""
         self._first: tuple[str, tuple[int, ...]] | None = None
 
     def next_class(self, found: FolderClass) -> tuple[list[Pixels], list[str]]:
@@ -151,14 +158,29 @@ class _Reading:
                 self._progress(self._done, self._total)
             name = Path(path).relative_to(self._root).as_posix()
             if read.pixels is None:
-                if not self._skip:
-                    raise DataError(f"{read.error} Or leave such pictures out: --skip-corrupt (skip_corrupt=True).")
                 self.corrupt.add(name)
+                self._error = self._error or read.error
                 continue
             self._check(path, read.pixels)
             images.append(read.pixels)
             names.append(name)
         return images, names
+
+    @property
+    def refuses(self) -> bool:
+        """Whether there was a picture that cannot be read, which is not allowed."""
+        return bool(self.corrupt.count) and not self._skip
+
+    def refusal(self, identical: Identical, allow_duplicates: bool) -> str:
+        """Everything that is wrong with the pictures at once, so that nobody builds twice to find the next."""
+        count = self.corrupt.count
+        first = f"{count:,} pictures cannot be read: {self.corrupt.text()}. The first: " if count > 1 else ""
+        text = f"{first}{self._error} Or leave such pictures out: --skip-corrupt (skip_corrupt=True)."
+        try:
+            identical.check(allowed=allow_duplicates)
+        except SplitLeak as leak:
+            text += f" Besides, {leak.message}"
+        return text
 
     def close(self) -> None:
         """End the reading processes, if the reading was not finished."""

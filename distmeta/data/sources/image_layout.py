@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from distmeta.data.manifest import check_disjoint
 from distmeta.data.pictures import SUFFIXES
 from distmeta.data.remarks import Tally
-from distmeta.data.splits import split_by_lists, split_by_percent
+from distmeta.data.splits import advised_percentages, split_by_lists, split_by_percent
 from distmeta.data.writer import check_class_name
 from distmeta.errors import DataError
 from distmeta.types import SPLITS, Split
@@ -250,7 +250,8 @@ def _divide(
     if split is None:
         raise DataError(
             f"{root} has {len(classes)} class folders and no split folders. Say how to divide the classes: "
-            f"--split 64/16/20, or --split FILE.json with {{'meta_train': [...], 'meta_test': [...]}}."
+            f"--split {advised_percentages(len(classes), 2) or '34/33/33'}, or --split FILE.json with "
+            '{"meta_train": ["class", ...], "meta_test": ["class", ...]}.'
         )
     path = Path(split)
     if path.is_file():

@@ -166,13 +166,20 @@ def test_one_split_under_two_names(tmp_path):
     [
         (None, "--split 64/16/20"),
         ("50/50/50", "sum to 100"),
-        ("98/1/1", "leave none for meta_validation"),
+        ("98/1/1", "leave none for meta_validation.* such as 64/16/20"),
         ("lists.json", "does not exist"),
     ],
 )
 def test_bad_split(flat, tmp_path, split, message):
     with pytest.raises(DataError, match=message):
         build_image_folder(flat, tmp_path / "out", split=split)
+
+
+def test_the_file_of_lists_that_is_suggested_is_json(flat, tmp_path):
+    with pytest.raises(DataError) as caught:
+        build_image_folder(flat, tmp_path / "out")
+    suggested = str(caught.value)[str(caught.value).index("{") : str(caught.value).rindex("}") + 1]
+    assert set(json.loads(suggested.replace(", ...", ""))) == {"meta_train", "meta_test"}
 
 
 @pytest.mark.parametrize(
@@ -251,8 +258,9 @@ def test_small_classes(flat, tmp_path):
 def test_corrupt_pictures_can_be_skipped(flat, tmp_path):
     for c in (3, 5):
         (flat / f"class {c}" / "0.png").write_bytes(b"broken")
-    with pytest.raises(DataError, match=r"class \d/0.png cannot be read .* --skip-corrupt"):
+    with pytest.raises(DataError, match=r"class \d/0.png cannot be read .* --skip-corrupt") as caught:
         build_image_folder(flat, tmp_path / "1", split="60/20/20")
+    assert "2 pictures cannot be read: class" in str(caught.value), "all at once, not the next after each build"
     assert not (tmp_path / "1").exists(), "nothing half-written"
     manifest = build_image_folder(flat, tmp_path / "2", split="60/20/20", skip_corrupt=True)
     found = manifest.provenance["left out"]["corrupt"]
@@ -261,6 +269,23 @@ def test_corrupt_pictures_can_be_skipped(flat, tmp_path):
     smaller = build_image_folder(flat, tmp_path / "3", split="60/20/20", skip_corrupt=True, min_images=2)
     assert sorted(smaller.provenance["left out"]["fewer than 2 images"]["first"]) == ["class 3 (1)", "class 5 (1)"]
     assert sum(verify(tmp_path / "3").images.values()) == 16
+
+
+def test_corrupt_and_identical_pictures_are_named_in_one_message(tmp_path):
+    """Three builds were needed to hear of three bad files."""
+    for split, name in (("train", "a"), ("train", "b"), ("test", "c")):
+        save(tmp_path / "in" / split / name / "1.png", pixels(0 if name != "b" else 1))
+        save(tmp_path / "in" / split / name / "2.png", pixels(ord(name)))
+    (tmp_path / "in/train/a/3.png").write_bytes(b"broken")
+    (tmp_path / "in/train/b/4.png").write_bytes(b"broken")
+    with pytest.raises(DataError) as caught:
+        build_image_folder(tmp_path / "in", tmp_path / "out")
+    for text in ("2 pictures cannot be read: train/a/3.png, train/b/4.png.", "--skip-corrupt", "--allow-duplicates"):
+        assert text in str(caught.value)
+    assert "train/a/1.png = test/c/1.png" in str(caught.value)
+    with pytest.raises(DataError) as caught:
+        build_image_folder(tmp_path / "in", tmp_path / "out", allow_duplicates=True)
+    assert "--allow-duplicates" not in str(caught.value)
 
 
 def test_a_split_that_loses_all_its_classes(tmp_path):

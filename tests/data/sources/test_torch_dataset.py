@@ -146,7 +146,7 @@ def raising(i):
         (Items(lambda i: (X[i] / 255 - 0.5) / 0.2), "Item 0 is float64 from .* Undo the normalisation"),
         (Items(lambda i: X[i].astype(float)), "Item 0 is float64 .* Divide by 255"),
         (Items(lambda i: np.full((8, 8), np.nan)), "Item 0 has NaN"),
-        (Items(lambda i: "nowhere.png"), "Item 0: nowhere.png cannot be read"),
+        (Items(lambda i: "nowhere.png"), "Item 0: nowhere.png does not exist"),
         (Items(lambda i: {"a": 1}), "Item 0: the image is a dict; expected a PIL image"),
         (Items(lambda i: np.array(["a"])), "Item 0: the image is a <U1 array"),
         (Items(lambda i: np.zeros((5, 8, 8), np.uint8)), r"Item 0 has shape \[5, 8, 8\]; expected pictures"),
