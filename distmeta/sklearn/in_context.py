@@ -66,12 +66,14 @@ class _InContext(BaseEstimator):  # type: ignore[misc]  # no types there
         if spec.kind != self._kind or (spec.kind == "regression" and spec.outputs != 1):
             what = f"{name} for {spec.kind}" + (f" of {spec.outputs} targets" if spec.kind == "regression" else "")
             other = {"classification": "InContextClassifier", "regression": "InContextRegressor"}.get(spec.kind, "")
-            fix = "distmeta.load(source).adapt(X, Y)" if spec.kind == self._kind else f"distmeta.sklearn.{other}(source)"
+            fix = "distmeta.load(source).adapt(X, Y)" if spec.kind == self._kind else f"{other}(source)"
             wanted = "classes" if self._kind == "classification" else "one number"
             raise ConfigError(f"{self.source} is {what}; expected a learner of {wanted}. Use {fix}.")
         for name, least in (("n_estimators", 1), ("max_rows", 1)):
             value = getattr(self, name)
-            if not (isinstance(value, int | np.integer) and value >= least) and not (name == "max_rows" and value is None):
+            if not (isinstance(value, int | np.integer) and value >= least) and not (
+                name == "max_rows" and value is None
+            ):
                 raise ValueError(f"{name}={value!r} is no whole number from {least} on. Give one.")
         return predictor
 
@@ -79,8 +81,8 @@ class _InContext(BaseEstimator):  # type: ignore[misc]  # no types there
         """Read the table in each of its orders."""
         if self.max_rows is not None and len(X) > self.max_rows:
             warnings.warn(
-                f"X has {len(X):,} rows; each of the {self.n_estimators} members reads {self.max_rows:,} of them, drawn "
-                "at random. Give max_rows=None to read all, whose cost grows with the square of their number.",
+                f"X has {len(X):,} rows; each member reads {self.max_rows:,} of them, drawn at random. Give "
+                "max_rows=None to read all, at a cost that grows with the square of their number.",
                 stacklevel=3,
             )
         random = check_random_state(self.random_state)
