@@ -102,10 +102,22 @@ experiment = distmeta.Experiment(
 """
 
 
+TRANSFORMER = """
+import distmeta
+
+experiment = distmeta.Experiment(
+    learner=distmeta.InContext(distmeta.table_transformer(width=16, heads=2, layers=2), standardise="inputs"),
+    tasks=distmeta.Tables(features=(2, 4)),
+    outer=distmeta.Outer(iterations=2, meta_batch_size=4, lr=1e-2),
+    evaluation=distmeta.Evaluation(every=0, test_tasks=4),
+)
+"""
+
+
 def trained(folder: Path, kind: str) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "path", list(sys.path))
-        (folder / "job.py").write_text(MODELS + TASKS[kind] + END)
+        (folder / "job.py").write_text(TRANSFORMER if kind == "transformer" else MODELS + TASKS[kind] + END)
         distmeta.meta_train(distmeta.load_job(folder / "job.py"), run_dir=folder / "run")
     return folder / "run"
 
@@ -118,6 +130,12 @@ def classes(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def numbers(tmp_path_factory) -> Path:
     return trained(tmp_path_factory.mktemp("numbers"), "numbers")
+
+
+@pytest.fixture(scope="module")
+def transformer(tmp_path_factory) -> Path:
+    """Of the model that this is for, after two steps."""
+    return trained(tmp_path_factory.mktemp("transformer"), "transformer")
 
 
 def table(rows=60, columns=4, classes=3, seed=0):
@@ -201,6 +219,24 @@ def test_a_query_has_no_influence_on_another(classes, numbers):
         )
         beside = predict(np.concatenate([1e6 * x[:40], x[40:]]))[40:]
         np.testing.assert_allclose(beside, together, rtol=1e-5, atol=1e-5)
+
+
+def test_a_table_transformer_is_free_of_orders_padding_and_the_company_of_queries(transformer):
+    """One member is enough: nothing in the network depends on the order of columns or rows."""
+    x, y = table(columns=6)
+    random = np.random.default_rng(1)
+    rows, columns = random.permutation(40), random.permutation(6)
+
+    def predicted(support, labels, queries):
+        return InContextClassifier(transformer, n_estimators=1).fit(support, labels).predict_proba(queries)
+
+    expected = predicted(x[:40], y[:40], x[40:])
+    assert np.ptp(expected, axis=0).max() > 1e-3  # no constant, or all that follows would show nothing
+    close(predicted(x[:40][rows], y[:40][rows], x[40:]), expected)
+    close(predicted(x[:40, columns], y[:40], x[40:, columns]), expected)
+    padded = np.pad(x, ((0, 0), (0, 3)))
+    close(predicted(padded[:40], y[:40], padded[40:]), expected)
+    close(np.concatenate([predicted(x[:40], y[:40], row[None]) for row in x[40:]]), expected)
 
 
 def test_columns_of_another_unit_and_a_constant_one_change_nothing(classes, numbers):
@@ -300,6 +336,17 @@ def test_five_folds_of_wine_a_pickle_and_another_run_at_its_place(classes, numbe
     distmeta.export(numbers, tmp_path / "e")
     with pytest.raises(CheckpointMismatch, match="has other parameters than when fit was called"):
         pickle.loads(content).predict(x)
+
+
+def test_columns_of_a_data_frame_have_their_names(classes):
+    pandas = pytest.importorskip("pandas")
+    x, y = table()
+    frame = pandas.DataFrame(x, columns=list("abcd"))
+    found = InContextClassifier(classes).fit(frame, pandas.Series(y).map({0: "u", 1: "v", 2: "w"}))
+    assert found.feature_names_in_.tolist() == list("abcd")
+    assert set(found.predict(frame)) <= {"u", "v", "w"}
+    with pytest.raises(ValueError, match="feature names should match"):
+        found.predict(frame[list("dcba")])
 
 
 # -- hard tables -------------------------------------------------------------------------------------------------------

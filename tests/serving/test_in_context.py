@@ -1,4 +1,4 @@
-"""In-context learners of tables in use: any number of columns, and intervals of a regression, however they are asked."""
+"""In-context learners of tables in use: any number of columns, and intervals of a regression, wherever asked."""
 
 import json
 import sys
