@@ -98,7 +98,7 @@ COMMANDS = {
     "inspect": "run_dir --json",
     "report": "runs --json --out",
     "list": "--json",
-    "predict": "source --json --picture --query --support",
+    "predict": "source --json --picture --query --support --target",
     "reproduce": f"card --data --json --minutes --run-dir --set --show {PLACE} {TRACKING}",
     "resume": f"run_dir --changed-code --data --json --set {PLACE} {TRACKING}",
     "serve": "source --address --batch --batch-wait-ms --host --json --keep-minutes --max-batch --max-body "

@@ -29,6 +29,9 @@ def predict(
     query: Annotated[
         Path, typer.Option(metavar="DIR", help="What to ask about: pictures, folders as above, or a CSV file.")
     ],
+    target: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column of a CSV file that holds the label, or the number.")
+    ] = None,
     picture: Annotated[
         Path | None, typer.Option(metavar="OUT.png", help="Draw examples, queries and probabilities.")
     ] = None,
@@ -36,12 +39,12 @@ def predict(
 ) -> None:
     """Learn a new task from a few labelled examples, and answer about others.
 
-    CSV files begin with a line of names; the label is the column `label`, else the last one.
+    CSV files begin with a line of names; the label is the column of --target, else `label`, else the last one.
     """
     from distmeta.serving.examples import read_examples
 
-    known = read_examples(support, labelled=True)
-    asked = read_examples(query, labelled=False, like=known)
+    known = read_examples(support, labelled=True, target=target)
+    asked = read_examples(query, labelled=False, like=known, target=target)
     if picture is not None:
         _require_picture(picture, known.pictures)
     with watching(as_json) as view:
@@ -129,7 +132,14 @@ def _show(found: Answers, picture: Path | None) -> None:
 
     table = Table(box=box.SIMPLE_HEAD if console.out.is_terminal else None, pad_edge=False)
     known = found.query.labels
-    heads = ["input", *(["label", "probability", "runner-up", ""] if found.classes else ["value"])]
+    heads = [
+        "input",
+        *(
+            ["label", "probability", "runner-up", ""]
+            if found.classes
+            else ["value", *(["90 % interval"] if found.interval else [])]
+        ),
+    ]
     for head in (*heads, *(["true"] if known is not None else [])):
         table.add_column(head, overflow="fold", justify="right" if head in ("probability", "", "value") else "left")
     for row, name in enumerate(found.query.names):
@@ -139,6 +149,8 @@ def _show(found: Answers, picture: Path | None) -> None:
             cells = [name, label, _percent(first), *second]
         else:
             cells = [name, f"{found.values[row, 0]:.6g}"]
+            if found.interval is not None:
+                cells.append(" to ".join(f"{end[row, 0]:.6g}" for end in found.interval))
         wrong = known is not None and bool(found.classes) and known[row] != cells[1]
         if known is not None:
             cells.append(known[row])

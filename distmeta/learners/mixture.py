@@ -67,5 +67,10 @@ class Mixture(Predictive):
         """One part."""
         return Mixture([member.row(place) for member in self.members])
 
+    def joined(self, others: Sequence[Mixture]) -> Mixture:
+        """With others of as many members behind."""
+        behind = zip(*(other.members for other in others), strict=True)
+        return Mixture([one.joined(after) for one, after in zip(self.members, behind, strict=True)]) if others else self
+
 
 __all__ = ["Mixture"]

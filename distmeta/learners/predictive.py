@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Self
@@ -48,6 +49,10 @@ class Predictive(ABC):
     @abstractmethod
     def row(self, place: int | slice) -> Self:
         """The part at ``place`` of the first axis."""
+
+    @abstractmethod
+    def joined(self, others: Sequence[Self]) -> Self:
+        """These distributions and ``others``, one after the other along the first axis."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,11 @@ class Gaussian(Predictive):
     def row(self, place: int | slice) -> Gaussian:
         """One part."""
         return Gaussian(self.mean[place], self.scale[place])
+
+    def joined(self, others: Sequence[Gaussian]) -> Gaussian:
+        """With others behind."""
+        parts = [self, *others]
+        return Gaussian(torch.cat([one.mean for one in parts]), torch.cat([one.scale for one in parts]))
 
 
 @dataclass(frozen=True)
@@ -191,6 +201,12 @@ class Bars(Predictive):
         like = self.log_weights[..., 0]
         shift, spread = self.shift.expand_as(like), self.spread.expand_as(like)
         return Bars(self.log_weights[place], shift[place], spread[place])
+
+    def joined(self, others: Sequence[Bars]) -> Bars:
+        """With others behind."""
+        parts = [one.row(slice(None)) for one in (self, *others)]
+        values = (torch.cat([getattr(one, name) for one in parts]) for name in ("log_weights", "shift", "spread"))
+        return Bars(*values)
 
     @property
     def _bins(self) -> int:

@@ -142,7 +142,7 @@ class Answering:
             classes = fast.classes_
             if job.query_x is None:
                 return {"classes": None if classes is None else classes.tolist()}
-            values = _values(Answer(classes, fast.fast.logits(job.query_x).numpy()))
+            values = _values(Answer.of(fast.fast, job.query_x))
             if job.explain and classes is not None:
                 values["explanations"] = _explanations(fast.fast.explain(job.query_x), job.lesson.labels)
         except Exception as error:  # noqa: BLE001
@@ -164,7 +164,7 @@ def _asked(job: Job) -> torch.Tensor:
 def _values(answer: Answer) -> Values:
     _require_finite(answer.logits)
     if answer.classes is None:
-        return {"values": answer.logits.tolist()}
+        return answer.numbers
     return {
         "predictions": answer.predictions.tolist(),
         "classes": answer.classes.tolist(),

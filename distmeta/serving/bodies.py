@@ -86,7 +86,7 @@ class ClassesAnswer(pydantic.BaseModel):
 
 
 class PredictAnswer(pydantic.BaseModel):
-    """The answer about queries; of a regression ``values`` alone."""
+    """The answer about queries; of a regression ``values``, and ``intervals`` where there are any."""
 
     predictions: list[str | int] | None = None
     classes: list[str | int] | None = pydantic.Field(None, description="The columns of probabilities.")
@@ -97,6 +97,9 @@ class PredictAnswer(pydantic.BaseModel):
         "of classes, before and after each inner step.",
     )
     values: list[list[float]] | None = None
+    intervals: dict[str, Any] | None = pydantic.Field(
+        None, description="Of a learner that predicts distributions: coverage, a probability; low and high, as values."
+    )
 
 
 def described(kind: type[Any], settings: ServiceSettings) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from distmeta.config import did_you_mean
 from distmeta.errors import DataError
 
 if TYPE_CHECKING:
@@ -44,15 +45,18 @@ class Examples:
         return not self.columns
 
 
-def read_examples(source: Path | str, *, labelled: bool, like: Examples | None = None) -> Examples:
+def read_examples(
+    source: Path | str, *, labelled: bool, like: Examples | None = None, target: str | None = None
+) -> Examples:
     r"""Find examples; pictures are listed, not decoded.
 
     A folder holds a folder per class, or pictures without labels. A CSV file begins with a line of column names; the
-    label is the column ``label``, else the last one, and all other columns are numbers.
+    label is the column ``target``, else ``label``, else the last one, and all other columns are numbers.
 
     Args:
         source: a folder or a CSV file.
         labelled: whether every example must have a label.
+        target: name of the column that holds the labels, where it is a CSV file.
         like: the labelled examples that these are to be compared with; its columns are taken by name.
 
     Raises:
@@ -69,10 +73,12 @@ def read_examples(source: Path | str, *, labelled: bool, like: Examples | None =
     """
     path = Path(source)
     option = "--support" if labelled else "--query"
+    if target is not None and path.suffix.lower() != ".csv":
+        raise DataError(f"--target {target} is for a CSV file; {option} {path} is none. Leave --target out.")
     if os.path.isdir(path):
         found = _folder(path, labelled, option)
     elif os.path.isfile(path) and path.suffix.lower() == ".csv":
-        found = _table(path, labelled, option, None if like is None or like.pictures else like.columns)
+        found = _table(path, labelled, option, None if like is None or like.pictures else like.columns, target)
     elif os.path.isfile(path) and path.suffix.lower() in PICTURES and not labelled:
         found = Examples((path.name,), (path,), None)
     else:
@@ -134,7 +140,7 @@ def _no_pictures(option: str, folder: Path) -> DataError:
     return DataError(f"{option} {folder} holds no pictures ({endings}). Put some there, or leave the folder out.")
 
 
-def _table(path: Path, labelled: bool, option: str, columns: tuple[str, ...] | None) -> Examples:
+def _table(path: Path, labelled: bool, option: str, columns: tuple[str, ...] | None, target: str | None) -> Examples:
     rows = _rows(path)
     header = [name.strip() for name in rows[0]] if rows else []
     if len(rows) < 2:
@@ -145,7 +151,11 @@ def _table(path: Path, labelled: bool, option: str, columns: tuple[str, ...] | N
         raise DataError(
             f"{path}, line 1 is numbers; expected the names of the columns, such as x1,x2,{_LABEL}. Add that line."
         )
-    label = _label_column(header, labelled, columns)
+    if target is not None and labelled and target not in header:
+        raise DataError(
+            f"{path} has no column {target!r}.{did_you_mean(target, header)} Its columns are {', '.join(header[:8])}."
+        )
+    label = _label_column(header, labelled, columns, target)
     names = columns or tuple(name for name in header if name != label)
     missing = [name for name in names if name not in header]
     if missing or not names:
@@ -171,8 +181,10 @@ def _table(path: Path, labelled: bool, option: str, columns: tuple[str, ...] | N
     return Examples(tuple(f"line {line}" for line in range(2, len(rows) + 1)), values, labels, names)
 
 
-def _label_column(header: list[str], labelled: bool, columns: tuple[str, ...] | None) -> str | None:
+def _label_column(header: list[str], labelled: bool, columns: tuple[str, ...] | None, target: str | None) -> str | None:
     """The name of the column of labels: ``label``, else the last one; ``None`` where queries have none."""
+    if target is not None:
+        return target if target in header else None
     if _LABEL in header:
         return _LABEL
     if labelled:

@@ -167,7 +167,9 @@ def _signature() -> Any:
 
     options = Object([Property("transductive", DataType.boolean, required=False)])
     inputs = [ColSpec(options if key == "options" else AnyType(), key, required=False) for key in KEYS]
-    outputs = [ColSpec(AnyType(), key, required=False) for key in ("labels", "classes", "probabilities", "values")]
+    outputs = [
+        ColSpec(AnyType(), key, required=False) for key in ("labels", "classes", "probabilities", "values", "intervals")
+    ]
     return ModelSignature(Schema(inputs), Schema([*outputs, ColSpec(AnyType(), "outputs", required=False)]))
 
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from distmeta.errors import DataError
 from distmeta.serving.json_pixels import pixels_of
 from distmeta.serving.predictor import Predictor
+from distmeta.serving.together import Answer
 
 MAX_PIXELS = 16_000_000
 """Width times height of a picture of a request, at most."""
@@ -35,7 +36,8 @@ def answered(predictor: Predictor, request: Mapping[str, Any]) -> dict[str, Any]
             text. ``options``: ``{"transductive": true}``. For learners of sequences ``sequence`` alone.
 
     Returns:
-        ``labels [B]``, ``classes [N]``, ``probabilities [B, N]``; in regression ``values [B, D]``; for a sequence
+        ``labels [B]``, ``classes [N]``, ``probabilities [B, N]``; in regression ``values [B, D]``, and where the
+        learner predicts distributions ``intervals`` (``coverage``, ``low [B, D]``, ``high [B, D]``); for a sequence
         ``outputs [L, outputs]``.
 
     Raises:
@@ -69,7 +71,7 @@ def answered(predictor: Predictor, request: Mapping[str, Any]) -> dict[str, Any]
     labels = _labels(names[1], given[names[1]], predictor)
     fast = predictor.learner.adapt(support_x, labels, transductive=transductive, params=predictor.params)
     if fast.classes_ is None:
-        return {"values": np.asarray(fast.predict(query_x)).tolist()}
+        return Answer.of(fast, query_x).numbers
     probabilities = fast.predict_proba(query_x).numpy()
     classes = fast.classes_.tolist()
     return {
@@ -81,7 +83,7 @@ def answered(predictor: Predictor, request: Mapping[str, Any]) -> dict[str, Any]
 
 def example(predictor: Predictor) -> dict[str, Any]:
     """A small request that the learner answers."""
-    random, shape = np.random.default_rng(0), predictor.preprocessing.input_shape
+    random, shape = np.random.default_rng(0), predictor.input_shape
     spec, made = predictor.spec, predictor.preprocessing
     if spec.kind == "sequence":
         return {"sequence": random.integers(0, 2, (4, *spec.input_shape)).astype(float).tolist()}

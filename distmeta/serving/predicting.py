@@ -12,6 +12,7 @@ import numpy.typing as npt
 from distmeta.errors import ConfigError, DataError
 from distmeta.serving.examples import Examples
 from distmeta.serving.predictor import Predictor
+from distmeta.serving.together import COVERAGE, Answer
 
 Array = npt.NDArray[Any]
 
@@ -28,6 +29,7 @@ class Answers:
         values: probabilities ``[B, N]``; in regression the values ``[B, 1]``.
         support_x: prepared inputs ``[S, ...]``, as the network saw them.
         query_x: prepared inputs ``[B, ...]``.
+        interval: lower and upper ends ``[B, 1]`` of a regression's intervals; ``None`` where there are none.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Answers:
     values: Array
     support_x: Array = field(repr=False)
     query_x: Array = field(repr=False)
+    interval: tuple[Array, Array] | None = field(default=None, repr=False)
 
     @property
     def labels(self) -> list[str]:
@@ -65,6 +68,8 @@ class Answers:
                 one |= {"label": ranked[0][0], "probabilities": dict(ranked)}
             else:
                 one |= {"value": float(self.values[row, 0])}
+                if self.interval is not None:
+                    one["interval"] = [float(end[row, 0]) for end in self.interval]
             if self.query.labels is not None:
                 one["true"] = self.query.labels[row] if self.classes else float(self.query.labels[row])
             rows.append(one)
@@ -73,6 +78,8 @@ class Answers:
             "classes": list(self.classes),
             "support": len(self.support.names),
         }
+        if self.interval is not None:
+            found["coverage"] = COVERAGE
         if self.accuracy is not None:
             found["accuracy"] = self.accuracy
         return {**found, "answers": rows}
@@ -88,6 +95,7 @@ def answer(predictor: Predictor, support: Examples, query: Examples) -> Answers:
     """
     spec, labels = predictor.spec, support.labels or ()
     classes: tuple[str, ...] = ()
+    interval: tuple[Array, Array] | None = None
     if spec.kind == "sequence":
         raise ConfigError(
             f"{predictor} reads sequences that hold their labels; expected a learner with a support set. Use "
@@ -104,13 +112,14 @@ def answer(predictor: Predictor, support: Examples, query: Examples) -> Answers:
         for label, name in zip(query.labels or (), query.names, strict=False):
             _target(label, name)
         fast = predictor.learner.adapt(support_x, targets.astype(np.float32), params=predictor.params)
-        values = np.asarray(fast.predict(query_x))
+        found = Answer.of(fast, query_x)
+        values, interval = found.logits, found.interval
     else:
         fast = predictor.learner.adapt(support_x, list(labels), params=predictor.params)
         assert fast.classes_ is not None
         values, classes = fast.predict_proba(query_x).numpy(), tuple(str(label) for label in fast.classes_.tolist())
     name = str(predictor.card.get("name", ""))
-    return Answers(name, support, query, classes, values, support_x.numpy(), query_x.numpy())
+    return Answers(name, support, query, classes, values, support_x.numpy(), query_x.numpy(), interval)
 
 
 def _given(examples: Examples) -> Sequence[Any] | Array:

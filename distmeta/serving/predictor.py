@@ -18,6 +18,7 @@ from distmeta.learners.base import MetaLearner
 from distmeta.learners.fast_model import FastModel
 from distmeta.learners.functional import evaluating, ordinary_tensors
 from distmeta.learners.labels import Labels
+from distmeta.learners.predictive import Predictive
 from distmeta.serving.exported import Exported
 from distmeta.serving.kept_task import KeptTask, task_files
 from distmeta.serving.sealed import require_new, write_sealed
@@ -119,15 +120,25 @@ class Predictor:
         return self._exported()
 
     def __repr__(self) -> str:
-        name, rows = self.card.get("name", ""), len(self.spec.input_shape) == 1
-        shape = list(self.spec.input_shape if rows else self.preprocessing.input_shape)
-        unfinished = f", {self.unfinished}" if self.unfinished else ""
-        return f"Predictor({type(self.learner).__name__}, {name!r}, inputs {shape}{unfinished})"
+        name, unfinished = self.card.get("name", ""), f", {self.unfinished}" if self.unfinished else ""
+        return f"Predictor({type(self.learner).__name__}, {name!r}, inputs {list(self.input_shape)}{unfinished})"
 
     @property
     def unfinished(self) -> str:
         """``"step 250 of 1000, the run is not finished"``; empty for a finished run."""
         return str(self.card.get("unfinished") or "")
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input, as the network was built for it."""
+        # The preprocessing is that of the test, whose tables may have other numbers of columns than the training's.
+        rows = self.learner.model_kind == "set" and len(self.spec.input_shape) == 1
+        return self.spec.input_shape if rows else self.preprocessing.input_shape
+
+    @property
+    def any_columns(self) -> bool:
+        """Whether rows may have more columns than those of the training."""
+        return self.learner.model_kind == "set" and len(self.input_shape) == 1 and self._takes(self.input_shape[0] + 1)
 
     @property
     def most_classes(self) -> int | None:
@@ -143,7 +154,7 @@ class Predictor:
         Raises:
             DataError: the network takes another number; or its inputs are no rows.
         """
-        shape = self.spec.input_shape  # the network's: those of the preprocessing are the test's
+        shape = self.input_shape
         if len(shape) != 1:
             raise DataError(f"{self!r} takes inputs of shape {list(shape)}; expected a learner of rows of numbers.")
         if count == shape[0] or self._takes(count):
@@ -151,8 +162,8 @@ class Predictor:
         if self.spec.padded and count < shape[0]:
             return shape[0]
         raise DataError(
-            f"The rows have {count} numbers; {self!r} takes {shape[0]}. Choose as many columns, or meta-train a "
-            "network that takes any number, such as table_transformer()."
+            f"The rows have {count} numbers; {self!r} takes {shape[0]}. Choose as many columns, or meta-train a model "
+            "that takes any number, such as table_transformer()."
         )
 
     def inputs(self, given: Any, *, max_pixels: int = MAX_PIXELS) -> torch.Tensor:
@@ -235,8 +246,7 @@ class Predictor:
     def _answer(self, question: Question) -> Answer:
         """The answer to one question alone."""
         fast = self.learner.adapt(question.support_x, question.labels, params=self.params)
-        classes = fast.classes_
-        return Answer(None if classes is None else np.asarray(classes), fast.logits(question.query_x).numpy())
+        return Answer.of(fast, question.query_x)
 
     def run(self, sequence: Any) -> Array:
         """The model's output at each step of a sequence that holds its labels, for NTM and MANN.
@@ -328,6 +338,29 @@ class AdaptedModel:
     def predict_proba(self, images: Any) -> Array:
         """Probabilities ``[B, N]``, columns in the order of :attr:`classes_`; rows sum to 1."""
         return np.asarray(self.fast.predict_proba(self.predictor.inputs(images)))
+
+    def predict_distribution(self, images: Any) -> Predictive:
+        """The distributions of the targets ``[B, D]``: mean, scale, quantiles and densities, as tensors.
+
+        Raises:
+            LearnerContractError: the learner predicts no distribution, or the task is a classification.
+        """
+        return self.fast.predict_distribution(self.predictor.inputs(images))
+
+    def predict_interval(self, images: Any, coverage: float = 0.9) -> tuple[Array, Array]:
+        """Lower and upper ends, each ``[B, D]``, of the central interval that holds a target with some probability.
+
+        Args:
+            images: as :meth:`predict` takes them.
+            coverage: the probability, above 0 and below 1.
+
+        Raises:
+            LearnerContractError: as :meth:`predict_distribution`; or ``coverage`` is no such probability.
+        """
+        if not 0 < coverage < 1:
+            raise LearnerContractError(f"coverage={coverage} is no probability above 0 and below 1. Give one, as 0.9.")
+        found = self.predict_distribution(images)
+        return found.quantile(0.5 - coverage / 2).numpy(), found.quantile(0.5 + coverage / 2).numpy()
 
     def save(self, folder: Path | str) -> Path:
         """Write the learner and what it learned of this task as a new folder, without a pickle.

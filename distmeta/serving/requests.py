@@ -109,7 +109,15 @@ def inputs_of(name: str, given: Sequence[Any], predictor: Predictor, settings: S
             "them down, or start the service with a larger --max-pixels.",
         )
     most = settings.max_pixels
-    return torch.cat([_prepared(f"{name}[{index}]", item, predictor, most) for index, item in enumerate(decoded)])
+    prepared = [_prepared(f"{name}[{index}]", item, predictor, most) for index, item in enumerate(decoded)]
+    for index, x in enumerate(prepared):
+        if x.shape != prepared[0].shape:  # rows, where the network takes any number of columns
+            raise Refused(
+                422,
+                f"{name}[{index}] has {x.shape[-1]} numbers, {name}[0] has {prepared[0].shape[-1]}; expected as many "
+                "in all rows. Repair it.",
+            )
+    return torch.cat(prepared)
 
 
 def _require_few(name: str, given: Sequence[Any], settings: ServiceSettings) -> None:
@@ -179,7 +187,7 @@ def _decoded(place: str, item: Any, predictor: Predictor) -> bytes | np.ndarray[
             raise Refused(
                 422,
                 f"{place} is a string; this model takes numbers, expected lists of shape "
-                f"{list(predictor.preprocessing.input_shape)}.",
+                f"{list(predictor.input_shape)}.",
             )
         return _file(place, item)
     if not isinstance(item, list):

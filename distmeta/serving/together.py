@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from distmeta.learners.base import MetaLearner
-from distmeta.learners.fast_model import require_examples
+from distmeta.learners.fast_model import FastModel, require_examples
 from distmeta.learners.functional import evaluating, ordinary_tensors
 from distmeta.learners.labels import Classes, Labels, is_regression
 from distmeta.types import Episode, Params
@@ -22,6 +22,10 @@ from distmeta.types import Episode, Params
 Array = npt.NDArray[Any]
 
 _AT_ONCE = 2**17  # numbers of the inputs of one call: beyond it memory grows, and the time per task hardly falls
+
+
+COVERAGE = 0.9
+"""Probability of the intervals that go with the answers of a regression."""
 
 
 class Question(NamedTuple):
@@ -45,6 +49,8 @@ class Answer:
     Args:
         classes: the labels ``[N]``; ``None`` in regression.
         logits: ``[M, N]``; in regression the values ``[M, D]``.
+        interval: lower and upper ends ``[M, D]`` of the central interval of probability :data:`COVERAGE`; ``None`` of
+            classes, and of learners that predict values alone.
 
     Example:
         >>> answer = Answer(np.array(["ant", "cat"]), np.array([[0.0, 2.0]]))
@@ -54,6 +60,26 @@ class Answer:
 
     classes: Array | None
     logits: Array
+    interval: tuple[Array, Array] | None = None
+
+    @classmethod
+    def of(cls, fast: FastModel, query_x: torch.Tensor) -> Answer:
+        """What an adapted model answers about queries ``[M, ...]``."""
+        classes = None if fast.classes_ is None else np.asarray(fast.classes_)
+        if not fast.has_distributions:
+            return cls(classes, fast.logits(query_x).numpy())
+        found = fast.predict_distribution(query_x)
+        low, high = (found.quantile(0.5 + side * COVERAGE / 2).numpy() for side in (-1, 1))
+        return cls(None, found.mean.numpy(), (low, high))
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """Of a regression, ready for JSON: ``values``, and ``intervals`` where there are any."""
+        found: dict[str, Any] = {"values": self.logits.tolist()}
+        if self.interval is not None:
+            low, high = self.interval
+            found["intervals"] = {"coverage": COVERAGE, "low": low.tolist(), "high": high.tolist()}
+        return found
 
     @property
     def predictions(self) -> Array:
@@ -161,4 +187,4 @@ def _filled(x: torch.Tensor, count: int) -> torch.Tensor:
     return torch.cat([x, x[-1:].expand(count - len(x), *x.shape[1:])])
 
 
-__all__ = ["Answer", "Question", "Together"]
+__all__ = ["COVERAGE", "Answer", "Question", "Together"]

@@ -225,7 +225,8 @@ class _Service:
                 "learner": type(predictor.learner).__name__,
                 "kind": predictor.spec.kind,
                 "inputs": {
-                    "shape": list(made.input_shape),
+                    "shape": list(predictor.input_shape),
+                    "any_columns": predictor.any_columns,
                     "pictures": made.pictures,
                     "ink": made.ink,
                     "dtype": made.dtype,

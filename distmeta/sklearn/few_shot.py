@@ -139,7 +139,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         """Inputs as the learner takes them."""
         if not _rows(predictor):
             return predictor.inputs(X)
-        (takes,) = predictor.preprocessing.input_shape
+        (takes,) = predictor.input_shape
         has = X.shape[1]
         if has > takes or (has < takes and not self.pad_features):
             fix = "Choose as many columns" if has > takes else "Give pad_features=True if it was trained on such rows"

@@ -83,8 +83,8 @@ class _InContext(BaseEstimator):  # type: ignore[misc]  # no types there
         """Read the table in each of its orders."""
         if self.max_rows is not None and len(X) > self.max_rows:
             warnings.warn(
-                f"X has {len(X):,} rows; each of the {self.n_estimators} members reads {self.max_rows:,} of them, "
-                "drawn at random. Give max_rows=None to read all, whose cost grows with the square of their number.",
+                f"X has {len(X):,} rows; each member reads {self.max_rows:,} of them, drawn at random. Give "
+                "max_rows=None to read all, at a cost that grows with the square of their number.",
                 stacklevel=3,
             )
         random = check_random_state(self.random_state)

@@ -509,7 +509,8 @@ def test_pages_load_nothing_from_elsewhere(web, path):
 def test_model_tells_what_is_served(web, maml):
     found = web.ask("GET", "/model").json
     assert (found["name"], found["learner"], found["most_classes"]) == ("small_protonet", "ProtoNet", None)
-    assert found["inputs"] == {"shape": [1, SIDE, SIDE], "pictures": True, "ink": False, "dtype": "uint8"}
+    inputs = {"shape": [1, SIDE, SIDE], "any_columns": False, "pictures": True, "ink": False, "dtype": "uint8"}
+    assert found["inputs"] == inputs
     assert found["limits"]["max_examples"] == 40
     assert found["test"]["accuracy"] == 0.9
     assert maml.ask("GET", "/model").json["most_classes"] == 3
