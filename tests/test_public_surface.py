@@ -92,8 +92,8 @@ COMMANDS = {
     "data encode": "dataset --batch --device --encoder --encoder-classes --json --out --workers",
     "data inspect": "directory --json",
     "data verify": "directory --json",
-    "evaluate": "run_dir --against --changed-code --controls --data --inner-steps --json --lengths --seed --set --shots --split "
-    f"--tasks {PLACE}",
+    "evaluate": "run_dir --against --changed-code --controls --data --inner-steps --json --lengths --seed --set "
+    f"--shots --split --tasks {PLACE}",
     "export": "run_dir --alias --json --out --register --requirement --tracking-uri",
     "inspect": "run_dir --json",
     "report": "runs --json --out",
