@@ -279,7 +279,7 @@ MODEL = Net()
     Row(
         "unknown choice",
         TRAIN + " --set outer.optimizer=adma",
-        ("'optimizer' is 'adma'", "'adam', 'adamw', 'rmsprop' or 'sgd'"),
+        ("'optimizer' is 'adma'", "'adam', 'adamw', 'rmsprop', 'schedulefree' or 'sgd'"),
     ),
     Row("no equals sign", TRAIN + " --set tasks.ways", ("has no '='", "expected key=value")),
     Row("a key twice", TRAIN + " --set seed=1 --set seed=2", ("'seed' twice", "give it once")),

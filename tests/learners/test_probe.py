@@ -286,7 +286,7 @@ def test_what_vmap_cannot_take_is_looped_with_a_message_and_the_same_numbers(mod
     for name, part in whole.gradient.items():
         torch.testing.assert_close(part, sum(one.gradient[name] for one in apart))
     evaluated = found.learner.for_evaluation().evaluate(theta, episodes)
-    assert set(evaluated) == {"loss", "accuracy", "accuracy_non_transductive"}
+    assert set(evaluated) == {"loss", "accuracy", "accuracy_non_transductive", "nll", "roc_auc"}
     assert all(values.shape == (2,) and bool(torch.isfinite(values).all()) for values in evaluated.values())
 
 
