@@ -16,7 +16,7 @@ from torch import nn
 import distmeta
 from distmeta.figures.learner_pictures import _used_rows, draw
 from distmeta.learners.inner_loop import adaptation_curve
-from distmeta.learners.pictures import Attention, Curves, Fit, Gallery, Heatmaps
+from distmeta.learners.pictures import Attention, Curves, Fit, Gallery, Heatmaps, Reliability
 from distmeta.seeding import rng
 from distmeta.types import TaskRef
 
@@ -45,6 +45,20 @@ def test_a_fit_shows_the_curve_the_points_and_both_predictions(tmp_path):
     fit = Fit("one sinusoid", support, np.sin(support), x, np.sin(x), 0.1 * x, np.sin(x) + 0.3)
     picture = pixels(draw(fit, tmp_path / "plots" / "sine.png"))
     assert all(has(picture, colour) for colour in (BLUE, RED, (0x8A, 0x8F, 0x98)))
+
+
+def test_a_reliability_picture_has_points_where_there_are_predictions(tmp_path):
+    def drawn(observed, count, name):
+        bins = np.arange(4) / 4 + 0.125
+        return pixels(draw(Reliability("t", bins, observed, [0.01] * 4, count, "x", "y", "note"), tmp_path / name))
+
+    full, same = (drawn([0.1, 0.3, 0.6, 0.9], [5, 5, 5, 5], name) for name in ("a.png", "b.png"))
+    empty = drawn([0.1, 0.3, 0.6, 0.9], [5, 0, 5, 5], "c.png")
+    unlike = drawn([0.1, 0.9, 0.6, 0.9], [5, 0, 5, 5], "d.png")
+    assert has(full, BLUE)
+    assert (full == same).all()
+    assert (full != empty).any()
+    assert (empty == unlike).all()  # the share of an empty bin is no number
 
 
 def test_curves_have_a_panel_per_kind_of_number(tmp_path):

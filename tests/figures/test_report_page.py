@@ -21,7 +21,7 @@ from distmeta.figures.report_record import Pairing, RunReport, ShownPicture
 from distmeta.figures.svg import Series
 from distmeta.figures.thumbnails import file_address, matrix_address, picture_address
 from distmeta.intervals import EvaluationReport, paired
-from distmeta.learners.pictures import Attention, Curves, Fit, Gallery, Heatmaps
+from distmeta.learners.pictures import Attention, Curves, Fit, Gallery, Heatmaps, Reliability
 
 HOSTILE = """<script>alert(1)</script>"'&{{ 7*7 }}"""
 
@@ -383,6 +383,10 @@ def test_thumbnails_are_small_and_keep_colours_and_blanks():
         ),
         (Heatmaps("t", "time", {"memory": np.zeros((3, 5))}), "memory (3 rows, 5 columns)"),
         (Gallery("t", np.zeros((2, 2, 1, 4, 4)), [["", ""]] * 2, [True, False]), "2 rows of 2 pictures, 1 of the 2"),
+        (
+            Reliability("t", [0.2, 0, 0.8], [0.1, 0, 0.9], [0.05, 0, 0.02], [3, 0, 7], "sure", "right", "ece 0.1"),
+            "ece 0.1. right over sure, of 10 predictions: 20.0 %: 10.0 % ± 5.0, 80.0 %: 90.0 % ± 2.0.",
+        ),
         (Fit("t", [[0]], [[0]], [[0], [1]], [[0], [0]], [[1], [1]], [[0], [1]]), "1 before adaptation and 0.5 after 1"),
     ],
 )  # fmt: skip

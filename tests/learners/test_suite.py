@@ -28,8 +28,10 @@ from distmeta import (
 )
 from distmeta.errors import ConfigError, LearnerContractError
 from distmeta.learners import find_learners
+from distmeta.learners.engine import unstack
 from distmeta.learners.functional import task_gradient
 from distmeta.learners.inner_loop import GradientLearner, gradient_descent
+from distmeta.learners.losses import of_task
 from distmeta.learners.param_layout import ParamLayout
 from distmeta.learners.probe import probe
 from distmeta.learners.sequence import SequenceLearner
@@ -42,6 +44,7 @@ from distmeta.seeding import rng
 from distmeta.tasks.base import TaskDistribution
 from distmeta.testing import check_gradient
 from distmeta.types import Chunk, Episode, TaskRef, TaskSpec
+from distmeta.uncertainty import BINS
 from set_models import reader
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -288,6 +291,23 @@ def test_evaluation_reports_accuracy_with_and_without_the_other_queries(name):
     learner = build(name)
     found = learner.for_evaluation().evaluate(learner.init_meta_params(rng(0, "init")), chunk(name))
     assert {"accuracy", "accuracy_non_transductive"} <= set(found)
+
+
+@every_support_learner
+def test_uncertainty_is_that_of_each_query_alone(name):
+    """From the logits that the non-transductive accuracy is from: the very ones, no other forward pass."""
+    learner = build(name).for_evaluation()
+    params, episodes = learner.init_meta_params(rng(0, "init")), chunk(name)
+    metrics, sums = learner.measure(params, episodes)
+    assert sums.shape == (TASKS, 3, BINS)
+    right = sums[:, 2].sum(1) / sums[:, 0].sum(1)
+    torch.testing.assert_close(right.float(), metrics["accuracy_non_transductive"])
+    for i in range(TASKS):
+        episode = unstack(episodes)[i]
+        with torch.no_grad():
+            logits = learner.with_config(vectorise="loop").query_logits_alone(params, episode)
+        expected = F.cross_entropy(of_task(logits, episode), episode.query_y)
+        torch.testing.assert_close(metrics["nll"][i], expected, rtol=1e-4, atol=1e-5)
 
 
 @every_learner

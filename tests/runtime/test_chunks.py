@@ -131,3 +131,26 @@ def test_the_numbers_of_all_tasks_do_not_depend_on_the_chunks(size):
     found = chunks.metrics(results)
     assert found.keys() == {"loss"}
     assert found["loss"].tolist() == values.tolist()
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 9])
+def test_the_calibration_of_all_tasks_has_the_same_bits_whatever_the_chunks(size):
+    random = np.random.default_rng(0)
+    sums = random.random((9, 3, 15), np.float32).astype(np.float64)
+    lacking = np.where(np.arange(9) < 5, np.nan, 0.75)
+
+    def report(size, calibrated=9):
+        parts = [
+            ChunkResult(
+                c, 0, "w", {"roc_auc": lacking[c.start : c.stop], "control_roc_auc": np.full(c.size, np.nan)}, 0.0,
+                sums[c.start : c.stop] if c.stop <= calibrated else None,
+            )
+            for c in chunks.split(9, size, split="meta_test", step=0)
+        ]  # fmt: skip
+        return chunks.report(parts, "meta_test", 0)
+
+    found, whole = report(size), report(9)
+    assert found.calibration == whole.calibration
+    assert found.names == ["roc_auc", "ece"]  # a number that no task has is left out
+    assert found.mean("roc_auc") == 0.75
+    assert report(size, calibrated=8).calibration is None
