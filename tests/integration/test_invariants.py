@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import itertools
 import os
 import signal
@@ -304,6 +305,82 @@ def test_too_many_losses_end_the_run_and_say_how_to_go_on(tmp_path):
         Run(experiment, tmp_path, backend)
 
 
+# -- two points: training goes on from one, the other is used ---------------------------------------------------------
+
+SCHEDULE_FREE = pytest.param(
+    {"optimizer": "schedulefree", "lr": 1e-2, "warmup": 2},
+    marks=pytest.mark.skipif(
+        importlib.util.find_spec("schedulefree") is None, reason="needs the extra distmeta[schedulefree]"
+    ),
+)
+AVERAGED = [{"optimizer": "sgd", "lr": 1e-3, "momentum": 0.9, "nesterov": True, "average": 0.8}, SCHEDULE_FREE]
+
+
+@pytest.fixture(scope="module", params=AVERAGED, ids=lambda outer: outer["optimizer"])
+def averaged(request, tmp_path_factory):
+    """Settings that form an average, and a run that nothing happened to."""
+    outer = request.param
+    return outer, Run(sines(**outer), tmp_path_factory.mktemp("averaged"))
+
+
+def test_the_average_is_validated_tested_and_named(averaged, tmp_path):
+    outer, run = averaged
+    kept = run.store.load(4)
+    assert not np.allclose(kept.learned, kept.vector, rtol=1e-3)
+    driver = Driver(sines(**outer), CheckpointStore(tmp_path))
+    driver.start(LocalBackend())
+    found = driver.evaluate(kept, "meta_validation", 7, 0)
+    tested = driver.evaluate(run.end.best, "meta_test", 7, 0)
+    driver.close()
+    row = next(row for row in run.rows if row["step"] == 4 and "validation/loss" in row)
+    assert found.mean("loss") == row["validation/loss"]
+    np.testing.assert_array_equal(tested.metrics["loss"], run.test.metrics["loss"])
+    assert run.sha == run.last.layout.sha256(run.last.learned) != run.last.layout.sha256(run.last.vector)
+
+
+@pytest.mark.parametrize("workers", [2, 5])
+def test_averages_do_not_depend_on_the_number_of_workers(workers, averaged, tmp_path):
+    outer, straight = averaged
+    assert_same(Run(sines(**outer).with_overrides({"runtime.workers": workers}), tmp_path), straight)
+
+
+@pytest.mark.parametrize("at", range(1, 4 * STEPS + STEPS + 2 + 5, 3))
+def test_a_server_lost_at_any_call_changes_no_average(at, averaged, tmp_path):
+    outer, straight = averaged
+    backend = LocalBackend(Faults("lost", {at}, actor=SERVER))
+    assert_same(Run(sines(**outer).with_overrides({"runtime.workers": 2}), tmp_path, backend), straight)
+
+
+@pytest.mark.parametrize("at", range(2, 70, 9))
+def test_an_interrupt_at_any_call_then_resume_changes_no_average(at, averaged, tmp_path):
+    outer, straight = averaged
+    calls, rows = itertools.count(), Rows()
+
+    def interrupt(actor, method, number):
+        if next(calls) == at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Run(sines(**outer), tmp_path, LocalBackend(interrupt), rows=rows)
+    assert_same(Run(sines(**outer), tmp_path, rows=rows), straight)
+
+
+def test_averages_half_here_and_the_rest_on_ray_where_the_server_is_killed(averaged, ray_backend, tmp_path):
+    outer, straight = averaged
+    Run(sines(**outer, iterations=3), tmp_path)
+    killed = []
+
+    def watch(event):
+        if event.kind == "step" and event.step == 5 and not killed:
+            killed.append(event.step)
+            ray_backend.kill(ray_backend.actors[SERVER])
+
+    run = Run(sines(**outer).with_overrides({"runtime.workers": 2}), tmp_path, ray_backend, watch)
+    assert (run.sha, killed) == (straight.sha, [5])
+    for name, values in straight.last.optimizer.items():
+        np.testing.assert_array_equal(run.last.optimizer[name], values)
+
+
 # -- resuming --------------------------------------------------------------------------------------------------------
 
 OPTIMIZERS = [
@@ -311,6 +388,9 @@ OPTIMIZERS = [
     {"optimizer": "sgd", "lr": 1e-3, "momentum": 0.9},
     {"optimizer": "adamw", "lr": 1e-2, "weight_decay": 0.1, "clip_norm": 1.0},
     {"optimizer": "rmsprop", "lr": 1e-3, "momentum": 0.9, "clip_value": 1.0},
+    {"optimizer": "sgd", "lr": 1e-3, "momentum": 0.9, "nesterov": True},
+    {"optimizer": "adam", "lr": 1e-2, "warmup": 2, "average": 0.9},
+    SCHEDULE_FREE,
 ]
 
 
@@ -338,7 +418,7 @@ def test_a_sick_worker_s_chunks_are_computed_elsewhere(straight, tmp_path):
     assert_same(Run(sines().with_overrides({"runtime.workers": 3}), tmp_path, Sick()), straight)
 
 
-@pytest.mark.parametrize("outer", OPTIMIZERS, ids=lambda outer: outer["optimizer"])
+@pytest.mark.parametrize("outer", OPTIMIZERS, ids=lambda outer: "-".join(map(str, outer)))
 def test_half_and_then_the_rest_is_the_whole(outer, tmp_path):
     whole = Run(sines(**outer, iterations=6), tmp_path / "whole")
     Run(sines(**outer, iterations=3), tmp_path / "halves")
@@ -452,7 +532,7 @@ import distmeta
 experiment = distmeta.Experiment(
     learner=distmeta.MAML(distmeta.mlp((8,)), inner_lr=0.01),
     tasks=distmeta.Sinusoids(shots=4, queries=4),
-    outer=distmeta.Outer(iterations=6, meta_batch_size=10, optimizer="OPTIMIZER", momentum=MOMENTUM, lr=0.001),
+    outer=distmeta.Outer(iterations=6, meta_batch_size=10, **OUTER),
     runtime=distmeta.Runtime(chunk_size=3, checkpoint_every=2),
     evaluation=distmeta.Evaluation(every=4, validation_tasks=7, test_tasks=7),
 )
@@ -499,12 +579,12 @@ for moment in moments:
 """
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-def test_kill_9_of_the_driver_at_many_moments_then_resume(optimizer, tmp_path, monkeypatch):
+@pytest.mark.parametrize("outer", [{"optimizer": "adam"}, *AVERAGED], ids=lambda outer: outer["optimizer"])
+def test_kill_9_of_the_driver_at_many_moments_then_resume(outer, tmp_path, monkeypatch):
     monkeypatch.setattr("distmeta.run.finishing.run_curves.plot_curves", lambda rows, path, title: path)
     monkeypatch.setattr("distmeta.run.finishing.learner_pictures.draw", lambda picture, path: path)
     job, moments = tmp_path / "job.py", (1, 3, 6, 9, 13, 17, 22, 27, 33, 10_000)
-    job.write_text(KILLED_JOB.replace("OPTIMIZER", optimizer).replace("MOMENTUM", "0.9" if optimizer == "sgd" else "0"))
+    job.write_text(KILLED_JOB.replace("OUTER", repr(outer)))
     done = subprocess.run(
         [sys.executable, "-c", KILLER, str(job), str(tmp_path / "runs"), *map(str, moments)],
         capture_output=True,
