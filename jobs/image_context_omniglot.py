@@ -8,17 +8,17 @@ from distmeta import Evaluation, Experiment, FewShot, InContext, Outer, Runtime,
 
 experiment = Experiment(
     learner=InContext(image_context()),
-    tasks=FewShot(data="omniglot", ways=5, shots=1, queries=5, rotations="meta_train"),
+    tasks=FewShot(data="omniglot", ways=5, shots=1, queries=5, train_ways=20, rotations="meta_train"),
     outer=Outer(
         optimizer="adamw",
-        lr=1e-3,
+        lr=2e-3,
         weight_decay=1e-4,
         schedule="cosine",
-        warmup=50,
+        warmup=200,
         iterations=20_000,
-        meta_batch_size=32,
+        meta_batch_size=8,
         clip_norm=1.0,
     ),
-    runtime=Runtime(chunk_size=32),
+    runtime=Runtime(chunk_size=8),
     evaluation=Evaluation(every=500, validation_tasks=200, test_tasks=600),
 )

@@ -25,11 +25,11 @@ from distmeta.types import ModelFactory, TaskSpec
 
 
 def cnp(width: int = 128, depth: int = 4) -> ModelFactory:
-    """A conditional neural process (Garnelo et al. 2018): the mean over embedded support pairs, and a decoder.
+    """A conditional neural process (Garnelo et al. 2018): means over embedded support pairs, and a decoder.
 
     Args:
         width: units of every layer.
-        depth: layers of the encoder of pairs (x, y).
+        depth: layers of the two encoders of pairs (x, y).
 
     Returns:
         A factory; the built model is a set model: ``(support_x [T,S,F], support_y [T,S,D] or [T,S], query_x [T,Q,F])``
@@ -126,12 +126,15 @@ class ConditionalNeuralProcess(_PairsModel):
 
     def __init__(self, spec: TaskSpec, width: int, depth: int) -> None:
         super().__init__(spec)
-        self.encoder = _PooledPairs(self.features + self.targets, width, depth)
-        self.decoder = _Decoder(self.features, width, width, spec.outputs)
+        # Two encoders, as in the published code: a mean of so few numbers tells functions apart badly.
+        pair = self.features + self.targets
+        self.encoders = nn.ModuleList(_PooledPairs(pair, width, depth) for _ in range(2))
+        self.decoder = _Decoder(self.features, 2 * width, width, spec.outputs)
 
     def encode_support(self, support_x: torch.Tensor, support_y: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The mean ``[T,W]`` of the embedded pairs."""
-        return {"mean": self.encoder(self.pairs(support_x, support_y), valid_rows(support_y))}
+        """The means ``[T,2W]`` of the embedded pairs."""
+        pairs, rows = self.pairs(support_x, support_y), valid_rows(support_y)
+        return {"mean": torch.cat([encoder(pairs, rows) for encoder in self.encoders], 1)}
 
     def decode_queries(self, encoded: dict[str, torch.Tensor], query_x: torch.Tensor) -> torch.Tensor:
         """``[T,Q,outputs]`` of queries ``[T,Q,F]``."""
