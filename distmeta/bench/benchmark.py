@@ -25,11 +25,10 @@ class Budget:
 
     Args:
         seconds: all of it.
-        least: rounds that are measured even if they take longer.
     """
 
-    def __init__(self, seconds: float, least: int = 1) -> None:
-        self._seconds, self._least = seconds, least
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
         self._deadline = time.monotonic() + seconds
 
     def interleave(self, variants: Sequence[Callable[[], float]]) -> list[tuple[float, ...]]:
@@ -39,7 +38,7 @@ class Budget:
             variants: each measures once.
 
         Returns:
-            The repetitions of each variant, equally many, 200 at most.
+            The repetitions of each variant, equally many: one at least, 200 at most.
 
         Example:
             >>> Budget(0).interleave([lambda: 1.0, lambda: 2.0])
@@ -49,7 +48,7 @@ class Budget:
         longest, deadline = 0.0, max(self._deadline, time.monotonic() + self._seconds / 2)
         for number in range(_MOST_ROUNDS):
             started = time.monotonic()
-            if number >= self._least and started + longest > deadline:
+            if number and started + longest > deadline:
                 break
             for i in rng(0, "order", number).permutation(len(variants)):
                 found[i].append(variants[i]())
@@ -64,7 +63,6 @@ class Benchmark(ABC):
     unit: ClassVar[str]
     better: ClassVar[Better]
     seconds: ClassVar[float] = 20.0
-    least: ClassVar[int] = FEWEST
 
     title: str
     case: Mapping[str, Any]
@@ -87,19 +85,19 @@ class Benchmark(ABC):
         """Measure.
 
         Args:
-            seconds: of the whole benchmark; a few rounds are measured even if they take longer.
+            seconds: of the whole benchmark; each variant is measured once even if that takes longer.
             tell: receives what begins.
         """
         began, facts = time.monotonic(), machine.facts(self.device)
         tell(f"measuring: {self.title}")
-        rows = tuple(self.rows(Budget(seconds or self.seconds, self.least), tell))
+        rows = tuple(self.rows(Budget(seconds or self.seconds), tell))
         facts |= {"load_average_after": machine.load(), "seconds": round(time.monotonic() - began, 1)}
         notes = list(self.notes())
         fewest = min(len(row.repetitions) for row in rows)
         if fewest < FEWEST:
             notes.append(
                 f"Only {fewest} repetition{'s' * (fewest > 1)} fitted into {seconds or self.seconds:g} s; --against "
-                f"needs {FEWEST} to tell a change. Give more --seconds."
+                f"needs {FEWEST} to tell a change. Give more --seconds, or measure fewer variants."
             )
         before = facts["load_average"]
         if before is not None and before > facts["cores"] / 2:

@@ -15,6 +15,7 @@ from distmeta.bench.benchmark import Benchmark, Budget, Tell
 from distmeta.bench.flops import FLOPS, flops_per_task
 from distmeta.bench.machine import LIMIT, MatmulLimit, timed
 from distmeta.bench.record import Row
+from distmeta.bench.statistics import paired_ratio
 from distmeta.errors import ConfigError
 from distmeta.learners.base import MetaLearner
 from distmeta.learners.param_layout import ParamLayout
@@ -131,7 +132,8 @@ class InnerLoop(Benchmark):
             work = flops[variant.steps]
             row = Row(variant.at, repetitions)
             limit = next(one for one in self._limits if one.at["threads"] == variant.at["threads"])
-            figures = {"mflop_per_task": work / 1e6, "limit_share": row.median * work / 1e9 / limit.median}
+            share = paired_ratio(row.repetitions, limit.repetitions)[0] * work / 1e9
+            figures = {"mflop_per_task": work / 1e6, "limit_share": share}
             rows.append(replace(row, figures=figures if work else {}))
         return rows
 
@@ -142,7 +144,8 @@ class InnerLoop(Benchmark):
     def notes(self) -> Sequence[str]:
         """See :meth:`Benchmark.notes`."""
         engines = {learner.config.vectorise for learner, _ in self._learners.values()}
-        return (LIMIT, FLOPS, f"Engine: {', '.join(sorted(engines))}.")
+        share = "The share is tasks/s times operations of a task, by the limit of the same round; its median."
+        return (LIMIT, FLOPS, share, f"Engine: {', '.join(sorted(engines))}.")
 
 
 def _first(count: int, part: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ from pathlib import Path
 from distmeta.bench import cases, machine
 from distmeta.bench.benchmark import Benchmark, Budget, Tell
 from distmeta.bench.record import Row
-from distmeta.bench.statistics import ratio_of_medians
+from distmeta.bench.statistics import paired_ratio
 from distmeta.bench.stepping import SteppedRun, Steps
 from distmeta.errors import ConfigError
 from distmeta.experiment.experiment import Experiment
@@ -72,11 +72,12 @@ class Overhead(Benchmark):
                 variants.append(Steps(run))
             tell("steps in turn")
             here, there = budget.interleave(variants)
-        ratio, low, high = ratio_of_medians(there, here)
+        ratio, low, high = paired_ratio(there, here)
         rows = [Row({"backend": "local"}, here), Row({"backend": "ray"}, there)]
         added = rows[1].median - rows[0].median
         self._lost = (
-            f"Ray adds {added:.2f} ms to a step, {ratio - 1:.1%} (95 % interval {low - 1:.1%} to {high - 1:.1%})."
+            f"Ray adds {added:.2f} ms to a step, {ratio - 1:.1%} (95 % interval {low - 1:.1%} to {high - 1:.1%}, from "
+            "the ratios within rounds)."
         )
         return [rows[0], replace(rows[1], figures={"added_ms": added, "lost_share": ratio - 1})]
 
@@ -133,11 +134,16 @@ class Scaling(Benchmark):
             tell("steps in turn")
             found = [tuple(1e3 / value for value in values) for values in budget.interleave(variants)]
         rows = [Row({"workers": count}, values) for count, values in zip(self._workers, found, strict=True)]
-        return [replace(row, figures={"efficiency": row.median / rows[0].median / row.at["workers"]}) for row in rows]
+        return [
+            replace(row, figures={"efficiency": paired_ratio(row.repetitions, found[0])[0] / row.at["workers"]})
+            for row in rows
+        ]
 
     def notes(self) -> Sequence[str]:
         """See :meth:`Benchmark.notes`."""
-        found = ["Efficiency is the speed by that of one worker, divided by the number of workers."]
+        found = [
+            "Efficiency is the speed by that of one worker in the same round, by the number of workers; its median."
+        ]
         for count in self._workers:
             rounds = math.ceil(self._parts / count)
             if self._parts % count:

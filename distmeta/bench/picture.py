@@ -37,25 +37,24 @@ def plot(record: Record, path: Path) -> Path:
     return save(figure, path)
 
 
-def _caption(record: Record) -> str:
+def _figure(record: Record, width: float, height: float) -> Figure:
+    """A figure with its title, and the machine below it."""
     machine = record.machine
-    told = ", ".join(
-        text
-        for text in (
-            str(machine.get("gpu") or machine.get("cpu", "")),
-            f"{machine['cores']} cores" if "cores" in machine else "",
-            f"torch {machine['torch']}" if "torch" in machine else "",
-            f"load {machine['load_average']:g}" if machine.get("load_average") is not None else "",
-        )
-        if text
+    told = (
+        str(machine.get("gpu") or machine.get("cpu", "")),
+        f"{machine['cores']} cores" if "cores" in machine else "",
+        f"torch {machine['torch']}" if "torch" in machine else "",
+        f"load average {machine['load_average']:g}" if machine.get("load_average") is not None else "",
     )
-    return f"{record.title[:1].upper()}{record.title[1:]}" + (f"  ({told})" if told else "")
+    figure = new_figure(width, height, f"{record.title[:1].upper()}{record.title[1:]}")
+    figure.supxlabel(", ".join(filter(None, told)), x=0.01, ha="left", fontsize=8, color=GREY)
+    return figure
 
 
 def _by_chunk(record: Record) -> Figure:
     """One panel for each number of inner steps, one line for each number of threads, tasks per second by chunk size."""
     steps = list(dict.fromkeys(row.at.get("steps") for row in record.rows))
-    figure = new_figure(max(5.2, 4.2 * len(steps)), 3.9, _caption(record))
+    figure = _figure(record, max(5.2, 4.2 * len(steps)), 3.9)
     for column, step in enumerate(steps):
         axes = figure.add_subplot(1, len(steps), column + 1)
         rows = [row for row in record.rows if row.at.get("steps") == step]
@@ -83,7 +82,7 @@ def _over_numbers(record: Record, key: str, *, ideal: bool) -> Figure:
     """Medians over a number, with the line that the first one promises."""
     if key not in record.rows[0].at:
         return _bars(record)
-    figure = new_figure(5.6, 3.7, _caption(record))
+    figure = _figure(record, 5.6, 3.7)
     axes = figure.add_subplot()
     at, first = [float(row.at[key]) for row in record.rows], record.rows[0].median
     if ideal:
@@ -99,7 +98,7 @@ def _over_numbers(record: Record, key: str, *, ideal: bool) -> Figure:
 def _bars(record: Record) -> Figure:
     """A bar for each variant, its median beside it."""
     rows = list(record.rows)
-    figure = new_figure(6.4, 1.5 + 0.45 * len(rows), _caption(record))
+    figure = _figure(record, 6.4, 1.5 + 0.45 * len(rows))
     axes = figure.add_subplot()
     names = [_short(row) for row in rows]
     axes.barh(names, [row.median for row in rows], height=0.55, color=BLUE, alpha=0.85)

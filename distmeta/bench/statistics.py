@@ -57,6 +57,27 @@ def ratio_of_medians(top: Sequence[float], bottom: Sequence[float]) -> tuple[flo
     return median(top) / median(bottom), float(low), float(high)
 
 
+def paired_ratio(top: Sequence[float], bottom: Sequence[float]) -> tuple[float, float, float]:
+    """The median of the ratios of repetitions that were measured in the same rounds, with its 95 % interval.
+
+    What slows a whole round down cancels, which it does not in :func:`ratio_of_medians`.
+
+    Args:
+        top: repetitions, one for each round.
+        bottom: repetitions of the same rounds.
+
+    Returns:
+        The ratio, and the lower and upper end of its interval by the percentile bootstrap over rounds.
+
+    Example:
+        >>> paired_ratio([2.0, 20.0, 4.0], [1.0, 10.0, 2.0])
+        (2.0, 2.0, 2.0)
+    """
+    ratios = [a / b for a, b in zip(top, bottom, strict=True)]
+    low, high = np.percentile(_resampled(ratios, "rounds"), [2.5, 97.5])
+    return median(ratios), float(low), float(high)
+
+
 def _resampled(values: Sequence[float], side: str) -> FloatArray:
     """Medians ``[resamples]`` of as many values, drawn with replacement."""
     array = np.asarray(values, np.float64)
