@@ -93,7 +93,7 @@ def test_the_built_in_case_takes_settings_and_learners():
     assert cases.ready(experiment.with_overrides({"tasks.ways": 3})).config.vectorise == "vmap"
     assert cases.has_inner_steps(experiment)
     assert not cases.has_inner_steps(cases.random_images("ProtoNet"))
-    with pytest.raises(ConfigError, match=r"--learner MAMl is not there; expected one of .*Did you mean 'MAML'\?"):
+    with pytest.raises(ConfigError, match=r"--learner MAMl does not exist; expected one of .*Did you mean 'MAML'\?"):
         cases.random_images("MAMl")
     with pytest.raises(ConfigError, match="--learner NTM takes no batches of images, but a sequence model"):
         cases.random_images("NTM")

@@ -18,7 +18,7 @@ def test_time_ends_with_the_line_or_with_the_process():
     whole, _ = fresh.run(["-c", program.format("pass")])
     assert fresh.READY in text
     assert whole > 0.3
-    assert 0 < ready
+    assert ready > 0
 
 
 def test_a_process_that_fails_is_an_error_with_its_output():

@@ -128,7 +128,7 @@ def test_overhead_scaling_and_startup_on_ray(run, cluster, tmp_path):
     ("words", "message"),
     [
         (("inner-loop", "job.py", "--learner", "MAML"), "--learner MAML and job.py: a job has its own learner"),
-        (("inner-loop", "--learner", "Mamml"), "Did you mean 'MAML'?"),
+        (("inner-loop", "--learner", "MaML"), "Did you mean 'MAML'?"),
         (("inner-loop", "--chunks", "1,x"), "--chunks '1,x': expected whole numbers of at least 1"),
         (("inner-loop", "--threads", "0"), "--threads '0': expected whole numbers of at least 1"),
         (("inner-loop", "--learner", "ProtoNet", "--steps", "1"), "--steps: ProtoNet has no inner steps"),
