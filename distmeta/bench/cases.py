@@ -97,10 +97,10 @@ def random_images(learner: str | None = None) -> Experiment:
     fits = [name for name, kind in known.items() if kind.model_kind in ("classifier", "encoder")]
     name = learner or "MAML"
     if name not in fits:
-        seen = f"takes no batches of images, but a {known[name].model_kind} model" if name in known else "does not exist"
+        why = f"takes a {known[name].model_kind} model, and no batches of images" if name in known else "does not exist"
         raise ConfigError(
-            f"--learner {name} {seen}; expected one of {', '.join(fits)}.{did_you_mean(name, fits)} Any learner with "
-            "any model can be measured by a job file: give JOB.py."
+            f"--learner {name} {why}; expected one of {', '.join(fits)}.{did_you_mean(name, fits)} Any learner with any "
+            "model can be measured by a job file: give JOB.py."
         )
     kind = known[name]
     settings: dict[str, Any] = {"inner_lr": 0.4} if name == "MAML" else {}
@@ -150,7 +150,7 @@ def case_of(
         varied: settings that the benchmark varies itself.
     """
     identity: Mapping[str, Any] = experiment.identity()
-    found = flatten({name: identity[name] for name in sections})
+    found = flatten({name: identity[name] for name in ("seed", *sections)})
     if parameters is not None:
         found["parameters"] = parameters
     return {key: value for key, value in found.items() if key not in varied}

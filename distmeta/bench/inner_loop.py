@@ -143,7 +143,10 @@ class InnerLoop(Benchmark):
 
     def notes(self) -> Sequence[str]:
         """See :meth:`Benchmark.notes`."""
-        engines = {learner.config.vectorise for learner, _ in self._learners.values()}
+        engines = {
+            "one batch" if learner.model_kind in ("sequence", "set") and not learner.loops else learner.config.vectorise
+            for learner, _ in self._learners.values()
+        }
         share = "The share is tasks/s times operations of a task, by the limit of the same round; its median."
         return (LIMIT, FLOPS, share, f"Engine: {', '.join(sorted(engines))}.")
 
