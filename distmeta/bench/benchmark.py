@@ -10,6 +10,7 @@ from typing import Any, ClassVar, final
 import torch
 
 from distmeta.bench import machine
+from distmeta.bench.machine import MatmulLimit
 from distmeta.bench.record import Record, Row
 from distmeta.bench.statistics import FEWEST, Better
 from distmeta.seeding import rng
@@ -68,13 +69,35 @@ class Benchmark(ABC):
     case: Mapping[str, Any]
     device = torch.device("cpu")
 
+    def __init__(self) -> None:
+        self._limits: list[Row] = []
+
     @abstractmethod
     def rows(self, budget: Budget, tell: Tell) -> Sequence[Row]:
         """Measure every variant."""
 
-    def limits(self) -> Sequence[Row]:
-        """The machine's limits, measured in turn with the rows."""
-        return ()
+    @final
+    def beside_limits(
+        self, budget: Budget, variants: Sequence[Callable[[], float]], threads: Sequence[int], size: int = 1024
+    ) -> list[tuple[float, ...]]:
+        """Let the variants take turns with the machine's limits, which the record keeps.
+
+        Args:
+            budget: of the benchmark.
+            variants: each measures once.
+            threads: numbers of threads whose limits are measured.
+            size: rows of the matrices.
+
+        Returns:
+            The repetitions of each variant; those of the limits, of the same rounds, are in the record.
+        """
+        before = torch.get_num_threads()
+        try:
+            found = budget.interleave([*(MatmulLimit(n, self.device, size) for n in threads), *variants])
+        finally:
+            torch.set_num_threads(before)
+        self._limits = [Row({"threads": n}, values) for n, values in zip(threads, found[: len(threads)], strict=True)]
+        return found[len(threads) :]
 
     def notes(self) -> Sequence[str]:
         """Definitions and cautions, whole sentences, after the measurement."""
@@ -106,5 +129,5 @@ class Benchmark(ABC):
                 "the machine. Ratios within this run count more than its absolute numbers."
             )
         return Record(
-            self.kind, self.title, self.case, self.unit, self.better, rows, tuple(self.limits()), tuple(notes), facts
+            self.kind, self.title, self.case, self.unit, self.better, rows, tuple(self._limits), tuple(notes), facts
         )

@@ -13,7 +13,7 @@ import torch
 from distmeta.bench import cases, machine
 from distmeta.bench.benchmark import Benchmark, Budget, Tell
 from distmeta.bench.flops import FLOPS, flops_per_task
-from distmeta.bench.machine import LIMIT, MatmulLimit, timed
+from distmeta.bench.machine import LIMIT, timed
 from distmeta.bench.record import Row
 from distmeta.bench.statistics import paired_ratio
 from distmeta.errors import ConfigError
@@ -55,6 +55,7 @@ class InnerLoop(Benchmark):
         device: str = "cpu",
         limit_size: int = 1024,
     ) -> None:
+        super().__init__()
         self._experiment = experiment = cases.experiment_of(what)
         self._limit_size = limit_size
         if steps is not None and not cases.has_inner_steps(experiment):
@@ -88,7 +89,6 @@ class InnerLoop(Benchmark):
             "device": device,
         }
         self.title = f"meta-gradients of {type(experiment.learner).__name__}, {experiment.name}, on {device}"
-        self._limits: list[Row] = []
 
     def _ready(self, steps: int | None) -> tuple[MetaLearner, Params]:
         e = self._experiment
@@ -105,7 +105,6 @@ class InnerLoop(Benchmark):
             return self._measure(budget, tell)
 
     def _measure(self, budget: Budget, tell: Tell) -> list[Row]:
-        limits = [MatmulLimit(threads, self.device, self._limit_size) for threads in self._threads]
         variants: list[_Variant] = []
         flops: dict[int | None, int] = {}
         for steps, (learner, params) in self._learners.items():
@@ -122,13 +121,9 @@ class InnerLoop(Benchmark):
         for variant in variants:
             variant.warm()
         tell(f"{len(variants)} variants in turn")
-        found = budget.interleave([*limits, *variants])
-        self._limits = [
-            Row({"threads": threads}, repetitions)
-            for threads, repetitions in zip(self._threads, found[: len(limits)], strict=True)
-        ]
+        found = self.beside_limits(budget, variants, self._threads, self._limit_size)
         rows = []
-        for variant, repetitions in zip(variants, found[len(limits) :], strict=True):
+        for variant, repetitions in zip(variants, found, strict=True):
             work = flops[variant.steps]
             row = Row(variant.at, repetitions)
             limit = next(one for one in self._limits if one.at["threads"] == variant.at["threads"])
@@ -136,10 +131,6 @@ class InnerLoop(Benchmark):
             figures = {"mflop_per_task": work / 1e6, "limit_share": share}
             rows.append(replace(row, figures=figures if work else {}))
         return rows
-
-    def limits(self) -> Sequence[Row]:
-        """See :meth:`Benchmark.limits`."""
-        return self._limits
 
     def notes(self) -> Sequence[str]:
         """See :meth:`Benchmark.notes`."""

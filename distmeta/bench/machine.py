@@ -17,7 +17,7 @@ import torch
 
 from distmeta.tracking.git_state import git_tags
 
-LIMIT = "The limit is the rate of float32 products of two 1024x1024 matrices, 2 x 1024^3 operations each."
+LIMIT = "The limit, matmul, is the rate of float32 products of two 1024x1024 matrices, 2 x 1024^3 operations each."
 """Definition of :class:`MatmulLimit` for people."""
 
 _REPETITION_S = 0.05

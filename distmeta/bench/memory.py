@@ -47,6 +47,7 @@ class Memory(Benchmark):
     seconds = 60.0
 
     def __init__(self, what: cases.What, *, steps: Sequence[int] | None = None) -> None:
+        super().__init__()
         self._what, e = what, cases.experiment_of(what)
         if steps is not None and not cases.has_inner_steps(e):
             raise ConfigError(

@@ -47,6 +47,7 @@ class Overhead(Benchmark):
     kind, unit, better = "overhead", "ms/step", "lower"
 
     def __init__(self, what: cases.What, *, address: str | None = None) -> None:
+        super().__init__()
         self._what, self._address = what.with_overrides({"runtime.workers": 1}), address
         self._experiment = e = cases.experiment_of(self._what)
         parts = len(chunks.split(e.outer.meta_batch_size, e.runtime.chunk_size, split="meta_train", step=0))
@@ -71,7 +72,8 @@ class Overhead(Benchmark):
                 run = stack.enter_context(SteppedRun(self._experiment, backend, folder / backend.name))
                 variants.append(Steps(run))
             tell("steps in turn")
-            here, there = budget.interleave(variants)
+            # As many threads as the local worker: torch has one number for the process.
+            here, there = self.beside_limits(budget, variants, (self._experiment.runtime.threads,))
         ratio, low, high = paired_ratio(there, here)
         rows = [Row({"backend": "local"}, here), Row({"backend": "ray"}, there)]
         added = rows[1].median - rows[0].median
@@ -102,6 +104,7 @@ class Scaling(Benchmark):
     kind, unit, better = "scaling", "steps/s", "higher"
 
     def __init__(self, what: cases.What, *, workers: Sequence[int] | None = None, address: str | None = None) -> None:
+        super().__init__()
         self._what, self._address = what.with_overrides({"runtime.threads": 1}), address
         self._experiment = e = cases.experiment_of(self._what)
         tasks, size = e.outer.meta_batch_size, e.runtime.chunk_size
@@ -132,7 +135,7 @@ class Scaling(Benchmark):
                 sized = self._experiment.with_overrides({"runtime.workers": count})
                 variants.append(Steps(stack.enter_context(SteppedRun(sized, ray, folder / str(count)))))
             tell("steps in turn")
-            found = [tuple(1e3 / value for value in values) for values in budget.interleave(variants)]
+            found = [tuple(1e3 / value for value in values) for values in self.beside_limits(budget, variants, (1,))]
         rows = [Row({"workers": count}, values) for count, values in zip(self._workers, found, strict=True)]
         return [
             replace(row, figures={"efficiency": paired_ratio(row.repetitions, found[0])[0] / row.at["workers"]})

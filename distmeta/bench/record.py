@@ -64,7 +64,8 @@ class Record:
         unit: of the repetitions.
         better: whether higher or lower numbers are.
         rows: one for each variant.
-        limits: what the machine's matrix products reached in the same run, GFLOP/s by number of threads.
+        limits: what the machine's matrix products reached in turn with the rows, GFLOP/s by number of threads: the
+            limit of what is computed, and a gauge of how busy the machine was.
         notes: definitions and cautions, whole sentences.
         machine: facts of the machine and its software.
     """
@@ -80,8 +81,10 @@ class Record:
     machine: Mapping[str, Any] = field(default_factory=dict)
 
     def limit_of(self, row: Row) -> Row | None:
-        """The machine's limit at the row's number of threads, where it was measured."""
-        return next((one for one in self.limits if one.at["threads"] == row.at.get("threads")), None)
+        """The machine's limit at the row's number of threads, or the only one; ``None`` where none was measured."""
+        if "threads" not in row.at:
+            return self.limits[0] if len(self.limits) == 1 else None
+        return next((one for one in self.limits if one.at["threads"] == row.at["threads"]), None)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""

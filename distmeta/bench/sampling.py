@@ -29,6 +29,7 @@ class Sampling(Benchmark):
     kind, unit, better = "sampling", "us", "lower"
 
     def __init__(self, what: cases.What, *, batches: Sequence[int] = (32,)) -> None:
+        super().__init__()
         experiment = cases.experiment_of(what)
         self._tasks, self._seed, self._batches = experiment.tasks, experiment.seed, tuple(batches)
         self._tasks.check_split("meta_train")
@@ -44,7 +45,7 @@ class Sampling(Benchmark):
             self._draw(batch, 1)
             calls = max(1, round(_REPETITION_S / (self._draw(batch, 1) * batch / 1e6)))
             variants.append(lambda batch=batch, calls=calls: self._draw(batch, calls))
-        found = budget.interleave(variants)
+        found = self.beside_limits(budget, variants, (1,))
         return [Row({"batch": batch}, values) for batch, values in zip(self._batches, found, strict=True)]
 
     def _draw(self, batch: int, calls: int) -> float:

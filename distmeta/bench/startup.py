@@ -21,6 +21,7 @@ class Startup(Benchmark):
     seconds = 60.0
 
     def __init__(self, *, address: str | None = None) -> None:
+        super().__init__()
         first = ("-m", "distmeta.bench.first_step")
         on_ray = (*first, "ray", *((address,) if address is not None else ()))
         self._programs: Mapping[str, Sequence[str]] = {
@@ -38,7 +39,8 @@ class Startup(Benchmark):
         tell("warming up: the files of all imports")
         fresh.run(self._programs["first step, local"])
         tell("processes in turn")
-        found = budget.interleave([partial(_seconds, program) for program in self._programs.values()])
+        variants = [partial(_seconds, program) for program in self._programs.values()]
+        found = self.beside_limits(budget, variants, (1,))
         return [Row({"until": name}, values) for name, values in zip(self._programs, found, strict=True)]
 
     def notes(self) -> Sequence[str]:

@@ -252,7 +252,7 @@ def _show(record: Record, options: BenchOptions) -> None:
     console.rows(table)
     for limit in record.limits:
         low, middle, high = limit.quartiles
-        console.out.print(f"limit    {_number(middle)} GFLOP/s ({_number(low)} to {_number(high)}) with {limit.name}")
+        console.out.print(f"matmul   {_number(middle)} GFLOP/s ({_number(low)} to {_number(high)}) with {limit.name}")
     machine = record.machine
     load = machine["load_average"]
     console.out.print(
@@ -279,7 +279,9 @@ def _show_changes(record: Record, earlier: Record, changes: list[Change], option
     for limit in record.limits:
         before = next((one for one in earlier.limits if one.at == limit.at), None)
         if before is not None:
-            console.out.print(f"limit    {_number(before.median)} then, {_number(limit.median)} now, {limit.name}")
+            console.out.print(
+                f"matmul   {_number(before.median)} GFLOP/s then, {_number(limit.median)} now, {limit.name}"
+            )
     for key in ("cpu", "gpu", "cores", "torch"):
         was, is_ = earlier.machine.get(key), record.machine.get(key)
         if was != is_:

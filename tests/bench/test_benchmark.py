@@ -20,6 +20,7 @@ class Counted(Benchmark):
     title, case = "made up", {"a": 1}
 
     def __init__(self, repetitions):
+        super().__init__()
         self.repetitions = repetitions
 
     def rows(self, budget, tell):
@@ -95,7 +96,7 @@ def test_the_built_in_case_takes_settings_and_learners():
     assert not cases.has_inner_steps(cases.random_images("ProtoNet"))
     with pytest.raises(ConfigError, match=r"--learner MAMl does not exist; expected one of .*Did you mean 'MAML'\?"):
         cases.random_images("MAMl")
-    with pytest.raises(ConfigError, match="--learner NTM takes a sequence model, and no batches of images"):
+    with pytest.raises(ConfigError, match="--learner NTM takes a sequence model, no images"):
         cases.random_images("NTM")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -38,6 +39,8 @@ def test_the_limit_of_a_row_is_that_of_its_threads(record):
     one, two = record.rows
     assert record.limit_of(one) is record.limits[0]
     assert record.limit_of(two) is None
+    assert record.limit_of(Row({"backend": "ray"}, (1.0,))) is record.limits[0]
+    assert replace(record, limits=()).limit_of(one) is None
 
 
 def test_what_is_no_record_is_refused(record, tmp_path):

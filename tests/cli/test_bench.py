@@ -31,7 +31,7 @@ def test_inner_loop_writes_shows_and_compares(run, tmp_path):
     assert lines[0] == "meta-gradients of MAML, random-images, on cpu"
     assert lines[1].split()[:4] == ["steps", "threads", "chunk", "tasks/s"]
     assert lines[2].split()[:3] == ["1", "1", "1"]
-    assert any(line.startswith("limit    ") and "GFLOP/s" in line for line in lines)
+    assert any(line.startswith("matmul   ") and "GFLOP/s" in line for line in lines)
     assert "kept in  a.json" in lines
     assert "picture  a.png" in lines
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
