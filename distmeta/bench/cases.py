@@ -97,7 +97,7 @@ def random_images(learner: str | None = None) -> Experiment:
     fits = [name for name, kind in known.items() if kind.model_kind in ("classifier", "encoder")]
     name = learner or "MAML"
     if name not in fits:
-        why = f"takes a {known[name].model_kind} model, no images" if name in known else "does not exist"
+        why = f"takes no images but a {known[name].model_kind} model" if name in known else "does not exist"
         raise ConfigError(
             f"--learner {name} {why}; expected one of {', '.join(fits)}.{did_you_mean(name, fits)} Any learner with any "
             "model can be measured by a job file: give JOB.py."

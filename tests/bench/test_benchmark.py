@@ -96,7 +96,7 @@ def test_the_built_in_case_takes_settings_and_learners():
     assert not cases.has_inner_steps(cases.random_images("ProtoNet"))
     with pytest.raises(ConfigError, match=r"--learner MAMl does not exist; expected one of .*Did you mean 'MAML'\?"):
         cases.random_images("MAMl")
-    with pytest.raises(ConfigError, match="--learner NTM takes a sequence model, no images"):
+    with pytest.raises(ConfigError, match="--learner NTM takes no images but a sequence model"):
         cases.random_images("NTM")
 
 
