@@ -99,8 +99,8 @@ def random_images(learner: str | None = None) -> Experiment:
     if name not in fits:
         why = f"takes no images but a {known[name].model_kind} model" if name in known else "does not exist"
         raise ConfigError(
-            f"--learner {name} {why}; expected one of {', '.join(fits)}.{did_you_mean(name, fits)} Any learner with any "
-            "model can be measured by a job file: give JOB.py."
+            f"--learner {name} {why}; expected one of {', '.join(fits)}.{did_you_mean(name, fits)} Any learner with "
+            "any model can be measured by a job file: give JOB.py."
         )
     kind = known[name]
     settings: dict[str, Any] = {"inner_lr": 0.4} if name == "MAML" else {}
