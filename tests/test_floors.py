@@ -35,6 +35,7 @@ FLOORS = {
     "auditing": 6,
     "run": 7,
     "serving": 8,
+    "bench": 8,
     "sklearn": 9,
     "__init__": 9,
     "cli": 10,
