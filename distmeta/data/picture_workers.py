@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
 
 from distmeta.data.pictures import Pixels, Recipe
@@ -31,9 +32,10 @@ WORTH_A_PROCESS = 250
 
 _AHEAD = 3  # requests in flight per process; results wait in memory until their turn
 
+# Where a job's folder leads sys.path, its copy.py would be taken for Python's: what is inherited comes last.
 _START = (
-    "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); "
-    "from distmeta.data.picture_workers import serve; serve()"
+    "import pickle, sys; own, path = pickle.load(sys.stdin.buffer); sys.path.insert(0, own); import distmeta; "
+    "del sys.path[0]; sys.path += path; from distmeta.data.picture_workers import serve; serve()"
 )
 
 
@@ -179,7 +181,7 @@ class _Processes:
             if self._ended:
                 raise EOFError("the build has ended")
             process = subprocess.Popen(
-                [sys.executable, "-c", _START],
+                [sys.executable, "-P", "-c", _START],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 process_group=0,  # ctrl-C reaches the parent alone, which ends the others
@@ -187,7 +189,7 @@ class _Processes:
             self._started.append(process)
         assert process.stdin is not None, "a pipe"
         with suppress(BrokenPipeError):  # a process that cannot start is found when it is asked
-            for value in (sys.path, self._recipe):
+            for value in ((str(Path(__file__).resolve().parents[2]), sys.path), self._recipe):
                 pickle.dump(value, process.stdin, pickle.HIGHEST_PROTOCOL)
         return process
 
