@@ -1,4 +1,4 @@
-"""What all benchmarks share: variants take turns within a budget of seconds, and the result is a record."""
+"""The frame of all benchmarks: variants take turns within a budget of seconds, and the result is a record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is measured: the experiment of a job file, or one that needs no data."""
+"""The cases of benchmarks: the experiment of a job file, or one that needs no data."""
 
 from __future__ import annotations
 
@@ -170,5 +170,5 @@ def ready(experiment: Experiment) -> MetaLearner:
 
 
 def has_inner_steps(experiment: Experiment) -> bool:
-    """Whether the learner has inner steps, whose number can be varied."""
+    """Return whether the learner has inner steps, whose number can be varied."""
     return "inner_steps" in type(experiment.learner.config).model_fields

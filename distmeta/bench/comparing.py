@@ -1,4 +1,4 @@
-"""Whether a benchmark shows another speed than an earlier one of the same case."""
+"""Comparison of a benchmark with an earlier one of the same case: faster, slower, or no clear difference."""
 
 from __future__ import annotations
 

@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 
-from distmeta.bench import cases, machine
+from distmeta.bench import cases
 from distmeta.bench.benchmark import Benchmark, Budget, Tell
 from distmeta.bench.flops import FLOPS, flops_per_task
 from distmeta.bench.machine import LIMIT, timed
 from distmeta.bench.record import Row
 from distmeta.bench.statistics import paired_ratio
+from distmeta.data.picture_workers import cpus
 from distmeta.errors import ConfigError
 from distmeta.learners.base import MetaLearner
 from distmeta.learners.param_layout import ParamLayout
@@ -63,7 +64,7 @@ class InnerLoop(Benchmark):
                 f"--steps: {type(experiment.learner).__name__} has no inner steps; expected a learner that adapts by "
                 "gradient steps. Leave --steps out."
             )
-        there = machine.cores()
+        there = cpus()
         self._threads = tuple(threads) if threads else tuple(sorted({1, there if device == "cpu" else 1}))
         if max(self._threads) > there:
             raise ConfigError(

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from distmeta.data.picture_workers import cpus
 from distmeta.tracking.git_state import git_tags
 
 LIMIT = "The limit, matmul, is the rate of float32 products of two 1024x1024 matrices, 2 x 1024^3 operations each."
@@ -23,13 +24,8 @@ LIMIT = "The limit, matmul, is the rate of float32 products of two 1024x1024 mat
 _REPETITION_S = 0.05
 
 
-def cores() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def facts(device: torch.device | None = None) -> dict[str, Any]:
-    """What the numbers of a benchmark belong to: CPU, cores, load, versions, the time; JSON-ready.
+    """Return the facts that a benchmark's numbers belong to: CPU, cores, load, versions, the time; JSON-ready.
 
     Args:
         device: the GPU that is measured, if one is.
@@ -37,7 +33,7 @@ def facts(device: torch.device | None = None) -> dict[str, Any]:
     found: dict[str, Any] = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "cpu": _cpu(),
-        "cores": cores(),
+        "cores": cpus(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "torch_threads": torch.get_num_threads(),
         "load_average": load(),

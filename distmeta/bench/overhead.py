@@ -9,11 +9,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from distmeta.bench import cases, machine
+from distmeta.bench import cases
 from distmeta.bench.benchmark import Benchmark, Budget, Tell
 from distmeta.bench.record import Row
 from distmeta.bench.statistics import paired_ratio
 from distmeta.bench.stepping import SteppedRun, Steps
+from distmeta.data.picture_workers import cpus
 from distmeta.errors import ConfigError
 from distmeta.experiment.experiment import Experiment
 from distmeta.run.place import Place
@@ -109,7 +110,7 @@ class Scaling(Benchmark):
         self._experiment = e = cases.experiment_of(self._what)
         tasks, size = e.outer.meta_batch_size, e.runtime.chunk_size
         self._parts = len(chunks.split(tasks, size, split="meta_train", step=0))
-        self._workers = sorted({1, *(workers or (n for n in _doubling(machine.cores()) if n <= self._parts))})
+        self._workers = sorted({1, *(workers or (n for n in _doubling(cpus()) if n <= self._parts))})
         most = self._workers[-1]
         if most > self._parts:
             raise ConfigError(
@@ -154,9 +155,9 @@ class Scaling(Benchmark):
                     f"{self._parts} chunks of equal cost on {count} workers take {rounds} rounds: at most "
                     f"{self._parts / rounds / count:.0%} efficient."
                 )
-        over = self._workers[-1] - machine.cores()
+        over = self._workers[-1] - cpus()
         if over > 0 and self._address is None:
-            found.append(f"This machine has {machine.cores()} cores: {over} workers more take turns on them.")
+            found.append(f"This machine has {cpus()} cores: {over} workers more take turns on them.")
         return found
 
 

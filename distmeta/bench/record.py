@@ -1,4 +1,4 @@
-"""What a benchmark measured: every repetition, the case, the machine; as a file that can be read again."""
+"""The record of a benchmark: every repetition, the case, the machine; as a file that can be read again."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def read_pictures(paths: Sequence[str], recipe: Recipe, workers: int | None = No
     """
     if workers is not None and workers < 1:
         raise DataError(f"workers is {workers}; expected a number of processes, at least 1.")
-    count = min(workers or _cpus(), max(1, len(paths) // WORTH_A_PROCESS))
+    count = min(workers or cpus(), max(1, len(paths) // WORTH_A_PROCESS))
     if count == 1 or not sys.executable:
         return (_read(path, recipe) for path in paths)
     return _read_by_processes(paths, recipe, count)
@@ -194,5 +194,6 @@ class _Processes:
         return process
 
 
-def _cpus() -> int:
+def cpus() -> int:
+    """CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

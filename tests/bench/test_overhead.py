@@ -6,7 +6,6 @@ import threading
 
 import pytest
 
-from distmeta.bench import machine
 from distmeta.bench.overhead import Scaling
 from distmeta.bench.stepping import SteppedRun
 from distmeta.errors import ConfigError, NonFiniteGradientError
@@ -55,7 +54,7 @@ def test_scaling_needs_a_chunk_for_every_worker():
 
 
 def test_workers_double_up_to_the_cores(monkeypatch):
-    monkeypatch.setattr(machine, "cores", lambda: 6)
+    monkeypatch.setattr("distmeta.bench.overhead.cpus", lambda: 6)
     sixteen = sines({"outer.meta_batch_size": 16, "runtime.chunk_size": 1, "runtime.threads": 2})
     scaling = Scaling(sixteen)
     assert scaling._workers == [1, 2, 4, 6]
