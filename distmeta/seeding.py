@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
+import numpy.typing as npt
+from numpy.random.bit_generator import ISeedSequence
 
 
 def rng(run_seed: int, *path: str | int) -> np.random.Generator:
@@ -19,7 +21,8 @@ def rng(run_seed: int, *path: str | int) -> np.random.Generator:
             ``(fingerprint, split, step, index)``.
 
     Returns:
-        A fresh numpy generator; equal arguments give equal streams on every machine.
+        A fresh numpy generator; equal arguments give equal streams on every machine. It does not ``spawn`` others;
+        give them paths of their own.
 
     Example:
         >>> a = rng(7, "meta_train", 12, 3).integers(1000, size=3)
@@ -27,16 +30,32 @@ def rng(run_seed: int, *path: str | int) -> np.random.Generator:
         >>> bool((a == b).all())
         True
     """
-    return np.random.Generator(np.random.Philox(key=_key(run_seed, path)))
+    return np.random.Generator(np.random.Philox(_PhiloxKey(_digest(run_seed, path))))
 
 
 def torch_seed(run_seed: int, *path: str | int) -> int:
     """Make a seed for ``torch.manual_seed`` by the same rule as :func:`rng`."""
-    return _key(run_seed, path) % 2**63
+    return int.from_bytes(_digest(run_seed, path), "little") % 2**63
 
 
-def _key(run_seed: int, path: tuple[str | int, ...]) -> int:
+class _PhiloxKey(ISeedSequence):
+    """The key of a Philox generator, where numpy expects a seed to make a key from.
+
+    It gives the stream of ``Philox(key=...)``, which first asks the system for random bytes that it then does not use:
+    more than half of the time of a fresh generator.
+    """
+
+    def __init__(self, digest: bytes) -> None:
+        self._words = np.frombuffer(digest, "<u8")
+
+    def generate_state(self, n_words: int, dtype: npt.DTypeLike = np.uint32) -> npt.NDArray[np.uint64]:  # type: ignore[override]
+        if n_words != len(self._words) or dtype is not np.uint64:
+            raise ValueError(f"a Philox key is 2 words of 64 bits; {n_words} of {dtype} were asked for")
+        return self._words
+
+
+def _digest(run_seed: int, path: tuple[str | int, ...]) -> bytes:
     # A hash keeps str and int parts apart (repr) and spreads neighbouring indices over the whole key space.
     # A numpy integer counts as the integer; its repr differs between numpy 1 and 2.
-    text = repr((int(run_seed), *(str(p) if isinstance(p, str) else int(p) for p in path))).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=16).digest(), "little")
+    text = repr((int(run_seed), *[str(p) if isinstance(p, str) else int(p) for p in path])).encode()
+    return hashlib.blake2b(text, digest_size=16).digest()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -16,7 +16,6 @@ from distmeta.data.catalog import DATASETS, resolve
 from distmeta.data.dataset import ClassSplit, ShardDataset
 from distmeta.data.encoding import seen_classes_warning
 from distmeta.data.preprocessing import Preprocessing
-from distmeta.data.shard_file import floats
 from distmeta.data.splits import advised_percentages, divide_again
 from distmeta.data.verifying import verify_once
 from distmeta.data.writer import IntArray
@@ -24,9 +23,11 @@ from distmeta.errors import DataError, TaskContractError
 from distmeta.seeding import rng
 from distmeta.tasks.augment import Augmentation, augment
 from distmeta.tasks.base import TaskDistribution
+from distmeta.tasks.gathering import gathered, smallest
 from distmeta.types import SPLITS, Episode, Split, TaskRef, TaskSpec
 
 _NUMBERS = ("ways", "shots", "queries")
+_MOST_KEYS = 2**16  # in memory at a time
 
 
 class FewShot(TaskDistribution):
@@ -135,8 +136,9 @@ class FewShot(TaskDistribution):
     def with_config(self, **changes: Any) -> FewShot:
         """A copy with some settings changed."""
         clone = super().with_config(**changes)
-        if clone.config.data != self.config.data:
-            clone._opened = clone._expected = None
+        # A copy is made of what would be sent to another process, without the opened dataset; here it is shared.
+        same = clone.config.data == self.config.data
+        clone._opened, clone._expected = (self._opened, self._expected) if same else (None, None)
         return clone
 
     @property
@@ -230,23 +232,39 @@ class FewShot(TaskDistribution):
 
         Where bounds are given, training tasks are drawn from :meth:`at_step`'s distribution, of one N, K and Q.
         """
+        return self.draw_with(split, [random]).map(lambda part: part[0])
+
+    def draw_refs(self, refs: Sequence[TaskRef], seed: int) -> Episode:
+        """Draw the tasks of a chunk together, each with the numbers of a generator of its own, as :meth:`draw` does."""
+        if not self.draws_alone_as(FewShot):
+            return super().draw_refs(refs, seed)
+        return self.draw_with(refs[0].split, self.generators(refs, seed))
+
+    def draw_with(self, split: Split, randoms: Sequence[np.random.Generator]) -> Episode:
+        """Draw one task with each generator, stacked; images are copied once, from the shards to where they stay."""
         ways, shots, queries = self._numbers(split)
         data = self._split(split)
-        classes, quarter_turns = self._draw_classes(split, random)
-        counts = data.counts[classes]
-        keys = random.random((ways, int(counts.max())))
-        keys[np.arange(keys.shape[1]) >= counts[:, None]] = np.inf
-        rows = keys.argsort(axis=1, kind="stable")[:, : shots + queries]
-        x = data.gather(np.repeat(classes, shots + queries), rows.ravel())
-        x = x.reshape(ways, shots + queries, *x.shape[1:])
-        for turn in (1, 2, 3):
-            turned = quarter_turns == turn
-            if turned.any():
-                x[turned] = np.rot90(x[turned], turn, axes=(-2, -1))
-        images = floats(x)
+        classes, quarter_turns = self._draw_classes(split, randoms)
+        rows = _draw_rows(data.counts[classes], shots + queries, randoms)
         if split == "meta_train" and self.config.augment != "none":
-            images = augment(images.flatten(0, 1), self.config.augment, random).reshape(images.shape)
-        return class_by_class(images, shots)
+            # A task's generator has the changes of all its images at once, in the order of classes.
+            halves = tuple(
+                torch.empty((len(randoms), ways, n, *self.dataset.input_shape), dtype=torch.float32)
+                for n in (shots, queries)
+            )
+            for i, random in enumerate(randoms):
+                images = gathered(data, classes[i, :, None], rows[i], quarter_turns[i, :, None])
+                images = augment(images.flatten(0, 1), self.config.augment, random).reshape(images.shape)
+                halves[0][i], halves[1][i] = images[:, :shots], images[:, shots:]
+        else:
+            halves = tuple(
+                gathered(data, classes[:, :, None], part, quarter_turns[:, :, None])
+                for part in np.split(rows, [shots], axis=2)
+            )
+        labels = torch.arange(ways)[:, None]
+        support_y, query_y = (labels.expand(len(randoms), -1, n).contiguous().flatten(1) for n in (shots, queries))
+        support_x, query_x = (half.flatten(1, 2) for half in halves)
+        return Episode(support_x, support_y, query_x, query_y, ways=ways, outputs=ways)
 
     def class_names(self, ref: TaskRef, seed: int) -> tuple[str, ...]:
         """Names of the classes of one task, by label: those of the dataset, and by how much a class is turned."""
@@ -256,23 +274,30 @@ class FewShot(TaskDistribution):
     def names_drawn(self, split: Split, random: np.random.Generator) -> tuple[str, ...]:
         """Names of the classes that :meth:`draw` takes with the same random numbers."""
         names = self._split(split).names
-        classes, turns = self._draw_classes(split, random)
+        (classes,), (turns,) = self._draw_classes(split, [random])
         return tuple(
             f"{names[position]}, turned by {90 * turn} degrees" if turn else names[position]
             for position, turn in zip(classes, turns, strict=True)
         )
 
-    def _draw_classes(self, split: Split, random: np.random.Generator) -> tuple[IntArray, IntArray]:
-        """Positions of N classes, and the quarter turns of each; the first random numbers of a task."""
+    def _draw_classes(self, split: Split, randoms: Sequence[np.random.Generator]) -> tuple[IntArray, IntArray]:
+        """Positions ``[T, N]`` of N classes, and the quarter turns of each; the first random numbers of a task."""
         ways, data, turns = self._numbers(split)[0], self._split(split), self._turns(split)
-        if self._grouped(split):
-            groups = list(data.groups.values())
-            of_group = groups[int(random.integers(len(groups)))]
-            picked = random.choice(len(of_group) * turns, size=ways, replace=False)
-            chosen = of_group[picked // turns] * turns + picked % turns
-        else:
-            chosen = random.choice(data.classes * turns, size=ways, replace=False)
+        chosen, everything = np.empty((len(randoms), ways), np.int64), data.classes * turns
+        groups = list(data.groups.values()) if self._grouped(split) else []
+        for i, random in enumerate(randoms):
+            if groups:
+                of_group = groups[int(random.integers(len(groups)))]
+                picked = random.choice(len(of_group) * turns, size=ways, replace=False)
+                chosen[i] = of_group[picked // turns] * turns + picked % turns
+            else:
+                chosen[i] = random.choice(everything, size=ways, replace=False)
         return chosen // turns, chosen % turns
+
+    def _flaw(self, name: str, part: torch.Tensor, spec: TaskSpec) -> str | None:
+        if name[-1] == "x" and self.dataset.dtype == np.uint8 and self.draws_alone_as(FewShot):
+            return None  # bytes are finite; to ask each takes as long as to draw them
+        return super()._flaw(name, part, spec)
 
     def _settings(self, split: Split) -> tuple[Any, ...]:
         """N, K and Q of ``split``, as bounds where they are drawn per step."""
@@ -351,6 +376,26 @@ class FewShot(TaskDistribution):
     def _turns(self, split: Split) -> int:
         turned = self.config.rotations == "all" or (self.config.rotations == "meta_train" and split == "meta_train")
         return 4 if turned else 1
+
+
+def _draw_rows(counts: IntArray, examples: int, randoms: Sequence[np.random.Generator]) -> IntArray:
+    """Positions ``[T, N, examples]`` of examples within their classes, which have ``counts [T, N]`` of them.
+
+    Every example of a class has a random key; those with the smallest are taken, in the order of their keys. The keys
+    of a task are as many for each class as its largest class has examples.
+    """
+    (tasks, ways), widths = counts.shape, counts.max(axis=1)
+    widest = max(int(widths.max()), examples)
+    rows = np.empty((tasks, ways, examples), np.int64)
+    together = max(1, _MOST_KEYS // (ways * widest))
+    for start in range(0, tasks, together):
+        now = slice(start, start + together)
+        keys = np.full((len(counts[now]), ways, widest), np.inf)
+        for random, into, width in zip(randoms[now], keys, widths[now].tolist(), strict=True):
+            into[:, :width] = random.random((ways, width))
+        keys[np.arange(widest) >= counts[now, :, None]] = np.inf
+        rows[now] = smallest(keys, examples)
+    return rows
 
 
 def class_by_class(images: torch.Tensor, shots: int) -> Episode:
