@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import torch
 from distmeta import config
 from distmeta.data.preprocessing import Preprocessing
 from distmeta.errors import TaskContractError
-from distmeta.seeding import rng
+from distmeta.seeding import rng, rngs
 from distmeta.tasks import baselines
 from distmeta.types import SPLITS, Episode, Metrics, Split, TaskRef, TaskSpec
 
@@ -111,8 +112,10 @@ class TaskDistribution(config.Configurable, ABC):
 
     def generators(self, refs: Sequence[TaskRef], seed: int) -> list[np.random.Generator]:
         """The generators that :meth:`draw` gets for ``refs``."""
-        fingerprint = self.fingerprint
-        return [rng(seed, fingerprint, ref.split, ref.step, ref.index) for ref in refs]
+        found: list[np.random.Generator] = []
+        for (split, step), some in itertools.groupby(refs, lambda ref: (ref.split, ref.step)):
+            found += rngs(seed, self.fingerprint, split, step, ends=[ref.index for ref in some])
+        return found
 
     def count(self, split: Split) -> int | None:
         """Number of different tasks of ``split``; ``None`` if there is no limit."""

@@ -390,9 +390,12 @@ def _draw_rows(counts: IntArray, examples: int, randoms: Sequence[np.random.Gene
     together = max(1, _MOST_KEYS // (ways * widest))
     for start in range(0, tasks, together):
         now = slice(start, start + together)
-        keys = np.full((len(counts[now]), ways, widest), np.inf)
+        keys = np.empty((len(counts[now]), ways, widest))
         for random, into, width in zip(randoms[now], keys, widths[now].tolist(), strict=True):
-            into[:, :width] = random.random((ways, width))
+            if width == widest:
+                random.random(out=into)
+            else:
+                into[:, :width] = random.random((ways, width))
         keys[np.arange(widest) >= counts[now, :, None]] = np.inf
         rows[now] = smallest(keys, examples)
     return rows

@@ -35,10 +35,11 @@ def gathered(data: ClassSplit, classes: IntArray, rows: IntArray, quarter_turns:
     turns = np.broadcast_to(quarter_turns, rows.shape).ravel() if quarter_turns.any() else None
     homes = np.broadcast_to(classes, rows.shape).ravel()
     for part, stored in data.gather_parts(homes, rows.ravel(), _MOST_BYTES):
-        for turn in () if turns is None else (1, 2, 3):
-            which = np.flatnonzero(turns[part] == turn)
-            if which.size:
-                stored[which] = np.rot90(stored[which], turn, axes=(-2, -1))
+        if turns is not None:
+            for turn in (1, 2, 3):
+                which = np.flatnonzero(turns[part] == turn)
+                if which.size:
+                    stored[which] = np.rot90(stored[which], turn, axes=(-2, -1))
         into_floats(stored, images[part])
     return images.reshape(*rows.shape, *one)
 
