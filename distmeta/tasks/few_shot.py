@@ -161,6 +161,13 @@ class FewShot(TaskDistribution):
                 drawn |= {f"train_{name}": int(random.integers(bounds[0], bounds[1] + 1)), name: test}
         return self.with_config(**drawn) if drawn else self
 
+    def shaped(self, ref: TaskRef, seed: int) -> FewShot:
+        """The tasks of the step of ``ref``; no random number is drawn where there are no bounds."""
+        bounds = type(self).at_step is not FewShot.at_step or any(
+            isinstance(n, tuple) for n in self._settings(ref.split)
+        )
+        return super().shaped(ref, seed) if bounds else self
+
     @property
     def fingerprint(self) -> str:
         """The dataset's fingerprint."""
@@ -244,27 +251,50 @@ class FewShot(TaskDistribution):
         """Draw one task with each generator, stacked; images are copied once, from the shards to where they stay."""
         ways, shots, queries = self._numbers(split)
         data = self._split(split)
-        classes, quarter_turns = self._draw_classes(split, randoms)
-        rows = _draw_rows(data.counts[classes], shots + queries, randoms)
-        if split == "meta_train" and self.config.augment != "none":
-            # A task's generator has the changes of all its images at once, in the order of classes.
-            halves = tuple(
-                torch.empty((len(randoms), ways, n, *self.dataset.input_shape), dtype=torch.float32)
-                for n in (shots, queries)
-            )
-            for i, random in enumerate(randoms):
-                images = gathered(data, classes[i, :, None], rows[i], quarter_turns[i, :, None])
-                images = augment(images.flatten(0, 1), self.config.augment, random).reshape(images.shape)
-                halves[0][i], halves[1][i] = images[:, :shots], images[:, shots:]
-        else:
-            halves = tuple(
-                gathered(data, classes[:, :, None], part, quarter_turns[:, :, None])
-                for part in np.split(rows, [shots], axis=2)
-            )
+        chosen = self._draw_classes(split, randoms)
+        rows = _draw_rows(data.counts[chosen[0]], shots + queries, randoms)
+        classes, turns = (np.broadcast_to(part[:, :, None], rows.shape) for part in chosen)
+        changed = split == "meta_train" and self.config.augment != "none"
+        halves = slice(None, shots), slice(shots, None)
+        if changed:
+            parts = self._changed(data, (classes, rows, turns), halves, randoms)
+        else:  # all at once: the support sets of all tasks, then their queries
+            order = [np.concatenate([part[:, :, half].ravel() for half in halves]) for part in (classes, rows, turns)]
+            support = len(randoms) * ways * shots
+            images = gathered(data, *order)
+            parts = images[:support], images[support:]
         labels = torch.arange(ways)[:, None]
         support_y, query_y = (labels.expand(len(randoms), -1, n).contiguous().flatten(1) for n in (shots, queries))
-        support_x, query_x = (half.flatten(1, 2) for half in halves)
+        shape = self.dataset.input_shape
+        support_x, query_x = (part.view(len(randoms), -1, *shape) for part in parts)
         return Episode(support_x, support_y, query_x, query_y, ways=ways, outputs=ways)
+
+    def _changed(
+        self,
+        data: ClassSplit,
+        drawn: tuple[IntArray, IntArray, IntArray],
+        halves: tuple[slice, slice],
+        randoms: Sequence[np.random.Generator],
+    ) -> tuple[torch.Tensor, ...]:
+        """Images with random changes; a task's generator has those of all its images at once, in the order of classes.
+
+        Args:
+            data: the split.
+            drawn: class, position and quarter turns of each image, ``[T, N, K + Q]``.
+            halves: the support examples of a class, and its queries.
+            randoms: of each task.
+        """
+        shape = drawn[0].shape
+        parts = tuple(
+            torch.empty((*shape[:2], len(range(shape[2])[half]), *self.dataset.input_shape), dtype=torch.float32)
+            for half in halves
+        )
+        for i, random in enumerate(randoms):
+            images = augment(gathered(data, *(part[i].ravel() for part in drawn)), self.config.augment, random)
+            images = images.view(*shape[1:], *images.shape[1:])
+            for part, half in zip(parts, halves, strict=True):
+                part[i] = images[:, half]
+        return parts
 
     def class_names(self, ref: TaskRef, seed: int) -> tuple[str, ...]:
         """Names of the classes of one task, by label: those of the dataset, and by how much a class is turned."""
@@ -295,8 +325,8 @@ class FewShot(TaskDistribution):
         return chosen // turns, chosen % turns
 
     def _flaw(self, name: str, part: torch.Tensor, spec: TaskSpec) -> str | None:
-        if name[-1] == "x" and self.dataset.dtype == np.uint8 and self.draws_alone_as(FewShot):
-            return None  # bytes are finite; to ask each takes as long as to draw them
+        if self.draws_alone_as(FewShot) and (name[-1] == "y" or self.dataset.dtype == np.uint8):
+            return None  # labels are counted from 0, and bytes are finite; to ask each takes as long as to draw it
         return super()._flaw(name, part, spec)
 
     def _settings(self, split: Split) -> tuple[Any, ...]:

@@ -12,6 +12,7 @@ from distmeta.data.dataset import ClassSplit
 from distmeta.data.shard_file import into_floats
 from distmeta.data.writer import IntArray
 
+_FEW = 100
 _MOST_BYTES = 2**19  # of stored images at a time
 
 
@@ -20,28 +21,26 @@ def gathered(data: ClassSplit, classes: IntArray, rows: IntArray, quarter_turns:
 
     Args:
         data: the split.
-        classes: their classes, by position; this and ``quarter_turns`` are broadcast to the shape of ``rows``.
-        rows: their positions within the classes.
-        quarter_turns: by how many times 90 degrees each is turned, 0 to 3.
+        classes: ``[n]`` their classes, by position.
+        rows: ``[n]`` their positions within the classes.
+        quarter_turns: ``[n]`` by how many times 90 degrees each is turned, 0 to 3.
 
     Returns:
-        ``[*rows.shape, *input_shape]`` float32; bytes are scaled to 0..1. Beyond it, 512 KiB are held.
+        ``[n, *input_shape]`` float32; bytes are scaled to 0..1. Beyond it, 512 KiB are held.
 
     Raises:
         DataError: a position does not exist.
     """
-    one = data.dataset.input_shape
-    images = torch.empty((rows.size, *one), dtype=torch.float32)
-    turns = np.broadcast_to(quarter_turns, rows.shape).ravel() if quarter_turns.any() else None
-    homes = np.broadcast_to(classes, rows.shape).ravel()
-    for part, stored in data.gather_parts(homes, rows.ravel(), _MOST_BYTES):
-        if turns is not None:
+    images = torch.empty((rows.size, *data.dataset.input_shape), dtype=torch.float32)
+    turned = bool(quarter_turns.any())
+    for part, stored in data.gather_parts(classes, rows, _MOST_BYTES):
+        if turned:
             for turn in (1, 2, 3):
-                which = np.flatnonzero(turns[part] == turn)
+                which = np.flatnonzero(quarter_turns[part] == turn)
                 if which.size:
                     stored[which] = np.rot90(stored[which], turn, axes=(-2, -1))
         into_floats(stored, images[part])
-    return images.reshape(*rows.shape, *one)
+    return images
 
 
 def smallest(keys: npt.NDArray[Any], count: int) -> IntArray:
@@ -58,7 +57,7 @@ def smallest(keys: npt.NDArray[Any], count: int) -> IntArray:
         >>> smallest(np.array([[0.5, 0.25, 0.75, 0.25]]), 3)
         array([[1, 3, 0]])
     """
-    if keys.shape[-1] > 4 * count:  # a partition is then several times cheaper than sorting all
+    if keys.shape[-1] > max(_FEW, 4 * count):  # a partition is then several times cheaper than sorting all
         last = np.partition(keys, count - 1, axis=-1)[..., count - 1 : count]
         taken = keys <= last
         if int(taken.sum()) == keys[..., 0].size * count:  # otherwise there are keys equal to the last

@@ -16,7 +16,7 @@ from distmeta.tasks.gathering import gathered, smallest
 @given(
     arrays(
         np.float64,
-        st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 40)),
+        st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 200)),
         elements=st.sampled_from([0.0, 0.25, 0.5, 0.75, np.inf]) | st.floats(0, 1),
     ),
     st.integers(1, 8),
@@ -32,6 +32,13 @@ def test_the_smallest_of_many():
     assert np.array_equal(smallest(keys, 20), keys.argsort(-1, kind="stable")[..., :20])
     keys[0, 0, :300] = keys[0, 0].min()
     assert smallest(keys, 20)[0, 0].tolist() == list(range(20))
+
+
+def test_the_smallest_of_few_and_of_many_are_found_alike(monkeypatch):
+    keys = np.random.default_rng(0).integers(0, 30, (4, 5, 60)) / 30
+    for few in (0, 1000):
+        monkeypatch.setattr(gathering, "_FEW", few)
+        assert np.array_equal(smallest(keys, 3), keys.argsort(-1, kind="stable")[..., :3])
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +69,6 @@ def test_images_are_turned_and_divided_in_parts_of_any_size(data, wanted, most_b
 
 
 def test_a_position_that_does_not_exist_is_named(data):
-    one = np.zeros((1, 1), np.int64)
+    one = np.zeros(1, np.int64)
     with pytest.raises(DataError, match="has 4 images; image 4 was asked for"):
         gathered(data[1], one, one + 4, one)
