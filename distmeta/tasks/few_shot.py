@@ -21,13 +21,12 @@ from distmeta.data.verifying import verify_once
 from distmeta.data.writer import IntArray
 from distmeta.errors import DataError, TaskContractError
 from distmeta.seeding import rng
-from distmeta.tasks.augment import Augmentation, augment
+from distmeta.tasks.augment import Augmentation
 from distmeta.tasks.base import TaskDistribution
-from distmeta.tasks.gathering import gathered, smallest
+from distmeta.tasks.gathering import draw_rows, gathered_halves
 from distmeta.types import SPLITS, Episode, Split, TaskRef, TaskSpec
 
 _NUMBERS = ("ways", "shots", "queries")
-_MOST_KEYS = 2**16  # in memory at a time
 
 
 class FewShot(TaskDistribution):
@@ -252,49 +251,15 @@ class FewShot(TaskDistribution):
         ways, shots, queries = self._numbers(split)
         data = self._split(split)
         chosen = self._draw_classes(split, randoms)
-        rows = _draw_rows(data.counts[chosen[0]], shots + queries, randoms)
+        rows = draw_rows(data.counts[chosen[0]], shots + queries, randoms)
         classes, turns = (np.broadcast_to(part[:, :, None], rows.shape) for part in chosen)
-        changed = split == "meta_train" and self.config.augment != "none"
-        halves = slice(None, shots), slice(shots, None)
-        if changed:
-            parts = self._changed(data, (classes, rows, turns), halves, randoms)
-        else:  # all at once: the support sets of all tasks, then their queries
-            order = [np.concatenate([part[:, :, half].ravel() for half in halves]) for part in (classes, rows, turns)]
-            support = len(randoms) * ways * shots
-            images = gathered(data, *order)
-            parts = images[:support], images[support:]
+        augmentation = self.config.augment if split == "meta_train" else "none"
+        parts = gathered_halves(data, (classes, rows, turns), shots, augmentation, randoms)
         labels = torch.arange(ways)[:, None]
         support_y, query_y = (labels.expand(len(randoms), -1, n).contiguous().flatten(1) for n in (shots, queries))
         shape = self.dataset.input_shape
         support_x, query_x = (part.view(len(randoms), -1, *shape) for part in parts)
         return Episode(support_x, support_y, query_x, query_y, ways=ways, outputs=ways)
-
-    def _changed(
-        self,
-        data: ClassSplit,
-        drawn: tuple[IntArray, IntArray, IntArray],
-        halves: tuple[slice, slice],
-        randoms: Sequence[np.random.Generator],
-    ) -> tuple[torch.Tensor, ...]:
-        """Images with random changes; a task's generator has those of all its images at once, in the order of classes.
-
-        Args:
-            data: the split.
-            drawn: class, position and quarter turns of each image, ``[T, N, K + Q]``.
-            halves: the support examples of a class, and its queries.
-            randoms: of each task.
-        """
-        shape = drawn[0].shape
-        parts = tuple(
-            torch.empty((*shape[:2], len(range(shape[2])[half]), *self.dataset.input_shape), dtype=torch.float32)
-            for half in halves
-        )
-        for i, random in enumerate(randoms):
-            images = augment(gathered(data, *(part[i].ravel() for part in drawn)), self.config.augment, random)
-            images = images.view(*shape[1:], *images.shape[1:])
-            for part, half in zip(parts, halves, strict=True):
-                part[i] = images[:, half]
-        return parts
 
     def class_names(self, ref: TaskRef, seed: int) -> tuple[str, ...]:
         """Names of the classes of one task, by label: those of the dataset, and by how much a class is turned."""
@@ -406,40 +371,3 @@ class FewShot(TaskDistribution):
     def _turns(self, split: Split) -> int:
         turned = self.config.rotations == "all" or (self.config.rotations == "meta_train" and split == "meta_train")
         return 4 if turned else 1
-
-
-def _draw_rows(counts: IntArray, examples: int, randoms: Sequence[np.random.Generator]) -> IntArray:
-    """Positions ``[T, N, examples]`` of examples within their classes, which have ``counts [T, N]`` of them.
-
-    Every example of a class has a random key; those with the smallest are taken, in the order of their keys. The keys
-    of a task are as many for each class as its largest class has examples.
-    """
-    (tasks, ways), widths = counts.shape, counts.max(axis=1)
-    widest = max(int(widths.max()), examples)
-    rows = np.empty((tasks, ways, examples), np.int64)
-    together = max(1, _MOST_KEYS // (ways * widest))
-    for start in range(0, tasks, together):
-        now = slice(start, start + together)
-        keys = np.empty((len(counts[now]), ways, widest))
-        for random, into, width in zip(randoms[now], keys, widths[now].tolist(), strict=True):
-            if width == widest:
-                random.random(out=into)
-            else:
-                into[:, :width] = random.random((ways, width))
-        keys[np.arange(widest) >= counts[now, :, None]] = np.inf
-        rows[now] = smallest(keys, examples)
-    return rows
-
-
-def class_by_class(images: torch.Tensor, shots: int) -> Episode:
-    """Make a task of images ``[N, K + Q, ...]``: the first K of each class are its support examples."""
-    ways, examples = images.shape[:2]
-    labels = torch.arange(ways)
-    return Episode(
-        images[:, :shots].flatten(0, 1),
-        labels.repeat_interleave(shots),
-        images[:, shots:].flatten(0, 1),
-        labels.repeat_interleave(examples - shots),
-        ways=ways,
-        outputs=ways,
-    )

@@ -150,7 +150,7 @@ def test_many_tasks_are_drawn_in_parts_of_any_size(data, monkeypatch):
     refs = [TaskRef("meta_train", 0, i) for i in range(9)]
     expected = tasks.episodes(refs, 0)
     for keys, most_bytes in ((1, 1), (70, 500), (2**30, 2**30)):
-        monkeypatch.setattr("distmeta.tasks.few_shot._MOST_KEYS", keys)
+        monkeypatch.setattr("distmeta.tasks.gathering._MOST_KEYS", keys)
         monkeypatch.setattr("distmeta.tasks.gathering._MOST_BYTES", most_bytes)
         same(tasks.episodes(refs, 0), expected)
 
