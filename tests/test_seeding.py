@@ -1,6 +1,9 @@
 """Randomness is a pure function of its name."""
 
+import copy
+import hashlib
 import itertools
+import pickle
 import subprocess
 import sys
 
@@ -10,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 
-from distmeta.seeding import rng, torch_seed
+from distmeta.seeding import rng, rngs, torch_seed
 
 PATH = ("ab" * 32, "meta_train", 12, 3)
 parts = st.lists(st.one_of(st.text(max_size=8), st.integers(0, 10**9)), max_size=4)
@@ -25,6 +28,44 @@ def test_equal_names_give_equal_streams(seed, path):
     assert stream(seed, *path) == stream(seed, *path)
     assert 0 <= torch_seed(seed, *path) < 2**63
     assert torch_seed(seed, *path) == torch_seed(seed, *path)
+
+
+@given(st.integers(0, 2**32), parts)
+def test_the_streams_are_numpys_for_the_hash_of_the_name(seed, path):
+    """The plain construction, which asks the system for random bytes first: same state, same numbers of every kind."""
+    key = int.from_bytes(hashlib.blake2b(repr((seed, *path)).encode(), digest_size=16).digest(), "little")
+    plain, own = np.random.Generator(np.random.Philox(key=key)), rng(seed, *path)
+    for _ in range(2):
+        assert repr(own.bit_generator.state) == repr(plain.bit_generator.state)
+        for draw in (
+            lambda g: g.random(3),
+            lambda g: g.integers(100, size=3),
+            lambda g: g.choice(4000, size=5, replace=False),
+            lambda g: g.standard_normal(3, dtype=np.float32),
+            lambda g: g.permutation(7),
+        ):
+            assert np.array_equal(draw(own), draw(plain))
+    assert torch_seed(seed, *path) == key % 2**63
+
+
+@given(st.integers(0, 2**32), parts, st.lists(st.integers(0, 10**6), max_size=4))
+def test_many_at_once_are_those_of_each_name(seed, path, ends):
+    found = rngs(seed, *path, ends=map(np.int64, ends))
+    expected = [rng(seed, *path, end) for end in ends]
+    assert [g.random(5).tolist() for g in found] == [g.random(5).tolist() for g in expected]
+
+
+def test_a_generator_can_be_pickled_and_copied():
+    one = rng(7, "a")
+    one.random()
+    for other in (pickle.loads(pickle.dumps(one)), copy.deepcopy(one)):
+        assert other.random(4).tolist() == copy.deepcopy(one).random(4).tolist()
+
+
+def test_a_generator_does_not_spawn():
+    """Its children had keys from the system's random bytes: other numbers in every process."""
+    with pytest.raises(TypeError, match="spawn"):
+        rng(7, "a").spawn(1)
 
 
 @given(st.tuples(st.integers(0, 99), parts), st.tuples(st.integers(0, 99), parts))

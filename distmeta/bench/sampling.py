@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from distmeta.bench import cases
 from distmeta.bench.benchmark import Benchmark, Budget, Tell
 from distmeta.bench.record import Row
+from distmeta.malloc import keep_freed_memory
 from distmeta.types import TaskRef
 
 _REPETITION_S = 0.05
@@ -39,6 +40,7 @@ class Sampling(Benchmark):
 
     def rows(self, budget: Budget, tell: Tell) -> Sequence[Row]:
         """See :meth:`Benchmark.rows`."""
+        keep_freed_memory()  # as a worker does
         variants = []
         for batch in self._batches:
             tell(f"warming up, batches of {batch}")

@@ -14,6 +14,8 @@ process.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -168,6 +170,49 @@ class ClassSplit:
         Raises:
             DataError: a position does not exist.
         """
+        self._require_present(classes, rows)
+        found = self._empty(rows.size)
+        self._take(classes, rows, found)
+        return found
+
+    def gather_parts(self, classes: IntArray, rows: IntArray, most_bytes: int) -> Iterator[tuple[slice, Images]]:
+        """Copy images out of the mapped files, a part at a time.
+
+        Args:
+            classes: ``[n]``, as for :meth:`gather`.
+            rows: ``[n]``.
+            most_bytes: of a part; it has one image at least.
+
+        Yields:
+            Which of the n images, in order, and what :meth:`gather` returns for them; the next part overwrites it.
+
+        Raises:
+            DataError: a position does not exist; before the first part.
+        """
+        self._require_present(classes, rows)
+        each = max(1, most_bytes // max(1, math.prod(self.dataset.input_shape) * self.dataset.dtype.itemsize))
+        memory = self._empty(min(each, rows.size))
+        for start in range(0, rows.size, each):
+            part = slice(start, start + each)
+            found = memory[: rows[part].size]
+            self._take(classes[part], rows[part], found)
+            yield part, found
+
+    def _empty(self, count: int) -> Images:
+        return np.empty((count, *self.dataset.input_shape), self.dataset.dtype)
+
+    def _take(self, classes: IntArray, rows: IntArray, out: Images) -> None:
+        index = self._start[classes] + rows
+        if len(self._views) == 1:
+            # The positions are checked; with mode="raise", numpy would write into memory of its own first.
+            self._views[0].take(index, axis=0, out=out, mode="clip")
+            return
+        home = self._shard[classes]
+        for shard in np.unique(home):
+            at = np.flatnonzero(home == shard)
+            out[at] = self._views[shard].take(index[at], axis=0)
+
+    def _require_present(self, classes: IntArray, rows: IntArray) -> None:
         if (
             classes.shape != rows.shape
             or classes.ndim != 1
@@ -175,16 +220,6 @@ class ClassSplit:
             or (rows.size and (rows.min() < 0 or (rows >= self.counts[classes]).any()))
         ):
             raise self._out_of_range(classes, rows)
-        index = self._start[classes] + rows
-        if len(self._views) == 1:
-            picked: Images = self._views[0].take(index, axis=0)
-            return picked
-        out = np.empty((index.size, *self.dataset.input_shape), self.dataset.dtype)
-        home = self._shard[classes]
-        for shard in np.unique(home):
-            at = np.flatnonzero(home == shard)
-            out[at] = self._views[shard].take(index[at], axis=0)
-        return out
 
     def _out_of_range(self, classes: IntArray, rows: IntArray) -> DataError:
         where = f"{self.split} of dataset {self.dataset.name!r}"

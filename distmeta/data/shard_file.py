@@ -28,7 +28,14 @@ Images = npt.NDArray[Any]
 def floats(x: Images) -> torch.Tensor:
     """Convert images to the floats that networks take; bytes are scaled to 0..1."""
     images = torch.from_numpy(x).float()
-    return images / 255 if x.dtype == np.uint8 else images
+    return images.div_(255) if x.dtype == np.uint8 else images
+
+
+def into_floats(x: Images, out: torch.Tensor) -> None:
+    """Write what :func:`floats` returns into ``out``, float32 of the same shape."""
+    out.copy_(torch.from_numpy(x))
+    if x.dtype == np.uint8:
+        out.div_(255)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import torch
 from distmeta import config
 from distmeta.data.preprocessing import Preprocessing
 from distmeta.errors import TaskContractError
-from distmeta.seeding import rng
+from distmeta.seeding import rng, rngs
 from distmeta.tasks import baselines
 from distmeta.types import SPLITS, Episode, Metrics, Split, TaskRef, TaskSpec
 
@@ -74,6 +75,8 @@ class TaskDistribution(config.Configurable, ABC):
 
         Override it, and :meth:`together`, if evaluation tasks differ in shape.
         """
+        if type(self).at_step is TaskDistribution.at_step:
+            return self
         return self.at_step(ref.split, rng(seed, self.fingerprint, ref.split, ref.step, "shapes"))
 
     def together(self, refs: Sequence[TaskRef], seed: int) -> list[Sequence[TaskRef]]:
@@ -83,6 +86,36 @@ class TaskDistribution(config.Configurable, ABC):
     def draw_ref(self, ref: TaskRef, seed: int) -> Episode:
         """Draw the task that ``ref`` names in a run with ``seed``; override it if tasks are a list."""
         return self.draw(ref.split, rng(seed, self.fingerprint, ref.split, ref.step, ref.index))
+
+    def draw_refs(self, refs: Sequence[TaskRef], seed: int) -> Episode:
+        """Draw the tasks of a chunk, stacked; by default one after the other, by :meth:`draw_ref`.
+
+        Override it where tasks are cheaper drawn together. Every task must keep its bytes, and a subclass its own way
+        of drawing one: see :meth:`draws_alone_as`.
+        """
+        drawn: list[Episode] = []
+        checked = None
+        for ref in refs:
+            drawn.append(self.draw_ref(ref, seed))
+            found = [(part.shape, part.dtype) for part in drawn[-1]]
+            if found != checked:  # shapes like those of the task before are not checked again
+                self._require_shapes(ref, drawn[-1])
+                checked = found
+        return Episode.stack(drawn)
+
+    def draws_alone_as(self, kind: type[TaskDistribution]) -> bool:
+        """Whether a single task is drawn by ``kind``'s :meth:`draw`, of a generator of its own.
+
+        A subclass that replaced :meth:`draw` or :meth:`draw_ref` is not to be passed by.
+        """
+        return type(self).draw is kind.draw and type(self).draw_ref is TaskDistribution.draw_ref
+
+    def generators(self, refs: Sequence[TaskRef], seed: int) -> list[np.random.Generator]:
+        """The generators that :meth:`draw` gets for ``refs``."""
+        found: list[np.random.Generator] = []
+        for (split, step), some in itertools.groupby(refs, lambda ref: (ref.split, ref.step)):
+            found += rngs(seed, self.fingerprint, split, step, ends=[ref.index for ref in some])
+        return found
 
     def count(self, split: Split) -> int | None:
         """Number of different tasks of ``split``; ``None`` if there is no limit."""
@@ -161,17 +194,21 @@ class TaskDistribution(config.Configurable, ABC):
             TaskContractError: a task has NaN or infinite numbers, labels out of range, or shapes that differ from
                 :meth:`spec_of`; the error carries the task's name.
         """
-        drawn: list[Episode] = []
         now = self.shaped(refs[0], seed)
-        for ref in refs:
-            drawn.append(now.draw_ref(ref, seed))
-            now._require_shapes(ref, drawn[-1])
-        stacked = Episode.stack(drawn)
-        flaws = (self._flaw(name, part, refs[0].split) for name, part in zip(_PARTS, stacked, strict=True))
-        if any(flaws):  # the whole chunk is checked at once; only a bad one is searched for the task
-            for ref, episode in zip(refs, drawn, strict=True):
-                self._require_valid_values(ref, episode)
+        stacked = now.draw_refs(refs, seed)
+        if type(now).draw_refs is not TaskDistribution.draw_refs:  # which checks every task before it stacks them
+            for part in stacked:
+                if len(part) != len(refs):
+                    raise TaskContractError(
+                        f"draw_refs of {type(self).__name__} returned {len(part)} tasks for {len(refs)} refs; expected "
+                        "as many. Return a part [T, ...] of each kind, in the order of the refs."
+                    )
+            now._require_shapes(refs[0], stacked.map(lambda part: part[0]))
         spec = self.spec_of(refs[0].split)
+        flaws = (now._flaw(name, part, spec) for name, part in zip(_PARTS, stacked, strict=True))
+        if any(flaws):  # the whole chunk is checked at once; only a bad one is searched for the task
+            for i, ref in enumerate(refs):
+                now._require_valid_values(ref, stacked.map(lambda part, i=i: part[i]), spec)  # type: ignore[misc]
         if spec.kind == "classification" and (spec.outputs if spec.fewest is None else spec.fewest) < 2:
             raise TaskContractError(
                 f"The tasks of {type(self).__name__} have one class, which leaves nothing to tell apart; expected two "
@@ -195,16 +232,15 @@ class TaskDistribution(config.Configurable, ABC):
                     task_ref=ref,
                 )
 
-    def _require_valid_values(self, ref: TaskRef, episode: Episode) -> None:
+    def _require_valid_values(self, ref: TaskRef, episode: Episode, spec: TaskSpec) -> None:
         for name, part in zip(_PARTS, episode, strict=True):
-            flaw = self._flaw(name, part[None], ref.split)
+            flaw = self._flaw(name, part[None], spec)
             if flaw:
                 raise TaskContractError(f"{name} of a task from {type(self).__name__} has {flaw}", task_ref=ref)
 
-    def _flaw(self, name: str, part: torch.Tensor, split: Split) -> str | None:
+    def _flaw(self, name: str, part: torch.Tensor, spec: TaskSpec) -> str | None:
         """Describe what is wrong with the values of one part of stacked tasks; ``None`` if nothing is."""
-        spec = self.spec_of(split)
-        if part.is_floating_point() and not bool(torch.isfinite(part).all()):
+        if part.is_floating_point() and not _all_finite(part):
             return (
                 "NaN or infinite values; expected finite numbers. Fix the function that draws the task, or the data "
                 "that it reads."
@@ -214,9 +250,10 @@ class TaskDistribution(config.Configurable, ABC):
         lowest, highest = (
             (-1 if spec.padded else 0, spec.outputs - 1) if spec.kind == "classification" else self._range(part, spec)
         )
-        if part.min() < lowest or part.max() > highest:
+        least, most = (float(number) for number in part.aminmax())
+        if least < lowest or most > highest:
             return (
-                f"labels from {float(part.min()):g} to {float(part.max()):g}; expected {lowest} to {highest}. Number "
+                f"labels from {least:g} to {most:g}; expected {lowest} to {highest}. Number "
                 "the classes of every task from 0."
             )
         return None
@@ -236,6 +273,12 @@ class TaskDistribution(config.Configurable, ABC):
 
     def __iter__(self) -> Iterator[Task]:
         return iter(self.take())
+
+
+def _all_finite(numbers: torch.Tensor) -> bool:
+    # One NaN or infinity makes a sum NaN or infinite. The sum is one pass; only where it overflows is each one asked,
+    # which takes twenty times as long.
+    return bool(torch.isfinite(numbers.sum())) or bool(torch.isfinite(numbers).all())
 
 
 @dataclass(frozen=True)

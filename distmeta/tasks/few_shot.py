@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -16,14 +16,14 @@ from distmeta.data.catalog import DATASETS, resolve
 from distmeta.data.dataset import ClassSplit, ShardDataset
 from distmeta.data.encoding import seen_classes_warning
 from distmeta.data.preprocessing import Preprocessing
-from distmeta.data.shard_file import floats
 from distmeta.data.splits import advised_percentages, divide_again
 from distmeta.data.verifying import verify_once
 from distmeta.data.writer import IntArray
 from distmeta.errors import DataError, TaskContractError
 from distmeta.seeding import rng
-from distmeta.tasks.augment import Augmentation, augment
+from distmeta.tasks.augment import Augmentation
 from distmeta.tasks.base import TaskDistribution
+from distmeta.tasks.gathering import draw_rows, gathered_halves
 from distmeta.types import SPLITS, Episode, Split, TaskRef, TaskSpec
 
 _NUMBERS = ("ways", "shots", "queries")
@@ -135,8 +135,9 @@ class FewShot(TaskDistribution):
     def with_config(self, **changes: Any) -> FewShot:
         """A copy with some settings changed."""
         clone = super().with_config(**changes)
-        if clone.config.data != self.config.data:
-            clone._opened = clone._expected = None
+        # A copy is made of what would be sent to another process, without the opened dataset; here it is shared.
+        same = clone.config.data == self.config.data
+        clone._opened, clone._expected = (self._opened, self._expected) if same else (None, None)
         return clone
 
     @property
@@ -158,6 +159,13 @@ class FewShot(TaskDistribution):
             if isinstance(bounds, tuple):
                 drawn |= {f"train_{name}": int(random.integers(bounds[0], bounds[1] + 1)), name: test}
         return self.with_config(**drawn) if drawn else self
+
+    def shaped(self, ref: TaskRef, seed: int) -> FewShot:
+        """The tasks of the step of ``ref``; no random number is drawn where there are no bounds."""
+        bounds = type(self).at_step is not FewShot.at_step or any(
+            isinstance(n, tuple) for n in self._settings(ref.split)
+        )
+        return super().shaped(ref, seed) if bounds else self
 
     @property
     def fingerprint(self) -> str:
@@ -230,23 +238,28 @@ class FewShot(TaskDistribution):
 
         Where bounds are given, training tasks are drawn from :meth:`at_step`'s distribution, of one N, K and Q.
         """
+        return self.draw_with(split, [random]).map(lambda part: part[0])
+
+    def draw_refs(self, refs: Sequence[TaskRef], seed: int) -> Episode:
+        """Draw the tasks of a chunk together, each with the numbers of a generator of its own, as :meth:`draw` does."""
+        if not self.draws_alone_as(FewShot):
+            return super().draw_refs(refs, seed)
+        return self.draw_with(refs[0].split, self.generators(refs, seed))
+
+    def draw_with(self, split: Split, randoms: Sequence[np.random.Generator]) -> Episode:
+        """Draw one task with each generator, stacked; images are copied once, from the shards to where they stay."""
         ways, shots, queries = self._numbers(split)
         data = self._split(split)
-        classes, quarter_turns = self._draw_classes(split, random)
-        counts = data.counts[classes]
-        keys = random.random((ways, int(counts.max())))
-        keys[np.arange(keys.shape[1]) >= counts[:, None]] = np.inf
-        rows = keys.argsort(axis=1, kind="stable")[:, : shots + queries]
-        x = data.gather(np.repeat(classes, shots + queries), rows.ravel())
-        x = x.reshape(ways, shots + queries, *x.shape[1:])
-        for turn in (1, 2, 3):
-            turned = quarter_turns == turn
-            if turned.any():
-                x[turned] = np.rot90(x[turned], turn, axes=(-2, -1))
-        images = floats(x)
-        if split == "meta_train" and self.config.augment != "none":
-            images = augment(images.flatten(0, 1), self.config.augment, random).reshape(images.shape)
-        return class_by_class(images, shots)
+        chosen = self._draw_classes(split, randoms)
+        rows = draw_rows(data.counts[chosen[0]], shots + queries, randoms)
+        classes, turns = (np.broadcast_to(part[:, :, None], rows.shape) for part in chosen)
+        augmentation = self.config.augment if split == "meta_train" else "none"
+        parts = gathered_halves(data, (classes, rows, turns), shots, augmentation, randoms)
+        labels = torch.arange(ways)[:, None]
+        support_y, query_y = (labels.expand(len(randoms), -1, n).contiguous().flatten(1) for n in (shots, queries))
+        shape = self.dataset.input_shape
+        support_x, query_x = (part.view(len(randoms), -1, *shape) for part in parts)
+        return Episode(support_x, support_y, query_x, query_y, ways=ways, outputs=ways)
 
     def class_names(self, ref: TaskRef, seed: int) -> tuple[str, ...]:
         """Names of the classes of one task, by label: those of the dataset, and by how much a class is turned."""
@@ -256,23 +269,30 @@ class FewShot(TaskDistribution):
     def names_drawn(self, split: Split, random: np.random.Generator) -> tuple[str, ...]:
         """Names of the classes that :meth:`draw` takes with the same random numbers."""
         names = self._split(split).names
-        classes, turns = self._draw_classes(split, random)
+        (classes,), (turns,) = self._draw_classes(split, [random])
         return tuple(
             f"{names[position]}, turned by {90 * turn} degrees" if turn else names[position]
             for position, turn in zip(classes, turns, strict=True)
         )
 
-    def _draw_classes(self, split: Split, random: np.random.Generator) -> tuple[IntArray, IntArray]:
-        """Positions of N classes, and the quarter turns of each; the first random numbers of a task."""
+    def _draw_classes(self, split: Split, randoms: Sequence[np.random.Generator]) -> tuple[IntArray, IntArray]:
+        """Positions ``[T, N]`` of N classes, and the quarter turns of each; the first random numbers of a task."""
         ways, data, turns = self._numbers(split)[0], self._split(split), self._turns(split)
-        if self._grouped(split):
-            groups = list(data.groups.values())
-            of_group = groups[int(random.integers(len(groups)))]
-            picked = random.choice(len(of_group) * turns, size=ways, replace=False)
-            chosen = of_group[picked // turns] * turns + picked % turns
-        else:
-            chosen = random.choice(data.classes * turns, size=ways, replace=False)
+        chosen, everything = np.empty((len(randoms), ways), np.int64), data.classes * turns
+        groups = list(data.groups.values()) if self._grouped(split) else []
+        for i, random in enumerate(randoms):
+            if groups:
+                of_group = groups[int(random.integers(len(groups)))]
+                picked = random.choice(len(of_group) * turns, size=ways, replace=False)
+                chosen[i] = of_group[picked // turns] * turns + picked % turns
+            else:
+                chosen[i] = random.choice(everything, size=ways, replace=False)
         return chosen // turns, chosen % turns
+
+    def _flaw(self, name: str, part: torch.Tensor, spec: TaskSpec) -> str | None:
+        if self.draws_alone_as(FewShot) and (name[-1] == "y" or self.dataset.dtype == np.uint8):
+            return None  # labels are counted from 0, and bytes are finite; to ask each takes as long as to draw it
+        return super()._flaw(name, part, spec)
 
     def _settings(self, split: Split) -> tuple[Any, ...]:
         """N, K and Q of ``split``, as bounds where they are drawn per step."""
@@ -351,17 +371,3 @@ class FewShot(TaskDistribution):
     def _turns(self, split: Split) -> int:
         turned = self.config.rotations == "all" or (self.config.rotations == "meta_train" and split == "meta_train")
         return 4 if turned else 1
-
-
-def class_by_class(images: torch.Tensor, shots: int) -> Episode:
-    """Make a task of images ``[N, K + Q, ...]``: the first K of each class are its support examples."""
-    ways, examples = images.shape[:2]
-    labels = torch.arange(ways)
-    return Episode(
-        images[:, :shots].flatten(0, 1),
-        labels.repeat_interleave(shots),
-        images[:, shots:].flatten(0, 1),
-        labels.repeat_interleave(examples - shots),
-        ways=ways,
-        outputs=ways,
-    )

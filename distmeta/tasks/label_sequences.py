@@ -6,6 +6,8 @@ later ones can be classified by remembering the label. Labels are assigned anew 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,6 +25,8 @@ from distmeta.tasks.augment import turn_and_shift
 from distmeta.tasks.base import TaskDistribution
 from distmeta.tasks.few_shot import FewShot
 from distmeta.types import Episode, Metrics, Split, TaskRef, TaskSpec
+
+_MOST_NUMBERS = 2**20  # of images, at the size of the dataset, at a time
 
 CHARACTERS = 5
 """Length of a string label, and of its alphabet: five characters, each one of five (Santoro et al., section 4.1.2)."""
@@ -151,8 +155,24 @@ class LabelSequences(TaskDistribution):
 
     def draw(self, split: Split, random: np.random.Generator) -> Episode:
         """Draw N classes, L/N images of each, and a random order."""
+        return self._sequence(split, random, self._images.draw(split, random))
+
+    def draw_refs(self, refs: Sequence[TaskRef], seed: int) -> Episode:
+        """Draw the sequences of a chunk: each as :meth:`draw` does, the images of several at once."""
+        if not self.draws_alone_as(LabelSequences):
+            return super().draw_refs(refs, seed)
+        split, sequences = refs[0].split, []
+        together = max(1, _MOST_NUMBERS // (self.config.length * math.prod(self.dataset.input_shape)))
+        for start in range(0, len(refs), together):
+            randoms = self.generators(refs[start : start + together], seed)
+            images = self._images.draw_with(split, randoms)
+            for i, random in enumerate(randoms):
+                sequences.append(self._sequence(split, random, images.map(lambda part, i=i: part[i])))  # type: ignore[misc]
+        return Episode.stack(sequences)
+
+    def _sequence(self, split: Split, random: np.random.Generator, images: Episode) -> Episode:
+        """The images of N classes, drawn in random order, so that labels are random too, as one sequence."""
         c = self.config
-        images = self._images.draw(split, random)  # classes are drawn in random order, so labels are random too
         order = torch.from_numpy(random.permutation(c.length))
         x = torch.cat([images.support_x, images.query_x])[order]
         y = torch.cat([images.support_y, images.query_y])[order]

@@ -11,7 +11,8 @@ from pydantic import PositiveInt
 from distmeta.data.shard_file import floats
 from distmeta.data.sources.omniglot_runs import RUNS, WAYS
 from distmeta.errors import TaskContractError
-from distmeta.tasks.few_shot import FewShot, class_by_class
+from distmeta.tasks.few_shot import FewShot
+from distmeta.tasks.gathering import class_by_class
 from distmeta.types import Episode, Split, TaskRef
 
 

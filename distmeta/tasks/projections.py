@@ -16,7 +16,8 @@ from distmeta.data.verifying import verify_once
 from distmeta.errors import TaskContractError
 from distmeta.seeding import rng
 from distmeta.tasks.base import TaskDistribution
-from distmeta.tasks.few_shot import FewShot, class_by_class
+from distmeta.tasks.few_shot import FewShot
+from distmeta.tasks.gathering import class_by_class
 from distmeta.types import Episode, Split, TaskRef, TaskSpec
 
 

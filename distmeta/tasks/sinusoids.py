@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from pydantic import PositiveInt
 
 from distmeta import config
 from distmeta.tasks.base import TaskDistribution
-from distmeta.types import Episode, Split, TaskSpec
+from distmeta.types import Episode, Split, TaskRef, TaskSpec
 
 
 class Sinusoids(TaskDistribution):
@@ -46,9 +47,22 @@ class Sinusoids(TaskDistribution):
 
     def draw(self, split: Split, random: np.random.Generator) -> Episode:
         """Draw an amplitude, a phase and ``shots + queries`` points."""
-        amplitude, phase = random.uniform(0.1, 5.0), random.uniform(0.0, math.pi)
-        x = random.uniform(-5.0, 5.0, size=(self.config.shots + self.config.queries, 1))
-        points = torch.from_numpy(x).float()
-        values = torch.from_numpy(amplitude * np.sin(x - phase)).float()
+        return self._drawn([random]).map(lambda part: part[0])
+
+    def draw_refs(self, refs: Sequence[TaskRef], seed: int) -> Episode:
+        """Draw the tasks of a chunk: the numbers of each as :meth:`draw` does, the tensors of all at once."""
+        if not self.draws_alone_as(Sinusoids):
+            return super().draw_refs(refs, seed)
+        return self._drawn(self.generators(refs, seed))
+
+    def _drawn(self, randoms: Sequence[np.random.Generator]) -> Episode:
         k = self.config.shots
-        return Episode(points[:k], values[:k], points[k:], values[k:])
+        x = np.empty((len(randoms), k + self.config.queries, 1))
+        y = np.empty_like(x)
+        for i, random in enumerate(randoms):
+            amplitude, phase = random.uniform(0.1, 5.0), random.uniform(0.0, math.pi)
+            x[i] = random.uniform(-5.0, 5.0, size=x.shape[1:])
+            y[i] = amplitude * np.sin(x[i] - phase)
+        points, values = torch.from_numpy(x).float(), torch.from_numpy(y).float()
+        parts = points[:, :k], values[:, :k], points[:, k:], values[:, k:]
+        return Episode(*(part.contiguous() for part in parts))

@@ -259,7 +259,8 @@ def _classes(random: np.random.Generator, y: Array, classes: int) -> npt.NDArray
 def every_class_first(labels: npt.NDArray[np.int64], support: int) -> npt.NDArray[np.int64]:
     """An order of the rows in which every class is among the first ``support``, otherwise as they are."""
     order = np.arange(len(labels))
-    for label in np.setdiff1d(labels, labels[:support]):
+    counts, early = np.bincount(labels), np.bincount(labels[:support], minlength=int(labels.max(initial=-1)) + 1)
+    for label in np.flatnonzero((counts > 0) & (early == 0)):
         inside = labels[order[:support]]
         spare = np.flatnonzero(np.bincount(inside, minlength=label + 1)[inside] > 1)
         out, into = int(np.flatnonzero(labels[order[support:]] == label)[0]) + support, int(spare[-1])

@@ -78,7 +78,14 @@ def test_gather_equals_a_python_loop(data):
     with tempfile.TemporaryDirectory() as out:
         build(out, written, shard_bytes=shard_bytes)
         at = np.array(picks, np.int64).reshape(-1, 2)
-        got = ShardDataset.open(out).split("meta_test").gather(at[:, 0], at[:, 1])
+        split = ShardDataset.open(out).split("meta_test")
+        got = split.gather(at[:, 0], at[:, 1])
+        most_bytes = data.draw(st.integers(1, 200))
+        parts = [(part, x.copy()) for part, x in split.gather_parts(at[:, 0], at[:, 1], most_bytes)]
+    for part, x in parts:
+        assert len(x) == 1 or x.nbytes <= most_bytes
+        assert np.array_equal(x, got[part])
+    assert sum(len(x) for _, x in parts) == len(picks)
     assert got.shape == (len(picks), *SHAPE)
     assert got.flags.writeable
     for image, (c, row) in zip(got, picks, strict=True):

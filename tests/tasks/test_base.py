@@ -144,3 +144,45 @@ def test_baseline_of_regression_is_the_mean_of_the_support_targets():
 def test_a_distribution_must_say_what_it_is():
     with pytest.raises(TypeError, match="abstract"):
         type("Half", (TaskDistribution,), {"draw": lambda self, split, random: None})()
+
+
+class TestDrawnTogether:
+    class Halves(Sinusoids):
+        """A distribution that draws a chunk at once; ``change`` spoils it."""
+
+        change = staticmethod(lambda episode: episode)
+
+        def draw_refs(self, refs, seed):
+            return self.change(super().draw_refs(refs, seed))
+
+    REFS = tuple(TaskRef("meta_train", 0, index) for index in range(4))
+
+    def spoiled(self, change):
+        tasks = self.Halves(shots=3)
+        tasks.change = change
+        return tasks
+
+    def test_a_task_too_few_is_refused(self):
+        with pytest.raises(TaskContractError, match="returned 3 tasks for 4 refs; expected as many"):
+            self.spoiled(lambda e: e.map(lambda part: part[:3])).episodes(self.REFS, 0)
+
+    def test_another_shape_is_refused(self):
+        with pytest.raises(TaskContractError, match=r"support_x of a task from Halves has shape \[2, 1\]"):
+            self.spoiled(lambda e: e.map(lambda part: part[:, :2])).episodes(self.REFS, 0)
+
+    @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+    def test_the_task_with_a_number_that_is_none_is_named(self, number):
+        def change(episode):
+            episode.query_y[2, 5] = number
+            return episode
+
+        with pytest.raises(TaskContractError, match="query_y of a task from Halves has NaN or infinite") as caught:
+            self.spoiled(change).episodes(self.REFS, 0)
+        assert caught.value.task_ref == self.REFS[2]
+
+    def test_finite_numbers_whose_sum_is_infinite_are_right(self):
+        def change(episode):
+            episode.query_y[:] = 3e38
+            return episode
+
+        assert float(self.spoiled(change).episodes(self.REFS, 0).query_y.min()) == np.float32(3e38)

@@ -73,6 +73,19 @@ def test_a_split_that_has_every_class_is_left_as_it_is():
     assert order.tolist() == [0, 1, 3, 2, 4, 5, 6]  # one of the two rows of class 1 gives way to the first of class 2
 
 
+@given(st.lists(st.integers(0, 5), min_size=6, max_size=30))
+def test_the_first_row_of_a_class_that_is_absent_takes_the_place_of_a_spare_one(labels):
+    labels = np.array(labels)
+    support = len(labels) // 2 + 3
+    order = np.arange(len(labels))  # the plain definition, with sets
+    for label in np.setdiff1d(labels, labels[:support]):
+        inside = labels[order[:support]].tolist()
+        into = max(i for i, one in enumerate(inside) if inside.count(one) > 1)
+        out = support + labels[order[support:]].tolist().index(label)
+        order[[into, out]] = order[[out, into]]
+    assert tables.every_class_first(labels, support).tolist() == order.tolist()
+
+
 def test_inputs_are_standard_normal_and_labels_have_no_order():
     episodes = Tables(classes=3, support=25).episodes(TRAIN, 0)
     x = torch.cat([episodes.support_x, episodes.query_x], 1)
