@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 
@@ -201,10 +202,81 @@ def task_gradient(
     with torch.enable_grad():
         point = {n: p if keep and p.requires_grad else p.detach().requires_grad_() for n, p in params.items()}
         value = loss(point)
-        parts: Sequence[torch.Tensor | None] = (None,) * len(point)
-        if value.requires_grad:  # not so where the model cuts the graph: zero slope, which the contract reports by name
-            parts = torch.autograd.grad(value, list(point.values()), create_graph=keep, allow_unused=True)
+        return _named_gradient(value, point, create_graph=keep), value if keep else value.detach()
+
+
+def gradient_and_output(
+    loss: Callable[[Params], tuple[torch.Tensor, torch.Tensor]], params: Params
+) -> tuple[Params, torch.Tensor, torch.Tensor]:
+    """Gradient of one task's loss, taken as a constant, the loss, and what else ``loss`` returns.
+
+    Args:
+        loss: scalar loss, and a tensor, as functions of the parameters.
+        params: the point at which to differentiate.
+    """
+    if _VECTORISED.get():
+        gradient, (value, output) = torch.func.grad_and_value(loss, has_aux=True)(params)
+        return gradient, value, output
+    with torch.enable_grad():
+        point = {n: p.detach().requires_grad_() for n, p in params.items()}
+        value, output = loss(point)
+        return _named_gradient(value, point), value.detach(), output.detach()
+
+
+def curvature(
+    loss: Callable[[Params], torch.Tensor], fixed: Params, moving: Params, direction: Params
+) -> tuple[Params, Params]:
+    """Gradient of one task's loss, and the product of its Hessian with a direction, both taken as constants.
+
+    Args:
+        loss: scalar loss as a function of all parameters.
+        fixed: parameters that the direction does not touch.
+        moving: the others.
+        direction: tensors by the names of ``moving``.
+
+    Returns:
+        The gradient by name of ``moving``, and the product by the names of all.
+
+    Example:
+        >>> p = {"w": torch.tensor([1.0, 2.0])}
+        >>> g, h = curvature(lambda p: (p["w"] ** 3).sum(), {}, p, {"w": torch.tensor([1.0, 0.5])})
+        >>> g["w"].tolist(), h["w"].tolist()
+        ([3.0, 12.0], [6.0, 6.0])
+    """
+    if _VECTORISED.get():
+
+        def gradient_at(moving: Params) -> Params:
+            found: Params = torch.func.grad(loss)({**fixed, **moving})
+            return found
+
+        try:
+            with warnings.catch_warnings():
+                # torch's own derivative formulas are compiled at the first call, by what torch calls deprecated.
+                warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
+                # Forward over reverse: no graph of the gradient is kept.
+                gradient, product = torch.func.jvp(gradient_at, (moving,), (direction,))  # type: ignore[misc]
+        except (NotImplementedError, RuntimeError):  # an operation has no forward derivative: squared errors, say
+
+            def along(point: Params) -> tuple[torch.Tensor, Params]:
+                found = torch.func.grad(loss)(point)
+                return torch.stack([(found[name] * direction[name]).sum() for name in moving]).sum(), found
+
+            product, gradient = torch.func.grad(along, has_aux=True)({**fixed, **moving})
+        return {name: gradient[name] for name in moving}, product
+    with torch.enable_grad():
+        point = {n: p.detach().requires_grad_() for n, p in {**fixed, **moving}.items()}
+        gradient = _named_gradient(loss(point), point, create_graph=True)
+        slope = torch.stack([(gradient[name] * direction[name]).sum() for name in moving]).sum()
+        product = _named_gradient(slope, point)
+    return {name: gradient[name].detach() for name in moving}, product
+
+
+def _named_gradient(value: torch.Tensor, point: Params, *, create_graph: bool = False) -> Params:
+    """Derivative with respect to every tensor of ``point``, zeros where there is none."""
+    parts: Sequence[torch.Tensor | None] = (None,) * len(point)
+    if value.requires_grad:  # not so where the model cuts the graph: zero slope, which the contract reports by name
+        parts = torch.autograd.grad(value, list(point.values()), create_graph=create_graph, allow_unused=True)
     return {
         name: torch.zeros_like(p) if part is None else part
         for (name, p), part in zip(point.items(), parts, strict=True)
-    }, value if keep else value.detach()
+    }

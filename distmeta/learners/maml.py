@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from pydantic import PositiveFloat
 
-from distmeta.learners.inner_loop import GradientLearner, gradient_descent, select
+from distmeta.learners.inner_loop import gradient_descent, select
+from distmeta.learners.mixed_gradient import Descent, DescentLearner
 from distmeta.types import Episode, Params
 
 
-class MAML(GradientLearner):
+class MAML(DescentLearner):
     """Learn an initialisation from which a few gradient steps solve a new task.
 
     Args:
@@ -27,6 +28,7 @@ class MAML(GradientLearner):
         test_inner_steps: gradient steps in evaluation; as in training when left out.
         first_order: FOMAML: ignore second derivatives.
         adapt: which parameters move in the inner loop: ``"all"``, ``"head"`` (ANIL) or patterns of parameter names.
+        gradient: ``"unroll"``, or ``"mixed"``: the same derivative in memory that hardly grows with the steps.
 
     Example:
         >>> import torch
@@ -39,7 +41,7 @@ class MAML(GradientLearner):
         (2, torch.Size([5, 4]))
     """
 
-    class Config(GradientLearner.Config):
+    class Config(DescentLearner.Config):
         """The settings of :class:`MAML`."""
 
         inner_lr: PositiveFloat = 0.4
@@ -58,6 +60,11 @@ class MAML(GradientLearner):
             adapted=select(self.config.adapt, params),
             first_order=self.config.first_order,
         )
+
+    def descent(self, params: Params) -> Descent:
+        """The same inner loop, as data."""
+        c = self.config
+        return Descent(select(c.adapt, params), c.inner_lr, False, (*[0.0] * (c.inner_steps - 1), 1.0))
 
     @property
     def exact_gradient(self) -> bool:

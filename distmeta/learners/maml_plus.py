@@ -25,12 +25,13 @@ import numpy as np
 import torch
 from pydantic import NonNegativeInt, PositiveFloat, model_validator
 
-from distmeta.learners.inner_loop import GradientLearner, gradient_descent, select, split_rates, with_rates
+from distmeta.learners.inner_loop import gradient_descent, select, split_rates, with_rates
 from distmeta.learners.losses import of_task, prediction_loss, prediction_metrics
+from distmeta.learners.mixed_gradient import Descent, DescentLearner
 from distmeta.types import Episode, Metrics, Params
 
 
-class MAMLPlusPlus(GradientLearner):
+class MAMLPlusPlus(DescentLearner):
     """MAML with learned rates per layer and step, a loss after every step, and first-order gradients to begin with.
 
     With ``learned_rates=False`` and nothing else set it is :class:`distmeta.MAML`.
@@ -57,7 +58,7 @@ class MAMLPlusPlus(GradientLearner):
         [0.1..., 0.1..., 0.1...]
     """
 
-    class Config(GradientLearner.Config):
+    class Config(DescentLearner.Config):
         """The settings of :class:`MAMLPlusPlus`."""
 
         inner_lr: PositiveFloat = 0.1
@@ -130,3 +131,9 @@ class MAMLPlusPlus(GradientLearner):
                 prediction = of_task(self.forward(fast, episode.query_x), episode)
                 loss = loss + weight * prediction_loss(prediction, episode.query_y)
         return loss, prediction_metrics(prediction, episode.query_y)
+
+    def descent(self, params: Params) -> Descent:
+        """The same inner loop, as data."""
+        theta, _ = split_rates(params)
+        moving = select(self.config.adapt, theta)
+        return Descent(moving, self.config.inner_lr, self.config.learned_rates, tuple(self.step_weights))

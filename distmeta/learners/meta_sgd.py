@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from pydantic import PositiveFloat, field_validator
 
-from distmeta.learners.inner_loop import GradientLearner, gradient_descent, split_rates, with_rates
+from distmeta.learners.inner_loop import gradient_descent, split_rates, with_rates
+from distmeta.learners.mixed_gradient import Descent, DescentLearner
 from distmeta.types import Episode, Params
 
 
-class MetaSGD(GradientLearner):
+class MetaSGD(DescentLearner):
     """Learn an initialisation and, for every parameter, the rate of the few gradient steps that solve a new task.
 
     Args:
@@ -28,6 +29,7 @@ class MetaSGD(GradientLearner):
             number for all.
         inner_steps: gradient steps on the support set in meta-training; the paper takes one.
         test_inner_steps: gradient steps in evaluation; as in training when left out.
+        gradient: ``"unroll"``, or ``"mixed"``: the same derivative in memory that hardly grows with the steps.
 
     Example:
         >>> from torch import nn
@@ -41,7 +43,7 @@ class MetaSGD(GradientLearner):
         torch.Size([5, 4])
     """
 
-    class Config(GradientLearner.Config):
+    class Config(DescentLearner.Config):
         """The settings of :class:`MetaSGD`."""
 
         inner_lr: PositiveFloat | tuple[PositiveFloat, PositiveFloat] = (0.005, 0.1)
@@ -65,3 +67,8 @@ class MetaSGD(GradientLearner):
         """phi: theta after the inner loop on the support set of one task."""
         theta, alpha = split_rates(params)
         return gradient_descent(self.support_loss(episode), theta, lr=alpha, steps=self.config.inner_steps)
+
+    def descent(self, params: Params) -> Descent:
+        """The same inner loop, as data."""
+        theta, _ = split_rates(params)
+        return Descent(tuple(theta), 0.0, False, (*[0.0] * (self.config.inner_steps - 1), 1.0))
