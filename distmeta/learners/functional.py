@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from distmeta.learners.exact_norms import ExactNorms
+from distmeta.learners.fast_kernels import fast_kernels
 from distmeta.learners.user_model import require_usable
 from distmeta.types import Params
 
@@ -47,7 +48,7 @@ def frozen_digest(model: nn.Module) -> str | None:
 
 
 @contextlib.contextmanager
-def vectorised(active: bool, *, exact_norms: bool = True) -> Iterator[None]:
+def vectorised(active: bool, *, exact_norms: bool = True, engine: int = 1) -> Iterator[None]:
     """Mark that the code inside runs under ``torch.func.vmap`` (or, with ``False``, in a plain loop over tasks).
 
     Attention is computed from matrix products: torch's fused kernels have no second derivative and no batching rule.
@@ -55,9 +56,12 @@ def vectorised(active: bool, *, exact_norms: bool = True) -> Iterator[None]:
     Args:
         active: whether tasks are vectorised inside.
         exact_norms: second derivatives of norm layers are needed; torch's own norms, for first ones alone, are faster.
+        engine: 1: torch's own kernels, norms from primitives; 2: :class:`~distmeta.learners.fast_kernels.fast_kernels`.
+            Both compute the same function, and round otherwise.
     """
+    kernels = {1: ExactNorms, 2: fast_kernels}[engine]
     # Nested, as evaluation is, the norms are exact already: once more would only cost time.
-    norms = ExactNorms() if exact_norms and active and not _VECTORISED.get() else contextlib.nullcontext()
+    norms = kernels() if exact_norms and active and not _VECTORISED.get() else contextlib.nullcontext()
     token = _VECTORISED.set(active)
     try:
         with sdpa_kernel(SDPBackend.MATH), norms:
