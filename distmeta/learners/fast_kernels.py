@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from distmeta.learners.exact_norms import norms_from
+from distmeta.learners.fast_conv import Geometry, conv2d
 from distmeta.learners.fast_norms import standardise
 
 
@@ -54,8 +55,43 @@ def _group_norm(
     return standardise(groups, range(2, groups.dim()), weight, bias, shape, eps).reshape(input.shape)
 
 
+def _conv2d(
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | str | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> torch.Tensor:
+    steps, holes = _pair(stride), _pair(dilation)
+    reach = [d * (k - 1) for d, k in zip(holes, weight.shape[2:], strict=False)]
+    if padding == "same" and steps == (1, 1) and not any(r % 2 for r in reach):
+        padding = [r // 2 for r in reach]
+    elif padding == "valid":
+        padding = 0
+    rim = None if isinstance(padding, str) else _pair(padding)
+    if (
+        rim is None
+        or input.dim() != 4
+        or weight.dim() != 4
+        or input.shape[1] != weight.shape[1] * groups
+        or weight.shape[0] % groups
+        or not input.numel()
+        or any(side + 2 * p <= r for side, p, r in zip(input.shape[2:], rim, reach, strict=True))
+    ):  # few or none; torch also refuses what it cannot take in its own words
+        return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
+    return conv2d(input, weight, bias, Geometry(steps, rim, holes, groups))
+
+
+def _pair(value: int | Sequence[int]) -> tuple[int, int]:
+    pair = (value, value) if isinstance(value, int) else tuple(value) * (2 // len(value))
+    return pair[0], pair[1]
+
+
 _REPLACEMENTS: dict[Callable[..., Any], Callable[..., Any]] = {
     **norms_from(standardise),
     F.group_norm: _group_norm,
     torch.group_norm: _group_norm,
+    F.conv2d: _conv2d,
 }

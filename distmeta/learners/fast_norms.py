@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch.autograd import Function
 
-from distmeta.learners.batched_axes import sum_to, to_front
+from distmeta.learners.batched_axes import bind_once, sum_to, to_front
 
 _Tensors = tuple[torch.Tensor, ...]
 
@@ -90,6 +90,7 @@ class _Standardise(Function):
     """(y, xh, r) of x and, of the shape of r up to broadcasting, gamma and beta; (y, r) without those: y is xh."""
 
     @staticmethod
+    @bind_once
     def forward(
         x: torch.Tensor, gamma: torch.Tensor | None, beta: torch.Tensor | None, dims: tuple[int, ...], eps: float
     ) -> _Tensors:
@@ -136,6 +137,7 @@ class _Backward(Function):
     """(dx, dgamma, dbeta), the latter two per cell of statistics."""
 
     @staticmethod
+    @bind_once
     def forward(
         g: torch.Tensor,
         x: torch.Tensor,
