@@ -22,6 +22,7 @@ import torch
 from torch.autograd import Function
 
 from distmeta.learners.batched_axes import bind_once
+from distmeta.learners.one_level import call
 
 
 class Geometry(NamedTuple):
@@ -50,8 +51,8 @@ def conv2d(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, geo
         >>> conv2d(torch.ones(1, 1, 2, 3), torch.ones(2, 1, 2, 2), None, geometry).tolist()
         [[[[4.0, 4.0]], [[4.0, 4.0]]]]
     """
-    y: torch.Tensor = _Conv.apply(x[None], weight[None], None if bias is None else bias[None], geometry)  # type: ignore[no-untyped-call]
-    return y[0]
+    y: torch.Tensor = call(_Conv, x[None], weight[None], None if bias is None else bias[None], geometry)
+    return y.squeeze(0)  # not y[0], whose derivative fills a tensor with zeros first
 
 
 # -- kernels: x [G, N, C, H, W], g [G, N, O, Ho, Wo], and weights [G or 1, O, C / groups, kh, kw]
@@ -72,7 +73,7 @@ def _parted(x: torch.Tensor, tasks: int) -> torch.Tensor:
 
 def _stacked(w: torch.Tensor, tasks: int) -> torch.Tensor:
     """``[G or 1, O, ...]`` as ``[G O, ...]`` in channels-last memory."""
-    if len(w) == tasks:
+    if len(w) == tasks and (tasks == 1 or w.stride(0)):  # not one expanded
         return w.reshape(-1, *w.shape[2:]).contiguous(memory_format=torch.channels_last)
     return w[0].permute(0, 2, 3, 1).repeat(tasks, 1, 1, 1).permute(0, 3, 1, 2)
 
@@ -80,7 +81,10 @@ def _stacked(w: torch.Tensor, tasks: int) -> torch.Tensor:
 def _forward(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, geo: Geometry) -> torch.Tensor:
     tasks = len(x)
     b = None if bias is None else bias.expand(tasks, -1).reshape(-1)
-    y = torch.conv2d(_joined(x), _stacked(w, tasks), b, geo.stride, geo.padding, geo.dilation, tasks * geo.groups)
+    # Not torch.conv2d, which the mode replaces by what has called this.
+    y = torch.convolution(
+        _joined(x), _stacked(w, tasks), b, geo.stride, geo.padding, geo.dilation, False, [0, 0], tasks * geo.groups
+    )
     return _parted(y, tasks)
 
 
@@ -88,7 +92,7 @@ def _backward(
     g: torch.Tensor, x: torch.Tensor, w: torch.Tensor, tasks: int, geo: Geometry, wanted: int
 ) -> torch.Tensor:
     mask = [wanted == i for i in range(3)]
-    found: torch.Tensor = torch.ops.aten.convolution_backward(
+    found: torch.Tensor = torch.ops.aten.convolution_backward.default(
         g, x, w, None, geo.stride, geo.padding, geo.dilation, False, [0, 0], tasks * geo.groups, mask
     )[wanted]
     return found

@@ -84,6 +84,14 @@ def _conv2d(
     return conv2d(input, weight, bias, Geometry(steps, rim, holes, groups))
 
 
+def _adaptive_avg_pool2d(input: torch.Tensor, output_size: int | None | Sequence[int | None]) -> torch.Tensor:
+    sizes = [output_size] if isinstance(output_size, int) or output_size is None else list(output_size)
+    if any(size != 1 for size in sizes):
+        return F.adaptive_avg_pool2d(input, output_size)  # type: ignore[arg-type]
+    # As torch does, which then sets strides that vmap has no rule for.
+    return input.mean((-2, -1), keepdim=True)
+
+
 def _pair(value: int | Sequence[int]) -> tuple[int, int]:
     pair = (value, value) if isinstance(value, int) else tuple(value) * (2 // len(value))
     return pair[0], pair[1]
@@ -94,4 +102,5 @@ _REPLACEMENTS: dict[Callable[..., Any], Callable[..., Any]] = {
     F.group_norm: _group_norm,
     torch.group_norm: _group_norm,
     F.conv2d: _conv2d,
+    F.adaptive_avg_pool2d: _adaptive_avg_pool2d,
 }

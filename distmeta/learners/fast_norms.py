@@ -25,6 +25,7 @@ import torch
 from torch.autograd import Function
 
 from distmeta.learners.batched_axes import bind_once, sum_to, to_front
+from distmeta.learners.one_level import call
 
 _Tensors = tuple[torch.Tensor, ...]
 
@@ -56,16 +57,16 @@ def standardise(
     reduced = tuple(d % x.dim() - x.dim() for d in dims)
     padded = (*(1,) * (x.dim() - len(shape)), *(x.shape[1] if n == -1 else n for n in shape))
     if any(padded[d] != 1 for d in reduced):  # the weight varies within a cell of statistics
-        y: torch.Tensor = _Standardise.apply(x, None, None, reduced, eps)[0]  # type: ignore[no-untyped-call]
+        y: torch.Tensor = call(_Standardise, x, None, None, reduced, eps)[0]
         y = y if weight is None else y * weight.reshape(padded)
         return y if bias is None else y + bias.reshape(padded)
     if weight is None and bias is None:
-        y = _Standardise.apply(x, None, None, reduced, eps)[0]  # type: ignore[no-untyped-call]
+        y = call(_Standardise, x, None, None, reduced, eps)[0]
         return y
     # Both or none: a fixed one costs a sum per cell.
     gamma = x.new_ones(padded) if weight is None else weight.reshape(padded)
     beta = x.new_zeros(padded) if bias is None else bias.reshape(padded)
-    y = _Standardise.apply(x, gamma, beta, reduced, eps)[0]  # type: ignore[no-untyped-call]
+    y = call(_Standardise, x, gamma, beta, reduced, eps)[0]
     return y
 
 

@@ -13,10 +13,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from distmeta.learners.exact_norms import ExactNorms
 from distmeta.learners.fast_kernels import fast_kernels
+from distmeta.learners.one_level import Level, one_level
 from distmeta.learners.user_model import require_usable
 from distmeta.types import Params
 
 _VECTORISED: ContextVar[bool] = ContextVar("distmeta_vectorised", default=False)
+_ENGINE: ContextVar[int] = ContextVar("distmeta_engine", default=1)
 
 
 def trainable(model: nn.Module) -> Params:
@@ -48,7 +50,7 @@ def frozen_digest(model: nn.Module) -> str | None:
 
 
 @contextlib.contextmanager
-def vectorised(active: bool, *, exact_norms: bool = True, engine: int = 1) -> Iterator[None]:
+def vectorised(active: bool, *, exact_norms: bool = True, engine: int | None = None) -> Iterator[None]:
     """Mark that the code inside runs under ``torch.func.vmap`` (or, with ``False``, in a plain loop over tasks).
 
     Attention is computed from matrix products: torch's fused kernels have no second derivative and no batching rule.
@@ -56,18 +58,21 @@ def vectorised(active: bool, *, exact_norms: bool = True, engine: int = 1) -> It
     Args:
         active: whether tasks are vectorised inside.
         exact_norms: second derivatives of norm layers are needed; torch's own norms, for first ones alone, are faster.
-        engine: 1: torch's own kernels, norms from primitives; 2: :class:`~distmeta.learners.fast_kernels.fast_kernels`.
-            Both compute the same function, and round otherwise.
+        engine: 1: torch's own kernels, norms from primitives, ``torch.func.grad`` in tasks; 2:
+            :class:`~distmeta.learners.fast_kernels.fast_kernels`, autograd on the stacked tasks. Both compute the same
+            function, and round otherwise. ``None``: as in the code around, or else 1.
     """
+    engine = _ENGINE.get() if engine is None else engine
     kernels = {1: ExactNorms, 2: fast_kernels}[engine]
     # Nested, as evaluation is, the norms are exact already: once more would only cost time.
     norms = kernels() if exact_norms and active and not _VECTORISED.get() else contextlib.nullcontext()
-    token = _VECTORISED.set(active)
+    token, engines = _VECTORISED.set(active), _ENGINE.set(engine)
     try:
         with sdpa_kernel(SDPBackend.MATH), norms:
             yield
     finally:
         _VECTORISED.reset(token)
+        _ENGINE.reset(engines)
 
 
 def frozen_parts(model: nn.Module) -> list[nn.Module]:
@@ -199,6 +204,9 @@ def task_gradient(
     """
     keep = create_graph and torch.is_grad_enabled()
     if _VECTORISED.get():
+        level = one_level() if _ENGINE.get() == 2 else None
+        if level is not None:
+            return _stacked_gradient(loss, params, level, keep)
         with contextlib.nullcontext() if keep else torch.no_grad():
             gradient, value = torch.func.grad_and_value(loss)(params)
         return gradient, value
@@ -212,3 +220,23 @@ def task_gradient(
         name: torch.zeros_like(p) if part is None else part
         for (name, p), part in zip(point.items(), parts, strict=True)
     }, value if keep else value.detach()
+
+
+def _stacked_gradient(
+    loss: Callable[[Params], torch.Tensor], params: Params, level: Level, keep: bool
+) -> tuple[Params, torch.Tensor]:
+    """:func:`task_gradient` of all tasks of a chunk: those of the sum of losses, since no task sees another."""
+    plain = {name: level.stacked(p) for name, p in params.items()}
+    with torch.enable_grad():
+        point = {n: p if keep and p.requires_grad else p.detach().requires_grad_() for n, p in plain.items()}
+        value = loss({name: level.mapped(p) for name, p in point.items()})
+        losses = level.stacked(value)
+        with level.outside():
+            parts: Sequence[torch.Tensor | None] = (None,) * len(point)
+            if losses.requires_grad:
+                parts = torch.autograd.grad(losses.sum(), list(point.values()), create_graph=keep, allow_unused=True)
+            found = {
+                name: torch.zeros_like(p) if part is None else part
+                for (name, p), part in zip(point.items(), parts, strict=True)
+            }
+    return {name: level.mapped(part) for name, part in found.items()}, value if keep else value.detach()
