@@ -1,20 +1,10 @@
-"""What the autograd functions of fast kernels share: leading axes under ``vmap``, and a cheap call."""
+"""Leading axes of tensors under ``vmap``: what the rules of fast kernels share."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
 
 import torch
-
-_F = TypeVar("_F", bound=Callable[..., Any])
-
-
-def bind_once(forward: _F) -> _F:
-    """``forward`` with its signature kept: ``Function.apply`` would look it up in every call, for as long as a norm."""
-    forward.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
-    return forward
 
 
 def to_front(x: torch.Tensor, dim: int | None, dims: int) -> torch.Tensor:

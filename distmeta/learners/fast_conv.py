@@ -15,14 +15,12 @@ copies nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch.autograd import Function
 
-from distmeta.learners.batched_axes import bind_once
-from distmeta.learners.one_level import call
+from distmeta.learners.one_level import call, joined, parted
 
 
 class Geometry(NamedTuple):
@@ -58,19 +56,6 @@ def conv2d(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, geo
 # -- kernels: x [G, N, C, H, W], g [G, N, O, Ho, Wo], and weights [G or 1, O, C / groups, kh, kw]
 
 
-def _joined(x: torch.Tensor) -> torch.Tensor:
-    """``[G, N, C, H, W]`` as ``[N, G C, H, W]`` in channels-last memory; a view where it lies there already."""
-    tasks, n, channels, height, width = x.shape
-    flat = x.permute(1, 3, 4, 0, 2).reshape(n, height, width, tasks * channels).permute(0, 3, 1, 2)
-    return flat.contiguous(memory_format=torch.channels_last)
-
-
-def _parted(x: torch.Tensor, tasks: int) -> torch.Tensor:
-    """The inverse of :func:`_joined`, a view."""
-    n, channels, height, width = x.shape
-    return x.permute(0, 2, 3, 1).reshape(n, height, width, tasks, channels // tasks).permute(3, 0, 4, 1, 2)
-
-
 def _stacked(w: torch.Tensor, tasks: int) -> torch.Tensor:
     """``[G or 1, O, ...]`` as ``[G O, ...]`` in channels-last memory."""
     if len(w) == tasks and (tasks == 1 or w.stride(0)):  # not one expanded
@@ -83,9 +68,9 @@ def _forward(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, geo: G
     b = None if bias is None else bias.expand(tasks, -1).reshape(-1)
     # Not torch.conv2d, which the mode replaces by what has called this.
     y = torch.convolution(
-        _joined(x), _stacked(w, tasks), b, geo.stride, geo.padding, geo.dilation, False, [0, 0], tasks * geo.groups
+        joined(x), _stacked(w, tasks), b, geo.stride, geo.padding, geo.dilation, False, [0, 0], tasks * geo.groups
     )
-    return _parted(y, tasks)
+    return parted(y, tasks)
 
 
 def _backward(
@@ -106,14 +91,14 @@ def _for_shape(like: torch.Tensor, *shape: int) -> torch.Tensor:
 def _adjoint_x(g: torch.Tensor, w: torch.Tensor, size: tuple[int, int], geo: Geometry) -> torch.Tensor:
     tasks = len(g)
     x = _for_shape(g, g.shape[1], tasks * w.shape[2] * geo.groups, *size)
-    return _parted(_backward(_joined(g), x, _stacked(w, tasks), tasks, geo, 0), tasks)
+    return parted(_backward(joined(g), x, _stacked(w, tasks), tasks, geo, 0), tasks)
 
 
 def _adjoint_w(x: torch.Tensor, g: torch.Tensor, size: tuple[int, int], shared: bool, geo: Geometry) -> torch.Tensor:
     tasks, outputs = len(g), g.shape[2]
     w = _for_shape(g, tasks * outputs, x.shape[2] // geo.groups, *size)
     # Kept in channels-last memory: so are the weights after a step along it.
-    dw = _backward(_joined(g), _joined(x), w, tasks, geo, 1).permute(0, 2, 3, 1)
+    dw = _backward(joined(g), joined(x), w, tasks, geo, 1).permute(0, 2, 3, 1)
     dw = dw.reshape(tasks, outputs, *dw.shape[1:])
     return (dw.sum(0, keepdim=True) if shared else dw).permute(0, 1, 4, 2, 3)
 
@@ -125,7 +110,6 @@ class _Conv(Function):
     """y of x, w and bias ``[G or 1, O]``."""
 
     @staticmethod
-    @bind_once
     def forward(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, geo: Geometry) -> torch.Tensor:
         return _forward(x, w, bias, geo)
 
@@ -140,9 +124,9 @@ class _Conv(Function):
         x, w = ctx.saved_tensors
         dx = dw = db = None
         if ctx.needs_input_grad[0]:
-            dx = _ConvX.apply(g, w, tuple(x.shape[3:]), ctx.geo)  # type: ignore[no-untyped-call]
+            dx = call(_ConvX, g, w, tuple(x.shape[3:]), ctx.geo)
         if ctx.needs_input_grad[1]:
-            dw = _ConvW.apply(x, g, tuple(w.shape[3:]), len(w) < len(x), ctx.geo)  # type: ignore[no-untyped-call]
+            dw = call(_ConvW, x, g, tuple(w.shape[3:]), len(w) < len(x), ctx.geo)
         if ctx.needs_input_grad[2]:
             db = g.sum((1, 3, 4))
             db = db.sum(0, keepdim=True) if ctx.biases < len(g) else db
@@ -165,14 +149,13 @@ class _Conv(Function):
         join = _Join.of(x, w, own)
         if own:
             w, bias = w.flatten(0, 1), None if bias is None else bias.flatten(0, 1)
-        return join.apart(_Conv.apply(join.images(x), w, bias, geo)), 0  # type: ignore[no-untyped-call]
+        return join.apart(call(_Conv, join.images(x), w, bias, geo)), 0
 
 
 class _ConvX(Function):
     """dx of g and w, for x of ``size``."""
 
     @staticmethod
-    @bind_once
     def forward(g: torch.Tensor, w: torch.Tensor, size: tuple[int, int], geo: Geometry) -> torch.Tensor:
         return _adjoint_x(g, w, size, geo)
 
@@ -186,9 +169,9 @@ class _ConvX(Function):
         g, w = ctx.saved_tensors
         to_g = to_w = None
         if ctx.needs_input_grad[0]:
-            to_g = _Conv.apply(u, w, None, ctx.geo)  # type: ignore[no-untyped-call]
+            to_g = call(_Conv, u, w, None, ctx.geo)
         if ctx.needs_input_grad[1]:
-            to_w = _ConvW.apply(u, g, tuple(w.shape[3:]), len(w) < len(g), ctx.geo)  # type: ignore[no-untyped-call]
+            to_w = call(_ConvW, u, g, tuple(w.shape[3:]), len(w) < len(g), ctx.geo)
         return to_g, to_w, None, None
 
     @staticmethod
@@ -204,14 +187,13 @@ class _ConvX(Function):
         w = _mapped(w, in_dims[1], info.batch_size) if own else w
         join = _Join.of(g, w, own)
         w = w.flatten(0, 1) if own else w
-        return join.apart(_ConvX.apply(join.images(g), w, size, geo)), 0  # type: ignore[no-untyped-call]
+        return join.apart(call(_ConvX, join.images(g), w, size, geo)), 0
 
 
 class _ConvW(Function):
     """dw of x and g, for kernels of ``size``; ``shared``: summed over the G tasks."""
 
     @staticmethod
-    @bind_once
     def forward(x: torch.Tensor, g: torch.Tensor, size: tuple[int, int], shared: bool, geo: Geometry) -> torch.Tensor:
         return _adjoint_w(x, g, size, shared, geo)
 
@@ -225,9 +207,9 @@ class _ConvW(Function):
         x, g = ctx.saved_tensors
         to_x = to_g = None
         if ctx.needs_input_grad[0]:
-            to_x = _ConvX.apply(g, v, tuple(x.shape[3:]), ctx.geo)  # type: ignore[no-untyped-call]
+            to_x = call(_ConvX, g, v, tuple(x.shape[3:]), ctx.geo)
         if ctx.needs_input_grad[1]:
-            to_g = _Conv.apply(x, v, None, ctx.geo)  # type: ignore[no-untyped-call]
+            to_g = call(_Conv, x, v, None, ctx.geo)
         return to_x, to_g, None, None, None
 
     @staticmethod
@@ -243,7 +225,7 @@ class _ConvW(Function):
         x, g = (_mapped(v, d, info.batch_size) for v, d in zip((x, g), in_dims[:2], strict=True))
         # One result for each member of the map, of G tasks or of each of them.
         join = _Join(info.batch_size, x.shape[1], 1 if shared else None)
-        dw = _ConvW.apply(join.images(x), join.images(g), size, False, geo)  # type: ignore[no-untyped-call]
+        dw = call(_ConvW, join.images(x), join.images(g), size, False, geo)
         return dw.reshape(info.batch_size, 1 if shared else x.shape[1], *dw.shape[1:]), 0
 
 

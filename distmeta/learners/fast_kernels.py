@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from distmeta.learners.exact_norms import norms_from
 from distmeta.learners.fast_conv import Geometry, conv2d
 from distmeta.learners.fast_norms import standardise
+from distmeta.learners.one_level import per_channel
 
 
 class fast_kernels(TorchFunctionMode):
@@ -84,7 +85,7 @@ def _conv2d(
     return conv2d(input, weight, bias, Geometry(steps, rim, holes, groups))
 
 
-def _adaptive_avg_pool2d(input: torch.Tensor, output_size: int | None | Sequence[int | None]) -> torch.Tensor:
+def _adaptive_avg_pool2d(input: torch.Tensor, output_size: int | Sequence[int | None] | None) -> torch.Tensor:
     sizes = [output_size] if isinstance(output_size, int) or output_size is None else list(output_size)
     if any(size != 1 for size in sizes):
         return F.adaptive_avg_pool2d(input, output_size)  # type: ignore[arg-type]
@@ -103,4 +104,6 @@ _REPLACEMENTS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.group_norm: _group_norm,
     F.conv2d: _conv2d,
     F.adaptive_avg_pool2d: _adaptive_avg_pool2d,
+    torch.max_pool2d: per_channel(torch.max_pool2d),
+    F.avg_pool2d: per_channel(F.avg_pool2d),
 }

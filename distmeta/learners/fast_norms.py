@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch.autograd import Function
 
-from distmeta.learners.batched_axes import bind_once, sum_to, to_front
+from distmeta.learners.batched_axes import sum_to, to_front
 from distmeta.learners.one_level import call
 
 _Tensors = tuple[torch.Tensor, ...]
@@ -91,7 +91,6 @@ class _Standardise(Function):
     """(y, xh, r) of x and, of the shape of r up to broadcasting, gamma and beta; (y, r) without those: y is xh."""
 
     @staticmethod
-    @bind_once
     def forward(
         x: torch.Tensor, gamma: torch.Tensor | None, beta: torch.Tensor | None, dims: tuple[int, ...], eps: float
     ) -> _Tensors:
@@ -113,7 +112,7 @@ class _Standardise(Function):
         x, gamma, xh, r = ctx.saved_tensors
         if g is None:
             return None, None, None, None, None
-        dx, k, s = _Backward.apply(g, x, gamma, xh, r, ctx.dims, ctx.eps)  # type: ignore[no-untyped-call]
+        dx, k, s = call(_Backward, g, x, gamma, xh, r, ctx.dims, ctx.eps)
         if gamma is None:
             return dx, None, None, None, None
         return dx, sum_to(k, gamma.shape), sum_to(s, ctx.beta_shape), None, None
@@ -130,7 +129,7 @@ class _Standardise(Function):
     ) -> tuple[_Tensors, int]:
         if in_dims[0] is None:
             x, in_dims = x.expand(info.batch_size, *x.shape), (0, *in_dims[1:])
-        found: _Tensors = _Standardise.apply(*_stacked(info, in_dims[:3], (x, gamma, beta)), dims, eps)  # type: ignore[no-untyped-call]
+        found: _Tensors = call(_Standardise, *_stacked(info, in_dims[:3], (x, gamma, beta)), dims, eps)
         return found, 0
 
 
@@ -138,7 +137,6 @@ class _Backward(Function):
     """(dx, dgamma, dbeta), the latter two per cell of statistics."""
 
     @staticmethod
-    @bind_once
     def forward(
         g: torch.Tensor,
         x: torch.Tensor,
@@ -202,5 +200,5 @@ class _Backward(Function):
         for i in (0, 1, 3, 4):  # g, x, xh, r: as mapped as each other
             if given[i] is None:
                 tensors[i], given[i] = tensors[i].expand(size, *tensors[i].shape), 0
-        found: _Tensors = _Backward.apply(*_stacked(info, given, tensors), dims, eps)  # type: ignore[no-untyped-call]
+        found: _Tensors = call(_Backward, *_stacked(info, given, tensors), dims, eps)
         return found, 0

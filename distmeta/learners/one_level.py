@@ -9,10 +9,11 @@ other case nothing here applies, and ``torch.func`` does it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
+from torch.autograd import Function
 
 _functorch = torch._C._functorch
 
@@ -65,14 +66,58 @@ def one_level() -> Level | None:
     return Level(interpreter.level(), interpreter.batchSize(), "different")
 
 
-def call(function: type[torch.autograd.Function], *inputs: Any) -> Any:
-    """``function.apply(*inputs)``, by the function's own rule for ``vmap`` and on plain tensors where that is enough."""
+def _alive(x: Any) -> Any:
+    """``x`` without the wrapper of a transform that has ended, which a tensor kept for a derivative may have."""
+    return _functorch.unwrap_if_dead(x) if isinstance(x, torch.Tensor) else x
+
+
+def call(function: type[Function], *inputs: Any) -> Any:
+    """``function.apply(*inputs)``, by the function's own rule for ``vmap`` and on plain tensors where that is enough.
+
+    Args:
+        function: its ``vmap`` returns results that are mapped along their first axis.
+        inputs: all of ``forward``'s; defaults are not filled in.
+    """
+    if not torch._C._are_functorch_transforms_active():
+        # Function.apply looks at the signature of forward first, in every call, for as long as a small layer takes.
+        return super(Function, function).apply(*map(_alive, inputs))
     level = one_level()
     if level is None:
         return function.apply(*inputs)  # type: ignore[no-untyped-call]
     plain, axes = zip(*(level.behind(x) for x in inputs), strict=True)
     with level.outside():
         if all(axis is None for axis in axes):
-            return function.apply(*plain)  # type: ignore[no-untyped-call]
+            return call(function, *plain)
         found, _ = function.vmap(level, axes, *plain)
     return tuple(map(level.mapped, found)) if isinstance(found, tuple) else level.mapped(found)
+
+
+def per_channel(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """``function`` of ``[N, C, H, W]``, which treats channels apart from each other, with those of all tasks as one.
+
+    Its tensors stay in the layout of :mod:`distmeta.learners.fast_conv`, which ``vmap`` would copy into another.
+    """
+
+    def wrapped(input: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        level = one_level()
+        plain, axis = (input, None) if level is None else level.behind(input)
+        if level is None or axis is None or plain.dim() != 5:
+            return function(input, *args, **kwargs)
+        with level.outside():
+            found = parted(function(joined(plain.movedim(axis, 0)), *args, **kwargs), level.members)
+        return level.mapped(found)
+
+    return wrapped
+
+
+def joined(x: torch.Tensor) -> torch.Tensor:
+    """``[G, N, C, H, W]`` as ``[N, G C, H, W]`` in channels-last memory; a view where it lies there already."""
+    tasks, n, channels, height, width = x.shape
+    flat = x.permute(1, 3, 4, 0, 2).reshape(n, height, width, tasks * channels).permute(0, 3, 1, 2)
+    return flat.contiguous(memory_format=torch.channels_last)
+
+
+def parted(x: torch.Tensor, tasks: int) -> torch.Tensor:
+    """The inverse of :func:`joined`, a view."""
+    n, channels, height, width = x.shape
+    return x.permute(0, 2, 3, 1).reshape(n, height, width, tasks, channels // tasks).permute(3, 0, 4, 1, 2)
