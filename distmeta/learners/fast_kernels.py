@@ -104,6 +104,7 @@ _REPLACEMENTS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.group_norm: _group_norm,
     F.conv2d: _conv2d,
     F.adaptive_avg_pool2d: _adaptive_avg_pool2d,
+    F.max_pool2d: per_channel(F.max_pool2d),
     torch.max_pool2d: per_channel(torch.max_pool2d),
     F.avg_pool2d: per_channel(F.avg_pool2d),
 }

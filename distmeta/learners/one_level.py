@@ -101,7 +101,7 @@ def per_channel(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Te
     def wrapped(input: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         level = one_level()
         plain, axis = (input, None) if level is None else level.behind(input)
-        if level is None or axis is None or plain.dim() != 5:
+        if level is None or axis is None or plain.dim() != 5 or kwargs.get("return_indices") or len(args) > 5:
             return function(input, *args, **kwargs)
         with level.outside():
             found = parted(function(joined(plain.movedim(axis, 0)), *args, **kwargs), level.members)
