@@ -18,8 +18,7 @@ times as many. Tensors keep their memory layout.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -72,46 +71,10 @@ def standardise(
 
 
 def _cells(x: torch.Tensor, dims: tuple[int, ...], eps: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """The centred x and r."""
+    """xh and r."""
     centred = x - x.mean(dims, keepdim=True)
     r = torch.rsqrt((centred * centred).mean(dims, keepdim=True) + eps)
     return centred, r
-
-
-_AT_ONCE = 2**18
-"""Bytes of a tensor that are taken at once: the five or so that a derivative reads then stay in a core's cache."""
-
-
-def _in_blocks(
-    function: Callable[..., tuple[torch.Tensor | None, ...]], dims: tuple[int, ...], *tensors: torch.Tensor | None
-) -> tuple[Any, ...]:
-    """``function(*tensors)``, for some members of the first axis at a time where the tensors are large.
-
-    Args:
-        function: returns tensors like the first, or with 1 in place of the axes ``dims``.
-        dims: axes that the function reduces; nothing is split where the first is one of them.
-        tensors: the first is large; others as large, or with 1 or nothing in place of some axes.
-    """
-    large = tensors[0]
-    assert large is not None
-    members, size = len(large), large.numel() * large.element_size()
-    step = max(1, _AT_ONCE * members // max(size, 1))
-    if size <= 4 * _AT_ONCE or step >= members or -large.dim() in dims:
-        return function(*tensors)
-    own = [t is not None and t.dim() == large.dim() and len(t) == members for t in tensors]
-    parts: list[tuple[torch.Tensor | None, ...]] = []
-    whole: dict[int, torch.Tensor] = {}
-    for start in range(0, members, step):
-        block = slice(start, start + step)
-        found = function(*(t[block] if t is not None and o else t for t, o in zip(tensors, own, strict=True)))
-        for i, part in enumerate(found):
-            if part is not None and part.shape[1:] == large.shape[1:]:
-                whole.setdefault(i, torch.empty_like(large))[block] = part
-        parts.append(tuple(None if i in whole else part for i, part in enumerate(found)))
-    return tuple(
-        whole[i] if i in whole else None if column[0] is None else torch.cat(column)
-        for i, column in enumerate(zip(*parts, strict=True))
-    )
 
 
 def _count(x: torch.Tensor, dims: tuple[int, ...]) -> int:
@@ -131,12 +94,9 @@ class _Standardise(Function):
     def forward(
         x: torch.Tensor, gamma: torch.Tensor | None, beta: torch.Tensor | None, dims: tuple[int, ...], eps: float
     ) -> _Tensors:
-        def block(x: torch.Tensor, gamma: torch.Tensor | None, beta: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
-            xh, r = _cells(x, dims, eps)
-            xh *= r
-            return (xh, r) if gamma is None or beta is None else (torch.addcmul(beta, xh, gamma), xh, r)
-
-        return _in_blocks(block, dims, x, gamma, beta)
+        xh, r = _cells(x, dims, eps)
+        xh *= r
+        return (xh, r) if gamma is None else (torch.addcmul(beta, xh, gamma), xh, r)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: _Tensors) -> None:
@@ -186,15 +146,10 @@ class _Backward(Function):
         dims: tuple[int, ...],
         eps: float,
     ) -> _Tensors:
-        def block(
-            xh: torch.Tensor, g: torch.Tensor, gamma: torch.Tensor | None, r: torch.Tensor
-        ) -> tuple[torch.Tensor, ...]:
-            k, s = (g * xh).sum(dims, keepdim=True), g.sum(dims, keepdim=True)
-            dx = torch.addcmul(g - s / count, xh, k / -count)
-            return dx.mul_(r if gamma is None else gamma * r), k, s
-
         count = _count(xh, dims)
-        return _in_blocks(block, dims, xh, g, gamma, r)
+        k, s = (g * xh).sum(dims, keepdim=True), g.sum(dims, keepdim=True)
+        dx = torch.addcmul(g - s / count, xh, k / -count)
+        return dx.mul_(r if gamma is None else gamma * r), k, s
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: _Tensors) -> None:
@@ -213,12 +168,29 @@ class _Backward(Function):
             centred, r = _cells(x, dims, ctx.eps)
             xh = centred * r
             k, s = (g * xh).sum(dims, keepdim=True), g.sum(dims, keepdim=True)
-            found = _second(dims, xh, g, gamma, r, k, s, u, p, q)
-        else:
-            found = _in_blocks(partial(_second, dims), dims, xh, g, gamma, r, k, s, u, p, q)
-        to_g, to_x, to_gamma = found
-        if to_gamma is not None:
-            to_gamma = sum_to(to_gamma, gamma.shape)
+        count = _count(xh, dims)
+        scale = r if gamma is None else gamma * r
+        to_g = to_x = to_gamma = None
+        if u is None:  # only dgamma and dbeta were used
+            if p is not None:
+                to_g = p * xh
+                projected = torch.addcmul(g - s / count, xh, k / -count)
+                to_x = projected * (p * r)
+            if q is not None:
+                to_g = q.expand_as(g) if to_g is None else to_g + q
+            return to_g, to_x, None, None, None, None, None
+        su, m, ug = (v.sum(dims, keepdim=True) for v in (u, u * xh, u * g))
+        a = ug - (s * su + m * k) / count  # sum u P(g)
+        along = -scale * m / count if p is None else p - scale * m / count
+        shift = -scale * su / count if q is None else q - scale * su / count
+        to_g = torch.addcmul(u * scale, xh, along).add_(shift)
+        # e = b u + along g
+        b = -scale * k / count
+        mean_e, mean_e_xh = (b * su + along * s) / count, (b * m + along * k) / count
+        to_x = torch.addcmul(u * (r * b), g, r * along)
+        to_x.addcmul_(xh, -(r * mean_e_xh + a * scale * r / count)).sub_(r * mean_e)
+        if gamma is not None:
+            to_gamma = sum_to(r * a, gamma.shape)
         return to_g, to_x, to_gamma, None, None, None, None
 
     @staticmethod
@@ -230,35 +202,3 @@ class _Backward(Function):
                 tensors[i], given[i] = tensors[i].expand(size, *tensors[i].shape), 0
         found: _Tensors = call(_Backward, *_stacked(info, given, tensors), dims, eps)
         return found, 0
-
-
-def _second(
-    dims: tuple[int, ...],
-    xh: torch.Tensor,
-    g: torch.Tensor,
-    gamma: torch.Tensor | None,
-    r: torch.Tensor,
-    k: torch.Tensor,
-    s: torch.Tensor,
-    u: torch.Tensor | None,
-    p: torch.Tensor | None,
-    q: torch.Tensor | None,
-) -> tuple[torch.Tensor | None, ...]:
-    """For g, x and, per cell, gamma, from the cotangents u, p and q of dx, dgamma and dbeta, any of which may be 0."""
-    count = _count(xh, dims)
-    if u is None:  # only dgamma and dbeta were used
-        to_g = torch.zeros_like(xh) if p is None else p * xh
-        to_x = None if p is None else torch.addcmul(g - s / count, xh, k / -count) * (p * r)
-        return to_g if q is None else to_g + q, to_x, None
-    scale = r if gamma is None else gamma * r
-    su, m, ug = (v.sum(dims, keepdim=True) for v in (u, u * xh, u * g))
-    a = ug - (s * su + m * k) / count  # sum u P(g)
-    along = -scale * m / count if p is None else p - scale * m / count
-    shift = -scale * su / count if q is None else q - scale * su / count
-    to_g = torch.addcmul(u * scale, xh, along).add_(shift)
-    # e = b u + along g
-    b = -scale * k / count
-    mean_e, mean_e_xh = (b * su + along * s) / count, (b * m + along * k) / count
-    to_x = torch.addcmul(u * (r * b), g, r * along)
-    to_x.addcmul_(xh, -(r * mean_e_xh + a * scale * r / count)).sub_(r * mean_e)
-    return to_g, to_x, None if gamma is None else r * a
