@@ -1,20 +1,22 @@
 """2-d convolutions of many tasks as one grouped, channels-last convolution, differentiable any number of times.
 
-A convolution is linear in its input x and in its weights w. With the two adjoints
+A convolution is linear in its input x and in its weights w. With its two adjoints::
 
-    conv(x, w) -> y,    conv_x(g, w) -> dx,    conv_w(x, g) -> dw,    <conv(x, w), g> = <x, conv_x(g, w)> = <w, conv_w(x, g)>
+    conv(x, w) -> y,  conv_x(g, w) -> dx,  conv_w(x, g) -> dw
+    <conv(x, w), g> = <x, conv_x(g, w)> = <w, conv_w(x, g)>
 
-the derivatives of each of the three are the other two. So every term of every derivative is one kernel of its own, where
-torch's double backward builds convolutions with kernels as large as the image, task by task.
+the derivatives of each of the three are the other two. So every term of every derivative is one kernel of its own,
+where torch's double backward builds convolutions with kernels as large as the image, task by task.
 
-G tasks with weights of their own are the groups of one convolution. Its tensors lie in memory as ``[N, H, W, G, C]``: on
-CPUs the channels-last kernels are up to five times as fast as those for ``[N, G, C, H, W]`` where strides are 2 or
+G tasks with weights of their own are the groups of one convolution. Its tensors lie in memory as ``[N, H, W, G, C]``:
+on CPUs the channels-last kernels are up to five times as fast as those for ``[N, G, C, H, W]`` where strides are 2 or
 inputs have one channel. Results keep that layout, elementwise functions after them too, so that the next convolution
-copies nothing.
+copies nothing. Convolutions with few positions are products with columns of x instead.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -30,6 +32,14 @@ class Geometry(NamedTuple):
     padding: tuple[int, int]
     dilation: tuple[int, int]
     groups: int
+
+    def outputs(self, size: Sequence[int], kernel: Sequence[int]) -> tuple[int, int]:
+        """Height and width of the result for inputs of ``size``."""
+        height, width = (
+            (side + 2 * p - d * (k - 1) - 1) // s + 1
+            for side, k, s, p, d in zip(size, kernel, self.stride, self.padding, self.dilation, strict=True)
+        )
+        return height, width
 
 
 def conv2d(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, geometry: Geometry) -> torch.Tensor:
@@ -63,8 +73,43 @@ def _stacked(w: torch.Tensor, tasks: int) -> torch.Tensor:
     return w[0].permute(0, 2, 3, 1).repeat(tasks, 1, 1, 1).permute(0, 3, 1, 2)
 
 
+def _by_columns(
+    images: int, outputs: Sequence[int], w_shape: Sequence[int], geo: Geometry, *, of_weights: bool
+) -> bool:
+    """Whether a product with the columns of x is faster than the grouped kernel: for few positions, measured on CPUs.
+
+    The grouped kernel brings the weights into an order of its own and back: more work than the product where a task has
+    less than 32 positions. Gradients of weights without AVX-512 lose by it up to some hundreds.
+    """
+    o, c = w_shape[1:3]
+    rows = images * outputs[-2] * outputs[-1]
+    if geo.groups != 1 or min(o, c) < 8:
+        return False
+    return rows <= 32 or (of_weights and rows <= 512 and torch.backends.cpu.get_cpu_capability() == "AVX2")
+
+
+def _columns(x: torch.Tensor, kernel: Sequence[int], outputs: Sequence[int], geo: Geometry) -> torch.Tensor:
+    """``[G, N, C, H, W]`` as ``[G, N Ho Wo, kh kw C]``: what each position of the result is a product of."""
+    tasks, n, channels, height, width = x.shape
+    (down, right), (top, left), (a, b) = geo.stride, geo.padding, geo.dilation
+    rim = x.new_zeros(tasks, n, height + 2 * top, width + 2 * left, channels)
+    rim[:, :, top : top + height, left : left + width] = x.permute(0, 1, 3, 4, 2)
+    task, image, row, column, _ = rim.stride()
+    windows = rim.as_strided(
+        (tasks, n, *outputs, *kernel, channels),
+        (task, image, row * down, column * right, row * a, column * b, 1),
+    )
+    return windows.reshape(tasks, n * outputs[0] * outputs[1], -1)
+
+
 def _forward(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, geo: Geometry) -> torch.Tensor:
-    tasks = len(x)
+    tasks, n = x.shape[:2]
+    if bias is None and x.is_cpu:
+        outputs = geo.outputs(x.shape[3:], w.shape[3:])
+        if _by_columns(n, outputs, w.shape, geo, of_weights=False):
+            rows = torch.bmm(_columns(x, w.shape[3:], outputs, geo), _flat(w, tasks).transpose(1, 2))
+            # In the layout of the other kernel's results.
+            return parted(joined(rows.view(tasks, n, *outputs, -1).permute(0, 1, 4, 2, 3)), tasks)
     b = None if bias is None else bias.expand(tasks, -1).reshape(-1)
     # Not torch.conv2d, which the mode replaces by what has called this.
     y = torch.convolution(
@@ -83,6 +128,11 @@ def _backward(
     return found
 
 
+def _flat(w: torch.Tensor, tasks: int) -> torch.Tensor:
+    """``[G or 1, O, C, kh, kw]`` as ``[G, O, kh kw C]``."""
+    return w.permute(0, 1, 3, 4, 2).flatten(2).expand(tasks, -1, -1)
+
+
 def _for_shape(like: torch.Tensor, *shape: int) -> torch.Tensor:
     """A tensor of which only the shape and the layout are read."""
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
@@ -96,6 +146,11 @@ def _adjoint_x(g: torch.Tensor, w: torch.Tensor, size: tuple[int, int], geo: Geo
 
 def _adjoint_w(x: torch.Tensor, g: torch.Tensor, size: tuple[int, int], shared: bool, geo: Geometry) -> torch.Tensor:
     tasks, outputs = len(g), g.shape[2]
+    if x.is_cpu and _by_columns(g.shape[1], g.shape[3:], (1, outputs, x.shape[2], *size), geo, of_weights=True):
+        columns = _columns(x, size, g.shape[3:], geo)
+        rows = g.permute(0, 1, 3, 4, 2).reshape(tasks, -1, outputs)
+        dw = torch.bmm(rows.transpose(1, 2), columns).view(tasks, outputs, *size, -1)
+        return (dw.sum(0, keepdim=True) if shared else dw).permute(0, 1, 4, 2, 3)
     w = _for_shape(g, tasks * outputs, x.shape[2] // geo.groups, *size)
     # Kept in channels-last memory: so are the weights after a step along it.
     dw = _backward(joined(g), joined(x), w, tasks, geo, 1).permute(0, 2, 3, 1)
@@ -262,7 +317,7 @@ class _Join:
     def apart(self, y: torch.Tensor) -> torch.Tensor:
         """The inverse of :meth:`images`."""
         if self.folded is None:
-            return y.unflatten(0, (self.members, self.tasks))
+            return y.reshape(self.members, self.tasks, *y.shape[1:])
         if self.folded:
-            return y.unflatten(1, (self.tasks, -1))
-        return y.unflatten(1, (self.members, -1)).transpose(0, 1)
+            return y.reshape(self.members, self.tasks, -1, *y.shape[2:])
+        return y.reshape(self.tasks, self.members, -1, *y.shape[2:]).transpose(0, 1)

@@ -96,7 +96,7 @@ class _Standardise(Function):
     ) -> _Tensors:
         xh, r = _cells(x, dims, eps)
         xh *= r
-        return (xh, r) if gamma is None else (torch.addcmul(beta, xh, gamma), xh, r)
+        return (xh, r) if gamma is None or beta is None else (torch.addcmul(beta, xh, gamma), xh, r)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: _Tensors) -> None:

@@ -1,9 +1,9 @@
 """Autograd on the stacked tensors behind one level of ``vmap``, without the machinery for any number of levels.
 
 ``torch.func`` calls a Python function of autograd once per level and takes apart all arguments each time; with a
-``grad`` in a ``vmap`` a small layer spends more time there than in its kernels. Where exactly one ``vmap`` is active, as
-in a chunk of tasks, the tensors behind it are plain, ``[T, ...]``: functions and gradients are computed on these. In any
-other case nothing here applies, and ``torch.func`` does it.
+``grad`` in a ``vmap`` a small layer spends more time there than in its kernels. Where exactly one ``vmap`` is active,
+as in a chunk of tasks, the tensors behind it are plain, ``[T, ...]``: functions and gradients are computed on these. In
+any other case nothing here applies, and ``torch.func`` does it.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _alive(x: Any) -> Any:
 
 
 def call(function: type[Function], *inputs: Any) -> Any:
-    """``function.apply(*inputs)``, by the function's own rule for ``vmap`` and on plain tensors where that is enough.
+    """``function.apply(*inputs)``, by the function's own rule for ``vmap``, on plain tensors where that is enough.
 
     Args:
         function: its ``vmap`` returns results that are mapped along their first axis.
@@ -80,7 +80,7 @@ def call(function: type[Function], *inputs: Any) -> Any:
     """
     if not torch._C._are_functorch_transforms_active():
         # Function.apply looks at the signature of forward first, in every call, for as long as a small layer takes.
-        return super(Function, function).apply(*map(_alive, inputs))
+        return super(Function, function).apply(*map(_alive, inputs))  # type: ignore[misc]
     level = one_level()
     if level is None:
         return function.apply(*inputs)  # type: ignore[no-untyped-call]
@@ -88,7 +88,7 @@ def call(function: type[Function], *inputs: Any) -> Any:
     with level.outside():
         if all(axis is None for axis in axes):
             return call(function, *plain)
-        found, _ = function.vmap(level, axes, *plain)
+        found, _ = function.vmap(level, axes, *plain)  # type: ignore[no-untyped-call]
     return tuple(map(level.mapped, found)) if isinstance(found, tuple) else level.mapped(found)
 
 
