@@ -74,6 +74,7 @@ def _conv2d(
     rim = None if isinstance(padding, str) else _pair(padding)
     if (
         rim is None
+        or min(*rim, *(n - 1 for n in steps + holes)) < 0
         or input.dim() != 4
         or weight.dim() != 4
         or input.shape[1] != weight.shape[1] * groups

@@ -228,7 +228,8 @@ def _stacked_gradient(
     """:func:`task_gradient` of all tasks of a chunk: those of the sum of losses, since no task sees another."""
     plain = {name: level.stacked(p) for name, p in params.items()}
     with torch.enable_grad():
-        point = {n: p if keep and p.requires_grad else p.detach().requires_grad_() for n, p in plain.items()}
+        with level.outside():
+            point = {n: p if keep and p.requires_grad else p.detach().requires_grad_() for n, p in plain.items()}
         value = loss({name: level.mapped(p) for name, p in point.items()})
         losses = level.stacked(value)
         with level.outside():
