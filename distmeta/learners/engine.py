@@ -22,7 +22,7 @@ from torch.func import vmap
 
 from distmeta import config, uncertainty
 from distmeta.errors import LearnerContractError, ModelContractError
-from distmeta.learners.functional import evaluating, in_training, vectorised
+from distmeta.learners.functional import evaluating, in_training, laid_out, vectorised
 from distmeta.learners.losses import of_task, prediction_metrics
 from distmeta.learners.over_tasks import map_tasks, unstack
 from distmeta.learners.predictive import Predictive
@@ -190,7 +190,7 @@ class Engine(config.Configurable, ABC):
         The default is the derivative of :meth:`chunk_losses`. An algorithm that replaces it has another
         ``exact_gradient`` than ``True``.
         """
-        theta = {name: p.detach().requires_grad_() for name, p in params.items()}
+        theta = {name: p.detach().requires_grad_() for name, p in laid_out(params).items()}
         total = {name: torch.zeros_like(p) for name, p in theta.items()}
         rows: list[Metrics] = []
         with contextlib.closing(self.chunk_losses(theta, episodes)) as parts:

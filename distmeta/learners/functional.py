@@ -6,10 +6,12 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
+from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from distmeta.learners.exact_norms import ExactNorms
 from distmeta.learners.fast_kernels import fast_kernels
@@ -18,7 +20,7 @@ from distmeta.learners.user_model import require_usable
 from distmeta.types import Params
 
 _VECTORISED: ContextVar[bool] = ContextVar("distmeta_vectorised", default=False)
-_ENGINE: ContextVar[int] = ContextVar("distmeta_engine", default=1)
+_ENGINE: ContextVar[Literal[1, 2]] = ContextVar("distmeta_engine", default=1)
 
 
 def trainable(model: nn.Module) -> Params:
@@ -50,7 +52,7 @@ def frozen_digest(model: nn.Module) -> str | None:
 
 
 @contextlib.contextmanager
-def vectorised(active: bool, *, exact_norms: bool = True, engine: int | None = None) -> Iterator[None]:
+def vectorised(active: bool, *, exact_norms: bool = True, engine: Literal[1, 2] | None = None) -> Iterator[None]:
     """Mark that the code inside runs under ``torch.func.vmap`` (or, with ``False``, in a plain loop over tasks).
 
     Attention is computed from matrix products: torch's fused kernels have no second derivative and no batching rule.
@@ -63,7 +65,7 @@ def vectorised(active: bool, *, exact_norms: bool = True, engine: int | None = N
             function, and round otherwise. ``None``: as in the code around, or else 1.
     """
     engine = _ENGINE.get() if engine is None else engine
-    kernels = {1: ExactNorms, 2: fast_kernels}[engine]
+    kernels: type[TorchFunctionMode] = fast_kernels if engine == 2 else ExactNorms
     # Nested, as evaluation is, the norms are exact already: once more would only cost time.
     norms = kernels() if exact_norms and active and not _VECTORISED.get() else contextlib.nullcontext()
     token, engines = _VECTORISED.set(active), _ENGINE.set(engine)
@@ -73,6 +75,13 @@ def vectorised(active: bool, *, exact_norms: bool = True, engine: int | None = N
     finally:
         _VECTORISED.reset(token)
         _ENGINE.reset(engines)
+
+
+def laid_out(params: Params) -> Params:
+    """``params`` in the memory layout of the kernels in use, so that weights of tasks come out of steps in it too."""
+    if _ENGINE.get() == 1:
+        return params
+    return {n: p.contiguous(memory_format=torch.channels_last) if p.dim() == 4 else p for n, p in params.items()}
 
 
 def frozen_parts(model: nn.Module) -> list[nn.Module]:
