@@ -73,19 +73,17 @@ def _stacked(w: torch.Tensor, tasks: int) -> torch.Tensor:
     return w[0].permute(0, 2, 3, 1).repeat(tasks, 1, 1, 1).permute(0, 3, 1, 2)
 
 
-def _by_columns(
-    images: int, outputs: Sequence[int], w_shape: Sequence[int], geo: Geometry, *, of_weights: bool
-) -> bool:
+def _by_columns(images: int, outputs: Sequence[int], w_shape: Sequence[int], geo: Geometry, *, adjoint: bool) -> bool:
     """Whether a product with the columns of x is faster than the grouped kernel: for few positions, measured on CPUs.
 
     The grouped kernel brings the weights into an order of its own and back: more work than the product where a task has
-    less than 32 positions. Gradients of weights without AVX-512 lose by it up to some hundreds.
+    less than 32 positions. Without AVX-512 its adjoints lose up to some hundreds.
     """
     o, c = w_shape[1:3]
     rows = images * outputs[-2] * outputs[-1]
     if geo.groups != 1 or min(o, c) < 8:
         return False
-    return rows <= 32 or (of_weights and rows <= 512 and torch.backends.cpu.get_cpu_capability() == "AVX2")
+    return rows <= 32 or (adjoint and rows <= 512 and torch.backends.cpu.get_cpu_capability() == "AVX2")
 
 
 def _columns(x: torch.Tensor, kernel: Sequence[int], outputs: Sequence[int], geo: Geometry) -> torch.Tensor:
@@ -106,7 +104,7 @@ def _forward(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, geo: G
     tasks, n = x.shape[:2]
     if bias is None and x.is_cpu:
         outputs = geo.outputs(x.shape[3:], w.shape[3:])
-        if _by_columns(n, outputs, w.shape, geo, of_weights=False):
+        if _by_columns(n, outputs, w.shape, geo, adjoint=False):
             rows = torch.bmm(_columns(x, w.shape[3:], outputs, geo), _flat(w, tasks).transpose(1, 2))
             # In the layout of the other kernel's results.
             return parted(joined(rows.view(tasks, n, *outputs, -1).permute(0, 1, 4, 2, 3)), tasks)
@@ -133,20 +131,40 @@ def _flat(w: torch.Tensor, tasks: int) -> torch.Tensor:
     return w.permute(0, 1, 3, 4, 2).flatten(2).expand(tasks, -1, -1)
 
 
+def _from_columns(
+    columns: torch.Tensor, size: tuple[int, int], kernel: Sequence[int], outputs: Sequence[int], geo: Geometry
+) -> torch.Tensor:
+    """The adjoint of :func:`_columns`: ``[G, N, C, H, W]`` of ``size``."""
+    tasks = len(columns)
+    parts = columns.view(tasks, -1, *outputs, *kernel, columns.shape[2] // (kernel[0] * kernel[1]))
+    (height, width), (rows, across) = size, outputs
+    (down, right), (top, left), (a, b) = geo.stride, geo.padding, geo.dilation
+    rim = columns.new_zeros(parts.shape[1], height + 2 * top, width + 2 * left, tasks, parts.shape[-1])
+    for i in range(kernel[0]):
+        for j in range(kernel[1]):
+            y, x = i * a, j * b
+            window = rim[:, y : y + (rows - 1) * down + 1 : down, x : x + (across - 1) * right + 1 : right]
+            window += parts[:, :, :, :, i, j].permute(1, 2, 3, 0, 4)
+    return rim[:, top : top + height, left : left + width].contiguous().permute(3, 0, 4, 1, 2)
+
+
 def _for_shape(like: torch.Tensor, *shape: int) -> torch.Tensor:
     """A tensor of which only the shape and the layout are read."""
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
 
 
 def _adjoint_x(g: torch.Tensor, w: torch.Tensor, size: tuple[int, int], geo: Geometry) -> torch.Tensor:
-    tasks = len(g)
+    tasks, outputs = len(g), g.shape[3:]
+    if g.is_cpu and _by_columns(g.shape[1], outputs, w.shape, geo, adjoint=True):
+        rows = g.permute(0, 1, 3, 4, 2).reshape(tasks, -1, g.shape[2])
+        return _from_columns(torch.bmm(rows, _flat(w, tasks)), size, w.shape[3:], outputs, geo)
     x = _for_shape(g, g.shape[1], tasks * w.shape[2] * geo.groups, *size)
     return parted(_backward(joined(g), x, _stacked(w, tasks), tasks, geo, 0), tasks)
 
 
 def _adjoint_w(x: torch.Tensor, g: torch.Tensor, size: tuple[int, int], shared: bool, geo: Geometry) -> torch.Tensor:
     tasks, outputs = len(g), g.shape[2]
-    if x.is_cpu and _by_columns(g.shape[1], g.shape[3:], (1, outputs, x.shape[2], *size), geo, of_weights=True):
+    if x.is_cpu and _by_columns(g.shape[1], g.shape[3:], (1, outputs, x.shape[2], *size), geo, adjoint=True):
         columns = _columns(x, size, g.shape[3:], geo)
         rows = g.permute(0, 1, 3, 4, 2).reshape(tasks, -1, outputs)
         dw = torch.bmm(rows.transpose(1, 2), columns).view(tasks, outputs, *size, -1)

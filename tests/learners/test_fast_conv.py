@@ -42,7 +42,7 @@ GEOMETRIES = {
 def kernel(request, monkeypatch):
     """Each of the two ways to compute a convolution, in place of the choice by shape."""
 
-    def chosen(images, outputs, w_shape, geo, *, of_weights):
+    def chosen(images, outputs, w_shape, geo, *, adjoint):
         return request.param == "columns" and geo.groups == 1
 
     monkeypatch.setattr(fast_conv, "_by_columns", chosen)
