@@ -73,17 +73,14 @@ def _stacked(w: torch.Tensor, tasks: int) -> torch.Tensor:
     return w[0].permute(0, 2, 3, 1).repeat(tasks, 1, 1, 1).permute(0, 3, 1, 2)
 
 
-def _by_columns(images: int, outputs: Sequence[int], w_shape: Sequence[int], geo: Geometry, *, adjoint: bool) -> bool:
-    """Whether a product with the columns of x is faster than the grouped kernel: for few positions, measured on CPUs.
+def _by_columns(images: int, outputs: Sequence[int], w_shape: Sequence[int], geo: Geometry) -> bool:
+    """Whether a product with the columns of x is faster than the grouped kernel.
 
-    The grouped kernel brings the weights into an order of its own and back: more work than the product where a task has
-    less than 32 positions. Without AVX-512 its adjoints lose up to some hundreds.
+    The grouped kernel brings the weights into an order of its own and back: more work than the product itself where a
+    task has few positions. Measured on CPUs with AVX-512 and with AVX2; above the limit either is the faster one by a
+    few percent, and columns take nine times the memory.
     """
-    o, c = w_shape[1:3]
-    rows = images * outputs[-2] * outputs[-1]
-    if geo.groups != 1 or min(o, c) < 8:
-        return False
-    return rows <= 32 or (adjoint and rows <= 512 and torch.backends.cpu.get_cpu_capability() == "AVX2")
+    return geo.groups == 1 and min(w_shape[1:3]) >= 8 and images * outputs[0] * outputs[1] <= 32
 
 
 def _columns(x: torch.Tensor, kernel: Sequence[int], outputs: Sequence[int], geo: Geometry) -> torch.Tensor:
@@ -104,7 +101,7 @@ def _forward(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, geo: G
     tasks, n = x.shape[:2]
     if bias is None and x.is_cpu:
         outputs = geo.outputs(x.shape[3:], w.shape[3:])
-        if _by_columns(n, outputs, w.shape, geo, adjoint=False):
+        if _by_columns(n, outputs, w.shape, geo):
             rows = torch.bmm(_columns(x, w.shape[3:], outputs, geo), _flat(w, tasks).transpose(1, 2))
             # In the layout of the other kernel's results.
             return parted(joined(rows.view(tasks, n, *outputs, -1).permute(0, 1, 4, 2, 3)), tasks)
@@ -155,7 +152,7 @@ def _for_shape(like: torch.Tensor, *shape: int) -> torch.Tensor:
 
 def _adjoint_x(g: torch.Tensor, w: torch.Tensor, size: tuple[int, int], geo: Geometry) -> torch.Tensor:
     tasks, outputs = len(g), g.shape[3:]
-    if g.is_cpu and _by_columns(g.shape[1], outputs, w.shape, geo, adjoint=True):
+    if g.is_cpu and _by_columns(g.shape[1], outputs, w.shape, geo):
         rows = g.permute(0, 1, 3, 4, 2).reshape(tasks, -1, g.shape[2])
         return _from_columns(torch.bmm(rows, _flat(w, tasks)), size, w.shape[3:], outputs, geo)
     x = _for_shape(g, g.shape[1], tasks * w.shape[2] * geo.groups, *size)
@@ -164,7 +161,7 @@ def _adjoint_x(g: torch.Tensor, w: torch.Tensor, size: tuple[int, int], geo: Geo
 
 def _adjoint_w(x: torch.Tensor, g: torch.Tensor, size: tuple[int, int], shared: bool, geo: Geometry) -> torch.Tensor:
     tasks, outputs = len(g), g.shape[2]
-    if x.is_cpu and _by_columns(g.shape[1], g.shape[3:], (1, outputs, x.shape[2], *size), geo, adjoint=True):
+    if x.is_cpu and _by_columns(g.shape[1], g.shape[3:], (1, outputs, x.shape[2], *size), geo):
         columns = _columns(x, size, g.shape[3:], geo)
         rows = g.permute(0, 1, 3, 4, 2).reshape(tasks, -1, outputs)
         dw = torch.bmm(rows.transpose(1, 2), columns).view(tasks, outputs, *size, -1)
