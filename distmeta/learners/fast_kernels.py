@@ -19,8 +19,8 @@ from distmeta.learners.one_level import per_channel
 class fast_kernels(TorchFunctionMode):
     """Compute batch, instance, layer and group norm, and 2-d convolutions, by fast functions while active.
 
-    Derivatives are exact, in plain loops and under ``torch.func.vmap`` with autograd outside. Nothing is faster in every
-    case: networks with group norm over few channels each are slower than by torch's own kernels.
+    Derivatives are exact, in plain loops and under ``torch.func.vmap`` with autograd outside. Not every
+    network is faster: group norm over few channels each is slower than by torch's own kernels.
 
     Example:
         >>> x, norm = torch.rand(4, 3), torch.nn.LayerNorm(3)
