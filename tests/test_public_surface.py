@@ -83,9 +83,16 @@ NAMES = {
 }
 
 PLACE = "--address --backend --workers"
+BENCH = "--against --json --out --png --seconds --tolerance"
 TRACKING = "--tracking --no-tracking --tracking-required --no-tracking-required --tracking-uri"
 COMMANDS = {
     "audit": "job --data --json --set --tasks",
+    "bench inner-loop": f"job --chunks --data --device --learner --set --steps --threads {BENCH}",
+    "bench memory": f"job --data --set --steps {BENCH}",
+    "bench overhead": f"job --address --data --set {BENCH}",
+    "bench sampling": f"job --batches --data --set {BENCH}",
+    "bench scaling": f"job --address --data --set --workers {BENCH}",
+    "bench startup": f"--address {BENCH}",
     "check": "job --data --json --set",
     "data build": "source --allow-duplicates --channels --from --ink --instances --json --min-images --out --size "
     "--skip-corrupt --split --workers",

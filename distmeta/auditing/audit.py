@@ -216,7 +216,7 @@ class _Auditor:
 
     def _compare_variables(self, asked: tuple[str, Play], result: Result, variables: Mapping[str, str]) -> None:
         if result["error"]:
-            self._remarks.append(f"cannot be drawn with other values of {', '.join(variables)}")
+            self._remarks.append(f"cannot be drawn with other values of {listed(variables)}")
         elif not any(f.proof in (ENVIRONMENT, SAME) for f in self._found):
             self._compare("environment", VARIATIONS["environment"], asked, result)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -28,6 +29,14 @@ def results_go_to(stream: TextIO) -> None:
 def print_json(values: Any) -> None:
     """Write one JSON object to standard output."""
     (_stdout or sys.stdout).write(json.dumps(values, indent=1) + "\n")
+
+
+def rows(cells: Sequence[Sequence[str]]) -> None:
+    """Write aligned columns that are never cut: a log or a pipe has 80 columns for rich, numbers need them all."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
+        text = "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        sys.modules[__name__].out.print(f"  {text}".rstrip())
 
 
 def note(text: str) -> None:

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 import distmeta
-from distmeta.cli import console, data, look, runs, serve, use
+from distmeta.cli import bench, console, data, look, runs, serve, use
 from distmeta.errors import DistmetaError
 
 app = typer.Typer(
@@ -41,6 +41,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
 for _name, _command in _COMMANDS.items():
     app.command(_name)(_command)
 app.add_typer(data.app, name="data")
+app.add_typer(bench.app, name="bench")
 app.add_typer(look.track_app, name="track")
 
 

@@ -46,7 +46,7 @@ ChangedCode = Annotated[
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Options of every command that trains; see :func:`with_run_options`."""
+    """Options of every command that trains; see :func:`with_options`."""
 
     workers: Workers = None
     backend: BackendName = "ray"
@@ -69,19 +69,20 @@ class RunOptions:
         return Place(self.backend, self.address, self.tracking, self.tracking_uri, self.tracking_required, watch)
 
 
-def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command with a parameter ``options: RunOptions`` an option for each of its fields."""
-    hints = get_type_hints(RunOptions, include_extras=True)
+def with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command with a parameter ``options`` of a dataclass, such as :class:`RunOptions`, one for each field."""
     own = inspect.signature(command, eval_str=True)
+    kind = own.parameters["options"].annotation
+    hints = get_type_hints(kind, include_extras=True)
     spread = [
         inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name])
-        for f in fields(RunOptions)
+        for f in fields(kind)
     ]
     kept = [p.replace(kind=p.KEYWORD_ONLY) for p in own.parameters.values() if p.name != "options"]
 
     @wraps(command)
     def spread_out(**values: Any) -> None:
-        options = RunOptions(**{f.name: values.pop(f.name) for f in fields(RunOptions)})
+        options = kind(**{f.name: values.pop(f.name) for f in fields(kind)})
         command(**values, options=options)
 
     parameters = sorted([*kept, *spread], key=lambda p: p.default is not p.empty)

@@ -24,7 +24,7 @@ from distmeta.cli.options import (
     load,
     numbers,
     overrides,
-    with_run_options,
+    with_options,
 )
 from distmeta.cli.progress import watching
 from distmeta.errors import ConfigError
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from distmeta.run.results import Comparison, EvaluationResult, Sweep
 
 
-@with_run_options
+@with_options
 def train(job: JobFile, options: RunOptions, run_dir: NewRunDir = None) -> None:
     """Meta-train by a job file: progress, validation, final meta-test accuracy with its 95 % interval."""
     with watching(options.as_json) as view:
@@ -48,7 +48,7 @@ def train(job: JobFile, options: RunOptions, run_dir: NewRunDir = None) -> None:
     show.result(result, loaded, options.as_json)
 
 
-@with_run_options
+@with_options
 def resume(run_dir: RunDir, options: RunOptions, changed_code: ChangedCode = False) -> None:
     """Go on from the last checkpoint, exactly; also with another number of workers or more iterations."""
     with watching(options.as_json) as view:
@@ -148,7 +148,7 @@ def evaluate(
         show.evaluation(found)
 
 
-@with_run_options
+@with_options
 def reproduce(
     options: RunOptions,
     card: Annotated[

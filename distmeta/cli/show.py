@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import singledispatch
 
 from distmeta.cli import console
@@ -38,7 +37,7 @@ def _(found: Comparison) -> None:
         verdict = "A and B differ" if difference.significant else "no clear difference"
         numbers = (a.report.text(name), b.report.text(name), difference.text())
         rows.append((label, *numbers, "" if name.startswith(("baseline", "exact")) else verdict))
-    _rows(rows)
+    console.rows(rows)
     console.out.print(f"kept in  {found.kept}")
 
 
@@ -50,7 +49,7 @@ def _(found: Sweep) -> None:
     rows = [(found.key, *names)]
     for value, report in zip(found.values, reports, strict=True):
         rows.append((str(value), *(report.text(name) for name in names)))
-    _rows(rows)
+    console.rows(rows)
     console.out.print(f"curve  {found.picture}")
 
 
@@ -67,7 +66,7 @@ def _(found: Controls) -> None:
             d = one.differences.get(name)
             cells += ["–", ""] if d is None else [interval(name, d.b, one.ci95[name]), d.text()]
         rows.append((one.label, *cells))
-    _rows(rows)
+    console.rows(rows)
     for key, why in found.left_out.items():
         console.out.print(f"  left out: {key.replace('_', '-')}, since {why}")
     console.out.print(found.verdict)
@@ -179,13 +178,4 @@ def _warn_of_guessing(report: EvaluationReport, ways: int | None) -> None:
             "model has not learned. Try another outer.lr (and learner.inner_lr, where there is one), more "
             "outer.iterations, and `distmeta check`.",
             style="yellow",
-        )
-
-
-def _rows(rows: Sequence[tuple[str, ...]]) -> None:
-    """Aligned columns that are never cut: a log or a pipe has 80 columns for rich, numbers need them all."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        console.out.print(
-            "  " + "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
         )

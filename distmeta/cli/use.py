@@ -11,7 +11,7 @@ from distmeta.cli import console
 from distmeta.cli.console import note, print_json
 from distmeta.cli.options import Json, RunDir, TrackingUri
 from distmeta.cli.progress import watching
-from distmeta.errors import ConfigError
+from distmeta.errors import ConfigError, listed
 
 if TYPE_CHECKING:
     from distmeta.serving.predicting import Answers
@@ -56,6 +56,8 @@ def predict(
         note(predictor.unfinished)
         view.phase(f"learning from {len(known.names)} examples")
         found = answer(predictor, known, asked)
+    if asked.ignored:
+        note(f"{query} has columns that the support examples lack, and which are ignored: {listed(asked.ignored)}")
     if len(found.classes) == 1:
         note(
             f"the support set has one class, {found.classes[0]!r}: it is the answer to everything, "

@@ -40,6 +40,7 @@ from distmeta.data.catalog import resolve
 from distmeta.data.dataset import ShardDataset
 from distmeta.data.encoder import FrozenEncoder, same_bits
 from distmeta.data.manifest import Manifest
+from distmeta.data.picture_workers import cpus
 from distmeta.data.writer import ClassImages, Progress, refuse_existing, write_dataset
 from distmeta.errors import ConfigError, DataError, ModelContractError
 from distmeta.files import write_whole
@@ -126,7 +127,7 @@ def encode(
     setup = _Setup(source, str(folder), _absolute(encoder), frozen.weights_sha256, device, batch_size, features)
     parts = _divide(source)
     if workers is None:
-        workers = 1 if torch.device(device).type != "cpu" else _cpus()
+        workers = 1 if torch.device(device).type != "cpu" else cpus()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for other in directory.glob(f"{FOLDER}*"):
@@ -397,7 +398,3 @@ def _absolute(encoder: str) -> str:
 
 def _without(values: dict[str, Any], key: str) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name != key}
-
-
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
 
 from distmeta.data.pictures import Pixels, Recipe
@@ -31,9 +32,10 @@ WORTH_A_PROCESS = 250
 
 _AHEAD = 3  # requests in flight per process; results wait in memory until their turn
 
+# Where a job's folder leads sys.path, its copy.py would be taken for Python's: what is inherited comes last.
 _START = (
-    "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); "
-    "from distmeta.data.picture_workers import serve; serve()"
+    "import pickle, sys; own, path = pickle.load(sys.stdin.buffer); sys.path.insert(0, own); import distmeta; "
+    "del sys.path[0]; sys.path += path; from distmeta.data.picture_workers import serve; serve()"
 )
 
 
@@ -70,7 +72,7 @@ def read_pictures(paths: Sequence[str], recipe: Recipe, workers: int | None = No
     """
     if workers is not None and workers < 1:
         raise DataError(f"workers is {workers}; expected a number of processes, at least 1.")
-    count = min(workers or _cpus(), max(1, len(paths) // WORTH_A_PROCESS))
+    count = min(workers or cpus(), max(1, len(paths) // WORTH_A_PROCESS))
     if count == 1 or not sys.executable:
         return (_read(path, recipe) for path in paths)
     return _read_by_processes(paths, recipe, count)
@@ -179,7 +181,7 @@ class _Processes:
             if self._ended:
                 raise EOFError("the build has ended")
             process = subprocess.Popen(
-                [sys.executable, "-c", _START],
+                [sys.executable, "-P", "-c", _START],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 process_group=0,  # ctrl-C reaches the parent alone, which ends the others
@@ -187,10 +189,11 @@ class _Processes:
             self._started.append(process)
         assert process.stdin is not None, "a pipe"
         with suppress(BrokenPipeError):  # a process that cannot start is found when it is asked
-            for value in (sys.path, self._recipe):
+            for value in ((str(Path(__file__).resolve().parents[2]), sys.path), self._recipe):
                 pickle.dump(value, process.stdin, pickle.HIGHEST_PROTOCOL)
         return process
 
 
-def _cpus() -> int:
+def cpus() -> int:
+    """CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -107,6 +107,7 @@ def load_job(
     given, path, overrides = path, Path(path).resolve(), dict(overrides or {})
     if not os.path.isfile(path):
         raise ConfigError(_no_such_job(given))
+    _require_not_hidden(folder or path.parent)
     module_name = f"distmeta_job_{path.stem}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     if spec is None or spec.loader is None:
@@ -137,6 +138,26 @@ def load_job(
     overrides = {key: value for key, value in (defaults or {}).items() if key in known} | overrides
     code = {JOB: hashlib.sha256(source.encode()).hexdigest(), **_imported(folder)}
     return Job(experiment.with_overrides(overrides), module, path, folder, source, overrides, code)
+
+
+_NEEDED = frozenset({"mlflow", "numpy", "pyarrow", "pydantic", "ray", "torch", "typer"})
+
+
+def _require_not_hidden(folder: Path) -> None:
+    """Raise where a file beside the job, or the job itself, has the name of a module that every process needs.
+
+    The folder comes first where modules are looked for, so that ``copy.py`` would be imported for Python's.
+    """
+    with suppress(OSError):
+        for path in sorted(folder.iterdir()):
+            is_module = path.suffix == ".py" or (path / "__init__.py").is_file()
+            needed = path.stem in _NEEDED or (path.stem in sys.stdlib_module_names and path.stem in sys.modules)
+            if is_module and needed and not _file(path.stem).is_relative_to(folder):
+                whose = f"the package {path.stem}" if path.stem in _NEEDED else f"Python's own module {path.stem}"
+                raise ConfigError(
+                    f"{path} has the name of {whose} and would be imported in its place, since a job's folder comes "
+                    "first; expected another name. Rename it."
+                )
 
 
 _folders: set[Path] = set()

@@ -35,7 +35,7 @@ _BASELINES = {
     "mse": "baseline_mse",
     "bits": "baseline_bits",
 }
-_HEADLINES = ("accuracy", "bits", "loss")
+_HEADLINES = ("accuracy", "bits", "log_likelihood", "loss")
 _PANELS = ("accuracy", "bits", "loss")
 
 
@@ -219,10 +219,10 @@ def _spread(run: RunReport) -> Markup | None:
     values = values[np.isfinite(values)]
     if not values.size:
         return None
-    percent = "accuracy" in name
+    percent, what = "accuracy" in name, name.replace("_", " ")
     low, middle, high = (interval(name, float(value), None) for value in np.quantile(values, (0.1, 0.5, 0.9)))
-    text = f"{name} of {values.size} tasks: a tenth is below {low}, half below {middle}, nine tenths below {high}."
-    return svg.histogram(values, x_label=f"{name} of a task", text=text, percent=percent)
+    text = f"{what} of {values.size} tasks: a tenth is below {low}, half below {middle}, nine tenths below {high}."
+    return svg.histogram(values, x_label=f"{what} of a task", text=text, percent=percent)
 
 
 # -- curves -----------------------------------------------------------------------------------------------------------

@@ -171,6 +171,11 @@ class MetaLearner(UserFace):
         return {}
 
     @property
+    def _scores_predictions(self) -> bool:
+        """Whether ``meta_loss`` is the one above."""
+        return type(self).meta_loss is MetaLearner.meta_loss
+
+    @property
     @final
     def model(self) -> nn.Module:
         """The network.

@@ -18,10 +18,10 @@ from typing import ClassVar, Literal, Self, final
 import numpy as np
 import torch
 from torch import nn
-from torch.func import vmap
 
 from distmeta import config, uncertainty
 from distmeta.errors import LearnerContractError, ModelContractError
+from distmeta.learners import queries_alone
 from distmeta.learners.functional import evaluating, in_training, laid_out, vectorised
 from distmeta.learners.losses import of_task, prediction_metrics
 from distmeta.learners.over_tasks import map_tasks, unstack
@@ -174,15 +174,20 @@ class Engine(config.Configurable, ABC):
             In parts that follow each other: metrics ``[tasks]``, ``loss`` among them; and logits ``[tasks, Q, N]``, the
             distributions of targets ``[tasks, Q, D]``, or ``None`` where predictions have no probabilities.
         """
-        with contextlib.closing(self.chunk_losses(params, episodes)) as parts:
-            found = _join([{"loss": losses} | metrics for losses, metrics in parts])
-        logits = None
-        if episodes.support_x.shape[1] and not episodes.query_y.is_floating_point():
+        adapts = bool(episodes.support_x.shape[1]) and not episodes.query_y.is_floating_point()
+        if adapts and self._scores_predictions:
+            found, logits = queries_alone.measured(self, params, episodes)
+        else:
+            with contextlib.closing(self.chunk_losses(params, episodes)) as parts:
+                found = _join([{"loss": losses} | metrics for losses, metrics in parts])
+            if not adapts:
+                yield found, None
+                return
             if "accuracy" not in found:
                 found |= map_tasks(self._accuracy_together, params, episodes, loop=self.loops)
-            alone, logits = map_tasks(self._alone, params, episodes, loop=self.loops)
-            found["accuracy_non_transductive"] = alone
-        yield found, logits
+            logits = queries_alone.logits_alone(self, params, episodes)
+        alone = (logits.argmax(-1) == episodes.query_y).to(found["loss"]).mean(-1)
+        yield found | {"accuracy_non_transductive": alone}, logits
 
     def chunk_gradient(self, params: Params, episodes: Episode) -> tuple[Params, Metrics]:
         """Hook: the meta-gradient summed over T stacked tasks, and metrics ``[T]``; ``loss`` must be among them.
@@ -198,6 +203,11 @@ class Engine(config.Configurable, ABC):
                 _accumulate(total, losses.sum(), theta)
                 rows.append({"loss": losses.detach()} | {name: value.detach() for name, value in metrics.items()})
         return total, _join(rows)
+
+    @property
+    def _scores_predictions(self) -> bool:
+        """Hook: whether the loss of a task is that of the predictions for its queries, so that these tell it."""
+        return False
 
     # -- called by the runtime
 
@@ -378,29 +388,13 @@ class Engine(config.Configurable, ABC):
             query_x: ``[M, ...]``.
             loop: compute one query after the other.
         """
-
-        def one(query: torch.Tensor) -> torch.Tensor:
-            batch = query[None] if self.joins_support else torch.cat([support_x, query[None]])
-            return predict(batch)[-1]
-
-        if loop:
-            return torch.stack([one(query) for query in query_x])
-        # A query alone is a forward pass of the whole support set: some at a time, or memory would be a multiple of
-        # what training needs.
-        at_once = max(1, 256 // max(1, len(support_x)))
-        mapped: torch.Tensor = vmap(one, randomness="different", chunk_size=at_once)(query_x)
-        return mapped
+        return queries_alone.predict_alone(predict, support_x, query_x, joins_support=self.joins_support, loop=loop)
 
     def _predict(self, params: Params, episode: Episode, x: torch.Tensor) -> torch.Tensor:
         return self.query_logits(params, replace(episode, query_x=x))
 
     def _accuracy_together(self, params: Params, episode: Episode) -> Metrics:
         return prediction_metrics(of_task(self.query_logits(params, episode), episode), episode.query_y)
-
-    def _alone(self, params: Params, episode: Episode) -> tuple[torch.Tensor, torch.Tensor]:
-        """Accuracy and logits ``[Q, N]`` of the queries, each without the others."""
-        prediction = of_task(self.query_logits_alone(params, episode), episode)
-        return prediction_metrics(prediction, episode.query_y)["accuracy"], prediction
 
     def _with_own(self, params: Params) -> Params:
         """Overlay the algorithm's learned parameters, moved to the model's device; skip names that no longer exist."""

@@ -289,8 +289,8 @@ class InContext(MetaLearner):
     def _losses(self, episodes: Episode, outputs: torch.Tensor) -> tuple[torch.Tensor, Metrics]:
         """Losses ``[T]`` and metrics ``[T]``, from raw ``outputs``.
 
-        A loss is divided by the number of query rows, scored or not, which all tasks of a step share: their sum weighs
-        every scored query alike.
+        What is differentiated is divided by the number of query rows, scored or not, which all tasks of a step share:
+        the sum weighs every scored query alike. What is reported as ``loss`` is the mean over a task's scored queries.
         """
         y = episodes.query_y
         if y.is_floating_point():
@@ -303,7 +303,8 @@ class InContext(MetaLearner):
         target = torch.where(scored, y, -1)
         nll = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none", ignore_index=-1).view_as(y)
         right = ((logits.argmax(-1) == y) & scored).sum(1).to(nll.dtype)
-        return nll.mean(1), {"accuracy": right / scored.sum(1).clamp_min(1)}
+        count = scored.sum(1).clamp_min(1)
+        return nll.mean(1), {"loss": nll.detach().sum(1) / count, "accuracy": right / count}
 
     def _answers(self, episodes: Episode, outputs: torch.Tensor) -> torch.Tensor:
         """Logits ``[T, Q, N]``, or means ``[T, Q, D]``, from raw ``outputs``."""

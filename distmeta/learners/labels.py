@@ -122,6 +122,8 @@ def _require_integers(y: torch.Tensor) -> None:
 
 def _listed(y: object) -> list[Hashable]:
     """``y`` as a list of hashable values."""
+    if hasattr(y, "__array__"):  # a column of a data frame too
+        y = np.asarray(y)
     if isinstance(y, np.ndarray):
         if y.ndim != 1 or np.issubdtype(y.dtype, np.floating):
             raise LearnerContractError(

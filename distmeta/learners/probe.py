@@ -274,7 +274,17 @@ def _check_queries(learner: MetaLearner, params: Params, inputs: tuple[torch.Ten
     support_x, support_y, query_x = inputs
     with evaluating(learner.model), torch.no_grad():
         output = learner.forward(params, *inputs)
-        alone = [learner.forward(params, support_x, support_y, query) for query in (query_x[:, :1], query_x[:, -1:])]
+        try:
+            queries = (query_x[:, :1], query_x[:, -1:])
+            alone = [learner.forward(params, support_x, support_y, query) for query in queries]
+        except DistmetaError:
+            raise
+        except Exception as raised:
+            raise ModelContractError(
+                f"{type(learner).__name__} could not ask the model for one query alone: {type(raised).__name__}: "
+                f"{_short(str(raised))} ({line_of(raised)}). Make forward take any number of queries, and use no batch "
+                "normalisation, whose statistics mix them (GroupNorm or LayerNorm do not)."
+            ) from raised
     found, expected = torch.cat(alone, 1), output[:, [0, -1]]
     error = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
     if not error <= 1e-3:

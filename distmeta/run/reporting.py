@@ -169,7 +169,7 @@ def _doubts(test: EvaluationReport | None, chance: float | None) -> list[str]:
     if test.tasks < 30:
         found.append(
             f"The test has {test.tasks} tasks: intervals assume a normal distribution of the mean, which so few do not "
-            "ensure. Evaluate on more: distmeta evaluate RUN --tasks 600."
+            "ensure. If there are more, evaluate on them: distmeta evaluate RUN --tasks 600."
         )
     if chance is not None and {"accuracy", "baseline_accuracy"} <= test.metrics.keys():
         lower = test.mean("accuracy") - test.ci95("accuracy")

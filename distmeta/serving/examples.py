@@ -32,12 +32,14 @@ class Examples:
         inputs: paths of pictures, or numbers ``[n, D]``.
         labels: one for each; ``None`` where they are not known.
         columns: names of the D numbers; empty for pictures.
+        ignored: names of columns that the support examples do not have.
     """
 
     names: tuple[str, ...]
     inputs: Sequence[Path] | npt.NDArray[np.float64]
     labels: tuple[str, ...] | None
     columns: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
 
     @property
     def pictures(self) -> bool:
@@ -174,11 +176,13 @@ def _table(path: Path, labelled: bool, option: str, columns: tuple[str, ...] | N
             if number is None:
                 raise DataError(
                     f"{path}, line {line}, column {header[place]!r} is {row[place][:40]!r}; expected a finite number. "
-                    f"Repair it, or call the label's column {_LABEL!r}."
+                    "Fill in what is missing, write text as numbers, or leave the column out"
+                    + ("." if target is not None or not labelled else "; a label's column is named by --target.")
                 )
             values[line - 2, column] = number
     labels = None if label is None else tuple(row[header.index(label)].strip() for row in rows[1:])
-    return Examples(tuple(f"line {line}" for line in range(2, len(rows) + 1)), values, labels, names)
+    ignored = tuple(name for name in header if name not in {*names, label, target})
+    return Examples(tuple(f"line {line}" for line in range(2, len(rows) + 1)), values, labels, names, ignored)
 
 
 def _label_column(header: list[str], labelled: bool, columns: tuple[str, ...] | None, target: str | None) -> str | None:

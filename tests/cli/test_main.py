@@ -414,6 +414,16 @@ def test_audit_of_a_good_job_and_of_one_that_reads_the_time(run):
     assert shown.code == 1
     assert f"late.py:{number}: shift = datetime.datetime.now().minute  # HERE   (reads datetime.now())" in shown.out
     assert f"(follows from late.py:{number})" in shown.out
+    Path("own.py").write_text(
+        "import numpy, torch, distmeta\n\n\ndef get_batch(batch_size):\n"
+        "    x = torch.from_numpy(numpy.random.default_rng().normal(size=(batch_size, 8, 2))).float()\n"
+        "    return x, (x.sum(-1) > 0).long()\n\n\n"
+        "tasks = distmeta.Prior(get_batch, classes=2, support=4)\n"
+        "experiment = distmeta.Experiment(learner=distmeta.InContext(distmeta.table_transformer()), tasks=tasks)\n"
+    )
+    shown = run("audit", "own.py", "--tasks", 2)  # what refuses itself is audited all the same
+    assert shown.code == 1
+    assert "own.py:5" in shown.out
 
 
 # -- help ------------------------------------------------------------------------------------------------------------

@@ -188,6 +188,16 @@ def test_a_run_that_was_cut_short_is_used_with_a_note(place, tmp_path):
     assert "note:" not in whole.err
 
 
+def test_columns_that_the_support_examples_lack_are_ignored_with_a_note(place, tmp_path):
+    (tmp_path / "more.csv").write_text("weight,z,y,label,x\n1,9,9,high,9\n2,-9,-9,low,-9\n")
+    words = ("predict", "rows", "--support", "train.csv", "--json")
+    more = run_command(*words, "--query", tmp_path / "more.csv", folder=place)
+    known = run_command(*words, "--query", "new.csv", folder=place)
+    assert "which are ignored: weight\n" in more.err
+    answers = [[one["probabilities"] for one in done.json["answers"]] for done in (more, known)]
+    assert answers[0] == answers[1]
+
+
 def test_examples_of_one_class_are_answered_with_a_note(place, tmp_path):
     """Everything is that class then, with 100 %: no answer at all."""
     (tmp_path / "one.csv").write_text("x,y,z,label\n9,9,9,high\n8,9,9,high\n")

@@ -91,3 +91,12 @@ def test_reading_processes_import_neither_torch_nor_pyarrow():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "set()"
+
+
+def test_a_job_named_as_a_module_of_python_is_not_taken_for_it(paths, tmp_path, monkeypatch):
+    """A job's folder stays in front of sys.path; it was in front of the reading processes' too."""
+    for name in ("copy.py", "dataclasses.py"):
+        (tmp_path / name).write_text("raise SystemExit('this is a job')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert len(list(read_pictures(paths, Recipe(), 2))) == len(paths)

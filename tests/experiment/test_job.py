@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from distmeta.errors import ConfigError
 from distmeta.experiment.job import load_job
 
 JOB = """
@@ -54,3 +55,24 @@ def test_a_module_that_only_the_first_folder_has_stays_what_it_is(tmp_path):
     first = load_job(one).module.mine
     load_job(other)
     assert sys.modules["mine"] is load_job(one).module.mine is first
+
+
+@pytest.mark.parametrize(
+    ("name", "whose"), [("copy.py", "Python's own module copy"), ("torch.py", "the package torch")]
+)
+def test_a_file_that_would_be_imported_for_another_is_refused(name, whose, tmp_path):
+    """The job itself, or one beside it; the folder comes first on the path of every process."""
+    job = write(tmp_path, 2)
+    job.rename(tmp_path / name)
+    for path in (tmp_path / name, write(tmp_path / "other", 2)):
+        with pytest.raises(ConfigError, match=rf"{name} has the name of {whose} .* Rename it"):
+            load_job(path)
+        (tmp_path / "other").mkdir(exist_ok=True)
+        (tmp_path / "other" / name).write_text("")
+
+
+def test_names_that_hide_nothing_are_taken(tmp_path):
+    job = write(tmp_path, 2)
+    (tmp_path / "antigravity.py").write_text("")  # nobody imports it
+    (tmp_path / "json").mkdir()  # no package: Python's own comes before it
+    assert load_job(job).experiment.tasks.config.shots == 2

@@ -306,6 +306,15 @@ def test_regression_has_its_error_and_a_chart_in_words():
         assert any("2 queries, mean squared error 0.125" in (part.get("aria-label") or "") for part in page.all("svg"))
 
 
+def test_a_likelihood_is_the_result_beside_the_exact_one_and_the_loss_is_not():
+    likelihood = np.linspace(0.5, 1.5, 40)
+    metrics = {"log_likelihood": likelihood, "loss": -likelihood, "exact_log_likelihood": likelihood + 0.25}
+    text = Document(page_of_run(report(test=EvaluationReport("meta_test", 0, metrics)))).text
+    assert re.search(r"Result 1\.0000 ± 0\.\d+ log-likelihood of a target, nats", text)
+    assert "-0.2500 ± 0.0000 compared with log-likelihood of the exact posterior" in text
+    assert "log likelihood of a task" in text
+
+
 def test_sequences_of_bits_and_of_labels():
     panel = {"name": "wrong bits", "rows": 2, "steps": 3, "picture": matrix_address([[0, 1, np.nan], [1, 0, np.nan]])}
     page = shown(kind="bits", wrong=2, of=4, panels=[panel])

@@ -376,6 +376,19 @@ def test_labels_may_be_a_column_of_a_table():
     assert fast.accuracy(x, torch.stack([y, y], 1)[:, 1]) == fast.accuracy(x, y)
 
 
+def test_labels_may_be_a_series_of_pandas():
+    """Of a filtered frame: its index is not 0 to n - 1."""
+    pd = pytest.importorskip("pandas")
+    support_x, support_y, x, _y = images()
+    frame = pd.DataFrame({"name": [f"class {label}" for label in support_y.tolist()]})
+    frame.index = range(100, 100 + len(frame))
+    learner = build("ProtoNet")
+    found = learner.adapt(support_x, frame["name"]).predict(x)
+    assert found.tolist() == learner.adapt(support_x, list(frame["name"])).predict(x).tolist()
+    with pytest.raises(LearnerContractError, match=r"Labels are float64 of shape"):
+        learner.adapt(support_x, pd.Series(support_y.double().numpy()))
+
+
 def test_two_rows_show_the_number_of_outputs():
     seen = []
 

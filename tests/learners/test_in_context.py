@@ -77,7 +77,9 @@ def test_a_class_that_the_support_set_lacks_has_no_probability_and_its_queries_n
     assert float(logits.softmax(-1)[:, 2].max()) == 0
     metrics = of.evaluate(params(of), lacks)
     nll = F.cross_entropy(logits[[0, 1, 4]], query_y[0, [0, 1, 4]], reduction="sum")
-    torch.testing.assert_close(metrics["loss"][0], nll / 5)
+    torch.testing.assert_close(metrics["loss"][0], nll / 3)  # it was / 5, as if unscored queries cost nothing
+    torch.testing.assert_close(metrics["nll"][0], nll / 3)
+    torch.testing.assert_close(of.meta_gradient(params(of), lacks).metrics["loss"][0], nll / 3)
     expected = (logits.argmax(-1) == query_y[0])[[0, 1, 4]].double().mean()
     assert float(metrics["accuracy"]) == pytest.approx(float(expected))
     assert torch.equal(metrics["accuracy"], metrics["accuracy_non_transductive"])
@@ -182,6 +184,17 @@ class Mixing(Reader):
         return super().decode_queries(encoded, query_x - query_x.mean(1, keepdim=True))
 
 
+class Normed(Reader):
+    """Batch norm over the queries, which torch refuses for one query alone."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.norm = nn.BatchNorm1d(3, track_running_stats=False)
+
+    def decode_queries(self, encoded, query_x):
+        return self.norm(super().decode_queries(encoded, query_x).mT).mT
+
+
 class AcrossTasks(Reader):
     """A task sees the others of its chunk."""
 
@@ -200,6 +213,7 @@ class Flat(nn.Linear):
     ("model", "message"),
     [
         (reader(Mixing), "needs a set model whose queries do not see each other"),
+        (reader(Normed), r"ask the model for one query alone: ValueError: .*no batch normalisation.*GroupNorm"),
         (reader(AcrossTasks), "no task has an influence on another"),
         (Flat(4, 3), r"returned \[5, 3\] for one task; expected \[1, queries, 3\]"),
         (nn.Linear(4, 3), r"Make forward take \(support_x \[T, S, 4\], support_y \[T, S\], query_x \[T, Q, 4\]\)"),

@@ -11,7 +11,7 @@ SPEC = TaskSpec((1,), 2, "regression", 10, 20, target_size=1)
 @pytest.mark.parametrize(
     ("factory", "parameters"),
     [
-        (cnp, 132_866),
+        (cnp, 232_194),
         (attentive_cnp, 347_266),
         (tnp, 221_122),
     ],
@@ -21,12 +21,13 @@ def test_sizes(factory, parameters):
     assert sum(parameter.numel() for parameter in factory()(SPEC).parameters()) == parameters
 
 
-def test_a_cnp_is_a_decoder_of_the_mean_over_embedded_pairs():
+def test_a_cnp_is_a_decoder_of_two_means_over_embedded_pairs():
     torch.manual_seed(0)
     model = cnp(width=8)(SPEC).double()
     x, y, query = (torch.randn(rows, 1, dtype=torch.float64) for rows in (4, 4, 3))
-    pooled = sum(model.encoder.before(torch.cat(pair)) for pair in zip(x, y, strict=True)) / 4
-    hidden = model.decoder.query(query) + model.decoder.representation(model.encoder.after(pooled))
+    means = [sum(one.before(torch.cat(pair)) for pair in zip(x, y, strict=True)) / 4 for one in model.encoders]
+    both = torch.cat([one.after(mean) for one, mean in zip(model.encoders, means, strict=True)])
+    hidden = model.decoder.query(query) + model.decoder.representation(both)
     torch.testing.assert_close(model(x[None], y[None], query[None])[0], model.decoder.rest(hidden))
 
 

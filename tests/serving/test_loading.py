@@ -248,7 +248,7 @@ def test_a_run_from_python_needs_its_learner(digits_dir, tmp_path):
 def test_learners_of_a_support_set_run_no_sequence_and_the_reverse(home, tmp_path):
     with pytest.raises(distmeta.DistmetaError, match=r"MAML learns from a support set. Use adapt"):
         distmeta.load(home / "MAML").run(np.zeros((4, 1, 8, 8)))
-    job = tmp_path / "copy.py"
+    job = tmp_path / "copy_task.py"
     job.write_text(
         "import distmeta\n"
         "experiment = distmeta.Experiment(\n"

@@ -168,11 +168,11 @@ class _Reading:
 
     @property
     def refuses(self) -> bool:
-        """Whether there was a picture that cannot be read, which is not allowed."""
+        """Whether the folder is refused, for a picture that cannot be read."""
         return bool(self.corrupt.count) and not self._skip
 
     def refusal(self, identical: Identical, allow_duplicates: bool) -> str:
-        """Everything that is wrong with the pictures at once, so that nobody builds twice to find the next."""
+        """Name all faults of the pictures at once, so that nobody builds twice to find the next."""
         count = self.corrupt.count
         first = f"{count:,} pictures cannot be read: {self.corrupt.text()}. The first: " if count > 1 else ""
         text = f"{first}{self._error} Or leave such pictures out: --skip-corrupt (skip_corrupt=True)."
