@@ -26,7 +26,7 @@ class GradientCheck:
     """How exact a meta-gradient is, in float64.
 
     Args:
-        engine: ``"vmap"`` or ``"loop"``, as the runtime would use it.
+        engine: ``"vmap"``, ``"vmap-2"`` or ``"loop"``, as the runtime would use it.
         loop_error: relative difference from a plain loop over the tasks; 0 where the engine is that loop.
         difference_errors: per parameter, the relative error against central finite differences; empty for a learner
             whose meta-gradient is not a derivative (FOMAML, Reptile).

@@ -34,7 +34,7 @@ class ExactNorms(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        replacement = _REPLACEMENTS.get(func)
+        replacement = EXACT_NORMS.get(func)
         if replacement is None:
             return func(*args, **(kwargs or {}))
         return replacement(*args, **(kwargs or {}))
@@ -165,4 +165,5 @@ def norms_from(normalise: Normalise) -> dict[Callable[..., Any], Callable[..., t
     }
 
 
-_REPLACEMENTS = norms_from(_normalise)
+EXACT_NORMS = norms_from(_normalise)
+"""By function of torch: the replacements of :class:`ExactNorms`."""

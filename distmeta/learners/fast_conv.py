@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.autograd import Function
 
-from distmeta.learners.one_level import call, joined, parted
+from distmeta.learners.one_level import call, joined, one_level, parted
 
 
 class Geometry(NamedTuple):
@@ -59,6 +59,16 @@ def conv2d(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, geo
         >>> conv2d(torch.ones(1, 1, 2, 3), torch.ones(2, 1, 2, 2), None, geometry).tolist()
         [[[[4.0, 4.0]], [[4.0, 4.0]]]]
     """
+    level = one_level()
+    if level is not None and level.is_mapped(x):  # as the rule of vmap below, without its views
+        with level.outside():
+            if level.is_mapped(weight) or level.is_mapped(bias):
+                found = call(_Conv, *level.plain(x, weight, bias), geometry)
+            else:
+                images = level.plain(x)[0].flatten(0, 1)[None]
+                found = call(_Conv, images, weight[None], None if bias is None else bias[None], geometry)
+                found = found.unflatten(1, (level.members, -1)).squeeze(0)
+        return level.mapped(found)
     y: torch.Tensor = call(_Conv, x[None], weight[None], None if bias is None else bias[None], geometry)
     return y.squeeze(0)  # not y[0], whose derivative fills a tensor with zeros first
 
@@ -71,6 +81,12 @@ def _stacked(w: torch.Tensor, tasks: int) -> torch.Tensor:
     if len(w) == tasks and (tasks == 1 or w.stride(0)):  # not one expanded
         return w.reshape(-1, *w.shape[2:]).contiguous(memory_format=torch.channels_last)
     return w[0].permute(0, 2, 3, 1).repeat(tasks, 1, 1, 1).permute(0, 3, 1, 2)
+
+
+def _images(x: torch.Tensor) -> torch.Tensor:
+    """:func:`joined`, so that torch takes one channel too for channels-last memory, and keeps to it in the result."""
+    x = joined(x)
+    return x if x.shape[1] > 1 else x.as_strided(x.shape, (x.shape[2] * x.shape[3], 1, x.shape[3], 1))
 
 
 def _by_columns(images: int, outputs: Sequence[int], w_shape: Sequence[int], geo: Geometry) -> bool:
@@ -108,7 +124,7 @@ def _forward(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, geo: G
     b = None if bias is None else bias.expand(tasks, -1).reshape(-1)
     # Not torch.conv2d, which the mode replaces by what has called this.
     y = torch.convolution(
-        joined(x), _stacked(w, tasks), b, geo.stride, geo.padding, geo.dilation, False, [0, 0], tasks * geo.groups
+        _images(x), _stacked(w, tasks), b, geo.stride, geo.padding, geo.dilation, False, [0, 0], tasks * geo.groups
     )
     return parted(y, tasks)
 
@@ -156,7 +172,7 @@ def _adjoint_x(g: torch.Tensor, w: torch.Tensor, size: tuple[int, int], geo: Geo
         rows = g.permute(0, 1, 3, 4, 2).reshape(tasks, -1, g.shape[2])
         return _from_columns(torch.bmm(rows, _flat(w, tasks)), size, w.shape[3:], outputs, geo)
     x = _for_shape(g, g.shape[1], tasks * w.shape[2] * geo.groups, *size)
-    return parted(_backward(joined(g), x, _stacked(w, tasks), tasks, geo, 0), tasks)
+    return parted(_backward(_images(g), x, _stacked(w, tasks), tasks, geo, 0), tasks)
 
 
 def _adjoint_w(x: torch.Tensor, g: torch.Tensor, size: tuple[int, int], shared: bool, geo: Geometry) -> torch.Tensor:
@@ -168,7 +184,7 @@ def _adjoint_w(x: torch.Tensor, g: torch.Tensor, size: tuple[int, int], shared: 
         return (dw.sum(0, keepdim=True) if shared else dw).permute(0, 1, 4, 2, 3)
     w = _for_shape(g, tasks * outputs, x.shape[2] // geo.groups, *size)
     # Kept in channels-last memory: so are the weights after a step along it.
-    dw = _backward(joined(g), joined(x), w, tasks, geo, 1).permute(0, 2, 3, 1)
+    dw = _backward(_images(g), _images(x), w, tasks, geo, 1).permute(0, 2, 3, 1)
     dw = dw.reshape(tasks, outputs, *dw.shape[1:])
     return (dw.sum(0, keepdim=True) if shared else dw).permute(0, 1, 4, 2, 3)
 
@@ -321,7 +337,7 @@ class _Join:
         """For ``x [T, G, N, ...]`` and weights ``[T, G or 1, ...]``, or ``[G or 1, ...]`` where members share them."""
         if own:
             return cls(len(x), x.shape[1], 1 if w.shape[1] < x.shape[1] else None)
-        return cls(len(x), x.shape[1], 0 if len(w) > 1 else None)
+        return cls(len(x), x.shape[1], 0)
 
     def images(self, x: torch.Tensor) -> torch.Tensor:
         """``[T, G, N, ...]`` as the call takes it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,17 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-from distmeta.learners.exact_norms import norms_from
+from distmeta.learners.exact_norms import EXACT_NORMS, norms_from
+from distmeta.learners.fast_batch_norm import batch_norm
 from distmeta.learners.fast_conv import Geometry, conv2d
 from distmeta.learners.fast_norms import standardise
 from distmeta.learners.one_level import per_channel
 
 
 class fast_kernels(TorchFunctionMode):
-    """Compute batch, instance, layer and group norm, and 2-d convolutions, by fast functions while active.
+    """Compute 2-d convolutions, batch and instance norm and pooling by fast functions while active.
 
-    Derivatives are exact, in plain loops and under ``torch.func.vmap`` with autograd outside. Not every
-    network is faster: group norm over few channels each is slower than by torch's own kernels.
+    Derivatives are exact, in plain loops and under ``torch.func.vmap`` with autograd outside. Layer norm is that of
+    :mod:`~distmeta.learners.exact_norms`, and group norm torch's own, whose derivatives are exact: both are faster.
 
     Example:
         >>> x, norm = torch.rand(4, 3), torch.nn.LayerNorm(3)
@@ -40,21 +40,23 @@ class fast_kernels(TorchFunctionMode):
         return _REPLACEMENTS.get(func, func)(*args, **(kwargs or {}))
 
 
-def _group_norm(
-    input: torch.Tensor,
-    num_groups: int,
-    weight: torch.Tensor | None = None,
-    bias: torch.Tensor | None = None,
-    eps: float = 1e-5,
-    cudnn_enabled: bool = True,
+def _normalise(
+    x: torch.Tensor,
+    dims: Sequence[int],
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    shape: Sequence[int],
+    eps: float,
 ) -> torch.Tensor:
-    batch, channels, *space = input.shape
-    if channels % num_groups or batch * (channels // num_groups) * math.prod(space) == 1:
-        return F.group_norm(input, num_groups, weight, bias, eps)  # refuses them in its own words
-    inside = channels // num_groups
-    groups = input.reshape(batch, num_groups, inside, *space)
-    shape = (1, num_groups, inside, *(1 for _ in space))
-    return standardise(groups, range(2, groups.dim()), weight, bias, shape, eps).reshape(input.shape)
+    of_images = x.dim() == 4 and tuple(dims) == (0, 2, 3)
+    if of_images and x.is_cpu and all(v is None or v.dtype in _FUSED and v.dtype == x.dtype for v in (x, weight, bias)):
+        return batch_norm(x, weight, bias, eps)
+    return standardise(x, dims, weight, bias, shape, eps)
+
+
+def _group_norm(input: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    # torch's own has no batching rule for other memory layouts, such as that of convolutions here.
+    return F.group_norm(input.contiguous(), *args, **kwargs)
 
 
 def _conv2d(
@@ -100,8 +102,12 @@ def _pair(value: int | Sequence[int]) -> tuple[int, int]:
     return pair[0], pair[1]
 
 
+_FUSED = (torch.float32, torch.float64)  # what torch's kernels take with weights of the same type
+_LAYER_NORMS = (F.layer_norm, torch.layer_norm)
+
 _REPLACEMENTS: dict[Callable[..., Any], Callable[..., Any]] = {
-    **norms_from(standardise),
+    **{norm: fast for norm, fast in norms_from(_normalise).items() if norm not in _LAYER_NORMS},
+    **{norm: exact for norm, exact in EXACT_NORMS.items() if norm in _LAYER_NORMS},
     F.group_norm: _group_norm,
     torch.group_norm: _group_norm,
     F.conv2d: _conv2d,

@@ -162,36 +162,10 @@ class _Backward(Function):
         ctx: Any, u: torch.Tensor | None, p: torch.Tensor | None, q: torch.Tensor | None
     ) -> tuple[torch.Tensor | None, ...]:
         g, x, gamma, xh, r, k, s = ctx.saved_tensors
-        dims = ctx.dims
         if torch.is_grad_enabled():
-            # Differentiated once more: xh, r and both sums are then functions of x and g.
-            centred, r = _cells(x, dims, ctx.eps)
-            xh = centred * r
-            k, s = (g * xh).sum(dims, keepdim=True), g.sum(dims, keepdim=True)
-        count = _count(xh, dims)
-        scale = r if gamma is None else gamma * r
-        to_g = to_x = to_gamma = None
-        if u is None:  # only dgamma and dbeta were used
-            if p is not None:
-                to_g = p * xh
-                projected = torch.addcmul(g - s / count, xh, k / -count)
-                to_x = projected * (p * r)
-            if q is not None:
-                to_g = q.expand_as(g) if to_g is None else to_g + q
-            return to_g, to_x, None, None, None, None, None
-        su, m, ug = (v.sum(dims, keepdim=True) for v in (u, u * xh, u * g))
-        a = ug - (s * su + m * k) / count  # sum u P(g)
-        along = -scale * m / count if p is None else p - scale * m / count
-        shift = -scale * su / count if q is None else q - scale * su / count
-        to_g = torch.addcmul(u * scale, xh, along).add_(shift)
-        # e = b u + along g
-        b = -scale * k / count
-        mean_e, mean_e_xh = (b * su + along * s) / count, (b * m + along * k) / count
-        to_x = torch.addcmul(u * (r * b), g, r * along)
-        to_x.addcmul_(xh, -(r * mean_e_xh + a * scale * r / count)).sub_(r * mean_e)
-        if gamma is not None:
-            to_gamma = sum_to(r * a, gamma.shape)
-        return to_g, to_x, to_gamma, None, None, None, None
+            xh, r, k, s = _differentiable(g, x, ctx.dims, ctx.eps)
+        found = _second(g, gamma, xh, r, k, s, u, p, q, ctx.dims)
+        return *found[:2], None if gamma is None or found[2] is None else sum_to(found[2], gamma.shape), *(None,) * 4
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[_Tensors, int]:
@@ -202,3 +176,70 @@ class _Backward(Function):
                 tensors[i], given[i] = tensors[i].expand(size, *tensors[i].shape), 0
         found: _Tensors = call(_Backward, *_stacked(info, given, tensors), dims, eps)
         return found, 0
+
+
+def second_derivative(
+    g: torch.Tensor,
+    x: torch.Tensor,
+    gamma: torch.Tensor,
+    mean: torch.Tensor,
+    r: torch.Tensor,
+    k: torch.Tensor,
+    s: torch.Tensor,
+    u: torch.Tensor | None,
+    p: torch.Tensor | None,
+    q: torch.Tensor | None,
+    dims: tuple[int, ...],
+    eps: float,
+) -> tuple[torch.Tensor | None, ...]:
+    """The derivatives for g, x and gamma of ``(dx, dgamma, dbeta)``, per cell of statistics; names as above.
+
+    Where gradients are enabled they can be differentiated once more.
+    """
+    if torch.is_grad_enabled():
+        xh, r, k, s = _differentiable(g, x, dims, eps)
+    else:
+        xh = (x - mean) * r
+    return _second(g, gamma, xh, r, k, s, u, p, q, dims)
+
+
+def _differentiable(g: torch.Tensor, x: torch.Tensor, dims: tuple[int, ...], eps: float) -> _Tensors:
+    """xh, r and both sums as functions of x and g."""
+    centred, r = _cells(x, dims, eps)
+    xh = centred * r
+    return xh, r, (g * xh).sum(dims, keepdim=True), g.sum(dims, keepdim=True)
+
+
+def _second(
+    g: torch.Tensor,
+    gamma: torch.Tensor | None,
+    xh: torch.Tensor,
+    r: torch.Tensor,
+    k: torch.Tensor,
+    s: torch.Tensor,
+    u: torch.Tensor | None,
+    p: torch.Tensor | None,
+    q: torch.Tensor | None,
+    dims: tuple[int, ...],
+) -> tuple[torch.Tensor | None, ...]:
+    count = _count(xh, dims)
+    scale = r if gamma is None else gamma * r
+    to_g = to_x = None
+    if u is None:  # only dgamma and dbeta were used
+        if p is not None:
+            to_g = p * xh
+            to_x = torch.addcmul(g - s / count, xh, k / -count) * (p * r)
+        if q is not None:
+            to_g = q.expand_as(g) if to_g is None else to_g + q
+        return to_g, to_x, None
+    su, m, ug = (v.sum(dims, keepdim=True) for v in (u, u * xh, u * g))
+    a = ug - (s * su + m * k) / count  # sum u P(g)
+    along = -scale * m / count if p is None else p - scale * m / count
+    shift = -scale * su / count if q is None else q - scale * su / count
+    to_g = torch.addcmul(u * scale, xh, along).add_(shift)
+    # e = b u + along g
+    b = -scale * k / count
+    mean_e, mean_e_xh = (b * su + along * s) / count, (b * m + along * k) / count
+    to_x = torch.addcmul(u * (r * b), g, r * along)
+    to_x.addcmul_(xh, -(r * mean_e_xh + a * scale * r / count)).sub_(r * mean_e)
+    return to_g, to_x, r * a

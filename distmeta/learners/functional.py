@@ -52,7 +52,7 @@ def frozen_digest(model: nn.Module) -> str | None:
 
 
 @contextlib.contextmanager
-def vectorised(active: bool, *, exact_norms: bool = True, engine: Literal[1, 2] | None = None) -> Iterator[None]:
+def vectorised(active: bool, *, exact_norms: bool = True) -> Iterator[None]:
     """Mark that the code inside runs under ``torch.func.vmap`` (or, with ``False``, in a plain loop over tasks).
 
     Attention is computed from matrix products: torch's fused kernels have no second derivative and no batching rule.
@@ -60,21 +60,31 @@ def vectorised(active: bool, *, exact_norms: bool = True, engine: Literal[1, 2] 
     Args:
         active: whether tasks are vectorised inside.
         exact_norms: second derivatives of norm layers are needed; torch's own norms, for first ones alone, are faster.
-        engine: 1: torch's own kernels, norms from primitives, ``torch.func.grad`` in tasks; 2:
-            :class:`~distmeta.learners.fast_kernels.fast_kernels`, autograd on the stacked tasks. Both compute the same
-            function, and round otherwise. ``None``: as in the code around, or else 1.
     """
-    engine = _ENGINE.get() if engine is None else engine
-    kernels: type[TorchFunctionMode] = fast_kernels if engine == 2 else ExactNorms
+    kernels: type[TorchFunctionMode] = fast_kernels if _ENGINE.get() == 2 else ExactNorms
     # Nested, as evaluation is, the norms are exact already: once more would only cost time.
     norms = kernels() if exact_norms and active and not _VECTORISED.get() else contextlib.nullcontext()
-    token, engines = _VECTORISED.set(active), _ENGINE.set(engine)
+    token = _VECTORISED.set(active)
     try:
         with sdpa_kernel(SDPBackend.MATH), norms:
             yield
     finally:
         _VECTORISED.reset(token)
-        _ENGINE.reset(engines)
+
+
+@contextlib.contextmanager
+def using_engine(engine: Literal[1, 2]) -> Iterator[None]:
+    """Choose what vectorised tasks are computed by; both engines compute the same function, and round otherwise.
+
+    Args:
+        engine: 1: torch's own kernels, norms from primitives, ``torch.func.grad`` in tasks; 2:
+            :class:`~distmeta.learners.fast_kernels.fast_kernels`, autograd on the stacked tasks.
+    """
+    token = _ENGINE.set(engine)
+    try:
+        yield
+    finally:
+        _ENGINE.reset(token)
 
 
 def laid_out(params: Params) -> Params:
@@ -231,6 +241,13 @@ def task_gradient(
     }, value if keep else value.detach()
 
 
+def _own_kernels(p: torch.Tensor) -> torch.Tensor:
+    """Kernels that all tasks share, ``[T, O, C, kh, kw]`` expanded, as one block: every use would make it again."""
+    if p.dim() != 5 or p.stride(0) or len(p) == 1:
+        return p
+    return p.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+
+
 def _stacked_gradient(
     loss: Callable[[Params], torch.Tensor], params: Params, level: Level, keep: bool
 ) -> tuple[Params, torch.Tensor]:
@@ -238,6 +255,7 @@ def _stacked_gradient(
     plain = {name: level.stacked(p) for name, p in params.items()}
     with torch.enable_grad():
         with level.outside():
+            plain = {name: _own_kernels(p) for name, p in plain.items()}
             point = {n: p if keep and p.requires_grad else p.detach().requires_grad_() for n, p in plain.items()}
         value = loss({name: level.mapped(p) for name, p in point.items()})
         losses = level.stacked(value)

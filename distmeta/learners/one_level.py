@@ -15,7 +15,24 @@ from typing import Any, NamedTuple
 import torch
 from torch.autograd import Function
 
-_functorch = torch._C._functorch
+_functorch = getattr(torch._C, "_functorch", None)
+
+AVAILABLE = hasattr(torch._C, "_are_functorch_transforms_active") and all(
+    hasattr(_functorch, name)
+    for name in (
+        "CVmapInterpreterPtr",
+        "TransformType",
+        "_add_batch_dim",
+        "get_interpreter_stack",
+        "get_unwrapped",
+        "is_batchedtensor",
+        "maybe_get_bdim",
+        "pop_dynamic_layer_stack",
+        "push_dynamic_layer_stack",
+        "unwrap_if_dead",
+    )
+)
+"""Whether this torch has what this module uses, none of which is public. Where not, ``torch.func`` does everything."""
 
 
 class Level(NamedTuple):
@@ -36,6 +53,10 @@ class Level(NamedTuple):
             return _functorch.get_unwrapped(x), _functorch.maybe_get_bdim(x)
         return x, None
 
+    def is_mapped(self, x: torch.Tensor | None) -> bool:
+        """Whether ``x`` differs between the members."""
+        return x is not None and bool(_functorch.is_batchedtensor(x))
+
     def stacked(self, x: torch.Tensor) -> torch.Tensor:
         """``[T, ...]`` of ``x``, expanded where it is the same for all members."""
         plain, axis = self.behind(x)
@@ -45,6 +66,14 @@ class Level(NamedTuple):
     def mapped(self, x: torch.Tensor) -> torch.Tensor:
         """``x [T, ...]`` as a tensor of the map."""
         found: torch.Tensor = _functorch._add_batch_dim(x, 0, self.number)
+        return found
+
+    def plain(self, *tensors: torch.Tensor | None) -> list[torch.Tensor | None]:
+        """:meth:`stacked` of each, without the node of a view for autograd where there is nothing to do."""
+        found: list[torch.Tensor | None] = []
+        for x in tensors:
+            inner, axis = self.behind(x)
+            found.append(inner if axis == 0 or x is None else self.stacked(x))
         return found
 
     @contextlib.contextmanager
@@ -57,8 +86,15 @@ class Level(NamedTuple):
             _functorch.push_dynamic_layer_stack(layer)
 
 
+def transformed() -> bool:
+    """Whether a transform of ``torch.func`` is active, or may be."""
+    return not AVAILABLE or bool(torch._C._are_functorch_transforms_active())
+
+
 def one_level() -> Level | None:
     """The level of ``vmap`` that is active, if it is the only transform of ``torch.func`` that is."""
+    if not AVAILABLE:
+        return None
     stack = _functorch.get_interpreter_stack()
     if stack is None or len(stack) != 1 or stack[0].key() != _functorch.TransformType.Vmap:
         return None
@@ -78,7 +114,7 @@ def call(function: type[Function], *inputs: Any) -> Any:
         function: its ``vmap`` returns results that are mapped along their first axis.
         inputs: all of ``forward``'s; defaults are not filled in.
     """
-    if not torch._C._are_functorch_transforms_active():
+    if not transformed():
         # Function.apply looks at the signature of forward first, in every call, for as long as a small layer takes.
         return super(Function, function).apply(*map(_alive, inputs))  # type: ignore[misc]
     level = one_level()

@@ -8,7 +8,6 @@ from torch import nn
 from distmeta import MAML, Episode, MetaSGD, TaskSpec, conv4
 from distmeta.learners import functional
 from distmeta.learners.fast_kernels import fast_kernels
-from distmeta.learners.functional import vectorised
 from distmeta.learners.param_layout import ParamLayout
 from distmeta.seeding import rng
 
@@ -41,9 +40,10 @@ def build(norm, pool):
 
 def gradient(learner, engine, tasks=TASKS):
     learner = learner.bind(SPEC)
+    if engine == 1 and not learner.loops:
+        learner = learner.with_config(vectorise="vmap")
     params = learner.init_meta_params(rng(0, "init"))
-    with vectorised(False, engine=engine):
-        found = learner.meta_gradient(params, episodes(tasks))
+    found = learner.meta_gradient(params, episodes(tasks))
     flat = torch.from_numpy(ParamLayout.of(params).flatten(found.gradient))
     return flat, found.metrics["loss"]
 
@@ -58,17 +58,17 @@ def assert_engines_agree(learner, tasks=TASKS):
 @pytest.mark.parametrize("pool", ["stride", "max"])
 @pytest.mark.parametrize("norm", ["batch", "group", "layer", "instance", "none"])
 def test_meta_gradients_of_maml_are_those_of_engine_1(norm, pool, steps):
-    assert_engines_agree(MAML(build(norm, pool), inner_lr=0.1, inner_steps=steps, vectorise="vmap"))
+    assert_engines_agree(MAML(build(norm, pool), inner_lr=0.1, inner_steps=steps, vectorise="vmap-2"))
 
 
 @pytest.mark.parametrize(
     "learner",
     [
-        lambda net: MAML(net, inner_steps=2, first_order=True, vectorise="vmap"),
-        lambda net: MAML(net, inner_steps=2, adapt="features.2.*,head.bias", vectorise="vmap"),
-        lambda net: MAML(net, inner_steps=0, vectorise="vmap"),
-        lambda net: MAML(net, inner_steps=2, adapt="head", vectorise="vmap"),
-        lambda net: MetaSGD(net, inner_steps=2, vectorise="vmap"),
+        lambda net: MAML(net, inner_steps=2, first_order=True, vectorise="vmap-2"),
+        lambda net: MAML(net, inner_steps=2, adapt="features.2.*,head.bias", vectorise="vmap-2"),
+        lambda net: MAML(net, inner_steps=0, vectorise="vmap-2"),
+        lambda net: MAML(net, inner_steps=2, adapt="head", vectorise="vmap-2"),
+        lambda net: MetaSGD(net, inner_steps=2, vectorise="vmap-2"),
         lambda net: MAML(net, inner_steps=2, vectorise="loop"),
     ],
     ids=["first order", "some parameters", "no step", "head", "learned rates", "loop"],
@@ -78,16 +78,14 @@ def test_other_ways_to_adapt_agree_too(learner):
 
 
 def test_one_task_in_a_chunk():
-    assert_engines_agree(MAML(build("batch", "stride"), inner_steps=2, vectorise="vmap"), tasks=1)
+    assert_engines_agree(MAML(build("batch", "stride"), inner_steps=2, vectorise="vmap-2"), tasks=1)
 
 
 def test_evaluation_agrees():
-    learner = MAML(build("batch", "max"), inner_steps=2, vectorise="vmap").bind(SPEC)
+    learner = MAML(build("batch", "max"), inner_steps=2).bind(SPEC)
     params = learner.init_meta_params(rng(0, "init"))
-    found = []
-    for engine in (2, 1):
-        with vectorised(False, engine=engine):
-            found.append(learner.for_evaluation().evaluate(params, episodes()))
+    engines = [learner.with_config(vectorise=name).for_evaluation() for name in ("vmap-2", "vmap")]
+    found = [one.evaluate(params, episodes()) for one in engines]
     assert found[0].keys() == found[1].keys()
     for name, value in found[1].items():
         torch.testing.assert_close(found[0][name], value, rtol=1e-9, atol=1e-10)
@@ -96,22 +94,14 @@ def test_evaluation_agrees():
 def test_engine_2_is_used_where_it_is_asked_for_and_nowhere_else(monkeypatch):
     entered = []
     monkeypatch.setattr(functional, "fast_kernels", lambda: entered.append(2) or fast_kernels())
-    learner = MAML(build("batch", "stride"), vectorise="vmap")
+    learner = MAML(build("batch", "stride"), vectorise="vmap-2")
     gradient(learner, 2)
     assert entered == [2]
     gradient(learner, 1)
-    gradient(learner, None)
+    gradient(learner.with_config(vectorise="auto"), 2)  # what no probe has chosen
     assert entered == [2]
-
-
-def test_a_code_inside_inherits_the_engine_and_it_ends_with_the_context():
-    with vectorised(False, engine=2):
-        with vectorised(True):
-            assert functional._ENGINE.get() == 2
-        with vectorised(True, engine=1):
-            assert functional._ENGINE.get() == 1
-        assert functional._ENGINE.get() == 2
-    assert functional._ENGINE.get() == 1
+    learner.bind(SPEC).evaluate(learner.init_meta_params(rng(0, "init")), episodes())
+    assert len(entered) > 1
 
 
 class Hessian(nn.Module):
@@ -131,4 +121,4 @@ class Hessian(nn.Module):
 
 def test_a_model_that_differentiates_itself():
     torch.manual_seed(0)
-    assert_engines_agree(MAML(Hessian().double(), inner_steps=2, vectorise="vmap"))
+    assert_engines_agree(MAML(Hessian().double(), inner_steps=2, vectorise="vmap-2"))
