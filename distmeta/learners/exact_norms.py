@@ -69,8 +69,15 @@ Normalise = Callable[
 which are reshaped to ``shape``, that of x or one that broadcasts against it."""
 
 
-def norms_from(normalise: Normalise) -> dict[Callable[..., Any], Callable[..., torch.Tensor]]:
-    """Replacements of torch's batch, instance and layer norm that compute statistics by ``normalise``."""
+def norms_from(
+    normalise: Normalise, fixed: Callable[..., torch.Tensor] = F.batch_norm
+) -> dict[Callable[..., Any], Callable[..., torch.Tensor]]:
+    """Replacements of torch's batch, instance and layer norm that compute statistics by ``normalise``.
+
+    Args:
+        normalise: the norm.
+        fixed: batch norm by statistics that are given, an affine map, with the arguments of ``F.batch_norm``.
+    """
 
     def batch_norm(
         input: torch.Tensor,
@@ -82,8 +89,8 @@ def norms_from(normalise: Normalise) -> dict[Callable[..., Any], Callable[..., t
         momentum: float = 0.1,
         eps: float = 1e-5,
     ) -> torch.Tensor:
-        if not training:  # fixed statistics: an affine map, exact as it is
-            return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+        if not training:  # exact as it is
+            return fixed(input, running_mean, running_var, weight, bias, training, momentum, eps)
         if input.shape[0] * int(np.prod(input.shape[2:], dtype=np.int64)) == 1:
             raise ValueError(
                 f"Expected more than 1 value per channel for batch statistics, got input {list(input.shape)}"
