@@ -12,9 +12,10 @@ import torch
 from distmeta.errors import LearnerContractError, listed
 from distmeta.experiment.experiment import Experiment
 from distmeta.learners.base import MetaLearner
+from distmeta.learners.engine_errors import in_float64
 from distmeta.learners.functional import in_training
 from distmeta.learners.param_layout import ParamLayout
-from distmeta.learners.probe import in_float64, probe
+from distmeta.learners.probe import probe
 from distmeta.seeding import rng
 from distmeta.types import Episode, Params, TaskRef
 

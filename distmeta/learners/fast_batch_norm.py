@@ -45,7 +45,7 @@ def batch_norm(x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor 
     level = one_level()
     if level is not None and level.is_mapped(x):  # as the rule of vmap below, without its views
         with level.outside():
-            found = call(_BatchNorm, *level.plain(x, gamma, beta), eps)[0]
+            found = call(_BatchNorm, *map(level.front, (x, gamma, beta)), eps)[0]
         return level.mapped(found)
     y: torch.Tensor = call(_BatchNorm, x[None], gamma[None], beta[None], eps)[0]
     return y.squeeze(0)
@@ -151,10 +151,8 @@ class _Adjoint(Function):
     ) -> tuple[torch.Tensor | None, ...]:
         g, x, gamma, mean, r, dx, k, s = ctx.saved_tensors
         if u is None or torch.is_grad_enabled() or transformed():
-            to_g, to_x, to_gamma = second_derivative(
-                g, x, *map(_cells, (gamma, mean, r, k, s)), u, *(v if v is None else _cells(v) for v in (p, q)),
-                _DIMS, ctx.eps,
-            )  # fmt: skip
+            cells = [v if v is None else _cells(v) for v in (gamma, mean, r, k, s, p, q)]
+            to_g, to_x, to_gamma = second_derivative(g, x, u, cells, _DIMS, ctx.eps)
             return to_g, to_x, None if to_gamma is None else to_gamma[:, 0, :, 0, 0], None, None, None
         count = x[0, :, 0].numel()
         pu, m, su = _adjoint(u, x, gamma, mean, r)

@@ -63,9 +63,10 @@ def conv2d(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, geo
     if level is not None and level.is_mapped(x):  # as the rule of vmap below, without its views
         with level.outside():
             if level.is_mapped(weight) or level.is_mapped(bias):
-                found = call(_Conv, *level.plain(x, weight, bias), geometry)
+                fronts = [v if v is None else level.front(v) for v in (x, weight, bias)]
+                found = call(_Conv, *fronts, geometry)
             else:
-                images = level.plain(x)[0].flatten(0, 1)[None]
+                images = level.front(x).flatten(0, 1)[None]
                 found = call(_Conv, images, weight[None], None if bias is None else bias[None], geometry)
                 found = found.unflatten(1, (level.members, -1)).squeeze(0)
         return level.mapped(found)

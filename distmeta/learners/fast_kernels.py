@@ -49,7 +49,11 @@ def _normalise(
     eps: float,
 ) -> torch.Tensor:
     of_images = x.dim() == 4 and tuple(dims) == (0, 2, 3)
-    if of_images and x.is_cpu and all(v is None or v.dtype in _FUSED and v.dtype == x.dtype for v in (x, weight, bias)):
+    if (
+        of_images
+        and x.is_cpu
+        and all(v is None or (v.dtype in _FUSED and v.dtype == x.dtype) for v in (x, weight, bias))
+    ):
         return batch_norm(x, weight, bias, eps)
     return standardise(x, dims, weight, bias, shape, eps)
 

@@ -181,22 +181,25 @@ class _Backward(Function):
 def second_derivative(
     g: torch.Tensor,
     x: torch.Tensor,
-    gamma: torch.Tensor,
-    mean: torch.Tensor,
-    r: torch.Tensor,
-    k: torch.Tensor,
-    s: torch.Tensor,
     u: torch.Tensor | None,
-    p: torch.Tensor | None,
-    q: torch.Tensor | None,
+    cells: Sequence[torch.Tensor | None],
     dims: tuple[int, ...],
     eps: float,
 ) -> tuple[torch.Tensor | None, ...]:
-    """The derivatives for g, x and gamma of ``(dx, dgamma, dbeta)``, per cell of statistics; names as above.
+    """The derivatives of ``(dx, dgamma, dbeta)`` for g, x and, per cell of statistics, gamma; names as above.
 
     Where gradients are enabled they can be differentiated once more.
+
+    Args:
+        g: the cotangent of the norm.
+        x: its input.
+        u: the cotangent of dx.
+        cells: gamma, mean, r, K, S, p and q.
+        dims: axes of the statistics.
+        eps: added to the variance.
     """
-    if torch.is_grad_enabled():
+    gamma, mean, r, k, s, p, q = cells
+    if torch.is_grad_enabled() or mean is None or r is None or k is None or s is None:
         xh, r, k, s = _differentiable(g, x, dims, eps)
     else:
         xh = (x - mean) * r

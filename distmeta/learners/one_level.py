@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.autograd import Function
 
-_functorch = getattr(torch._C, "_functorch", None)
+_functorch: Any = getattr(torch._C, "_functorch", None)
 
 AVAILABLE = hasattr(torch._C, "_are_functorch_transforms_active") and all(
     hasattr(_functorch, name)
@@ -68,12 +68,10 @@ class Level(NamedTuple):
         found: torch.Tensor = _functorch._add_batch_dim(x, 0, self.number)
         return found
 
-    def plain(self, *tensors: torch.Tensor | None) -> list[torch.Tensor | None]:
-        """:meth:`stacked` of each, without the node of a view for autograd where there is nothing to do."""
-        found: list[torch.Tensor | None] = []
-        for x in tensors:
-            inner, axis = self.behind(x)
-            found.append(inner if axis == 0 or x is None else self.stacked(x))
+    def front(self, x: torch.Tensor) -> torch.Tensor:
+        """:meth:`stacked`, without the node of a view for autograd where there is nothing to do."""
+        inner, axis = self.behind(x)
+        found: torch.Tensor = inner if axis == 0 else self.stacked(x)
         return found
 
     @contextlib.contextmanager
