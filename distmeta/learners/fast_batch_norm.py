@@ -101,7 +101,8 @@ class _BatchNorm(Function):
 
     @staticmethod
     def forward(x: torch.Tensor, gamma: torch.Tensor, beta: torch.Tensor, eps: float) -> _Tensors:
-        return _forward(x, gamma, beta, eps)
+        y, mean, r = _forward(x, gamma, beta, eps)
+        return y.data, mean, r  # no view of another tensor: models may change it in place
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: _Tensors) -> None:

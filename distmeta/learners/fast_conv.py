@@ -198,7 +198,7 @@ class _Conv(Function):
 
     @staticmethod
     def forward(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, geo: Geometry) -> torch.Tensor:
-        return _forward(x, w, bias, geo)
+        return _forward(x, w, bias, geo).data  # no view of another tensor: models may change it in place
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:

@@ -122,3 +122,25 @@ class Hessian(nn.Module):
 def test_a_model_that_differentiates_itself():
     torch.manual_seed(0)
     assert_engines_agree(MAML(Hessian().double(), inner_steps=2, vectorise="vmap-2"))
+
+
+class InPlace(nn.Module):
+    """Changes the outputs of layers in place, as residual networks do."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(inplace=True), nn.MaxPool2d(2))
+        self.second = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(4, track_running_stats=False)
+        self.head = nn.Linear(4 * (SIDE // 4) ** 2, WAYS)
+
+    def forward(self, x):
+        x = self.first(x)
+        x = torch.relu_(self.norm(self.second(x)) + x)
+        y = self.norm(x).mul_(0.5)
+        return self.head(nn.functional.avg_pool2d(y, 2).flatten(1))
+
+
+def test_a_model_that_works_in_place():
+    torch.manual_seed(0)
+    assert_engines_agree(MAML(InPlace().double(), inner_steps=2, vectorise="vmap-2"))
