@@ -3,21 +3,20 @@
 A timing would make the numbers of a run depend on what else the machine did when it began. Measured on one core against
 engine 1, interleaved, medians of ratios of CPU time; AVX-512, and in brackets AVX2 (emulated):
 
-=============================================  =============================  =====
+=============================================  =============================  ===========
 conv net, 64 channels, 28x28 images            what                           ratio
-=============================================  =============================  =====
-batch norm, max-pooling                        MAML, 1 step, chunks of 8      1.2 (1.2)
-batch norm, max-pooling                        ProtoNet                       1.3 (1.4)
-batch norm, max-pooling                        Reptile, 5 steps               1.4
+=============================================  =============================  ===========
+batch norm, max-pooling                        MAML, 1 step, chunks of 8      1.3 (1.2)
+batch norm, max-pooling                        Reptile, ProtoNet              1.4
 batch norm, max-pooling                        evaluation of MAML             1.9
 batch norm, max-pooling, 84x84x3, 32 channels  MAML, 5 steps, 5 shots         2.7
-batch norm, stride 2                           MAML, 1 step, chunks of 8      1.06 (1.06)
-batch norm, stride 2                           MAML, 1 step, chunks of 32     1.12
-batch norm, stride 2                           MAML, 5 steps, chunks of 8     1.15 (1.2)
-batch norm, stride 2                           Reptile, ProtoNet, evaluation  1.05 to 1.3
+batch norm, stride 2                           MAML, 1 step, chunks of 8      1.05 (1.05)
+batch norm, stride 2                           MAML, 1 step, chunks of 32     1.1 (1.05)
+batch norm, stride 2                           MAML, 5 steps, chunks of 8     1.2 (1.2)
+batch norm, stride 2                           Reptile, ProtoNet, evaluation  1.1
 no norm                                        MAML, 1 step                   1.0
 group norm, layer norm                         MAML, 1 step                   0.7 to 0.8
-=============================================  =============================  =====
+=============================================  =============================  ===========
 
 So the choice falls on dense 2-d convolutions with batch norm by the statistics of the batch. Grouped convolutions and
 other norms of images have not been found faster, or not been measured.
