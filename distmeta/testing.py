@@ -12,9 +12,10 @@ import torch
 from distmeta.errors import LearnerContractError, listed
 from distmeta.experiment.experiment import Experiment
 from distmeta.learners.base import MetaLearner
+from distmeta.learners.engine_errors import in_float64
 from distmeta.learners.functional import in_training
 from distmeta.learners.param_layout import ParamLayout
-from distmeta.learners.probe import in_float64, probe
+from distmeta.learners.probe import probe
 from distmeta.seeding import rng
 from distmeta.types import Episode, Params, TaskRef
 
@@ -26,7 +27,7 @@ class GradientCheck:
     """How exact a meta-gradient is, in float64.
 
     Args:
-        engine: ``"vmap"`` or ``"loop"``, as the runtime would use it.
+        engine: ``"vmap"``, ``"vmap-2"`` or ``"loop"``, as the runtime would use it.
         loop_error: relative difference from a plain loop over the tasks; 0 where the engine is that loop.
         difference_errors: per parameter, the relative error against central finite differences; empty for a learner
             whose meta-gradient is not a derivative (FOMAML, Reptile).

@@ -226,7 +226,13 @@ def test_public_names_are_where_the_lazy_loader_looks_for_them():
 def test_every_module_has_a_floor():
     assert {part(name) for name in modules()} == set(FLOORS)
     assert ALGORITHMS["MAML"] == "learners.maml"
-    assert set(ALGORITHMS) == {*find_learners(), "GradientLearner", "SequenceLearner", "MetricLearner"}
+    assert set(ALGORITHMS) == {
+        *find_learners(),
+        "GradientLearner",
+        "DescentLearner",
+        "SequenceLearner",
+        "MetricLearner",
+    }
 
 
 @pytest.mark.parametrize("name", modules())

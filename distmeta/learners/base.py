@@ -31,6 +31,7 @@ from distmeta.types import Episode, Metrics, ModelFactory, Params
 
 _HOOKS = (
     "fast_params",
+    "descent",
     "sequence_loss",
     "query_logits",
     "meta_loss",
@@ -80,11 +81,14 @@ class MetaLearner(UserFace):
                 evaluation, as in the papers (query accuracies are then transductive; evaluation reports the
                 non-transductive ones beside them). Running averages are refused: they leak between tasks. Only a frozen
                 part (``part.requires_grad_(False).eval()``) keeps its own, in training too: it learns nothing.
-            vectorise: ``"vmap"``, ``"loop"`` or ``"auto"`` (probed once before the first worker starts).
+            vectorise: how the tasks of a chunk are computed. ``"loop"``: one after the other; ``"vmap"``: in one
+                vectorised call of torch's own kernels; ``"vmap-2"``: the same with distmeta's kernels for 2-d
+                convolutions, their norms and pooling, on CPUs; ``"auto"``: probed once before the first worker starts.
+                A run goes on with what it began with. All compute the same function, and round otherwise.
         """
 
         batch_norm: Literal["batch"] = "batch"
-        vectorise: Literal["auto", "vmap", "loop"] = "auto"
+        vectorise: Literal["auto", "vmap", "vmap-2", "loop"] = "auto"
 
     config: Config
 

@@ -22,7 +22,7 @@ from torch import nn
 from distmeta import config, uncertainty
 from distmeta.errors import LearnerContractError, ModelContractError
 from distmeta.learners import queries_alone
-from distmeta.learners.functional import evaluating, in_training, vectorised
+from distmeta.learners.functional import evaluating, in_training, laid_out, using_engine, vectorised
 from distmeta.learners.losses import of_task, prediction_metrics
 from distmeta.learners.over_tasks import map_tasks, unstack
 from distmeta.learners.predictive import Predictive
@@ -286,8 +286,8 @@ class Engine(config.Configurable, ABC):
         Returns:
             The summed gradient, T and per-task metrics ``[T]``.
         """
-        with in_training(self.model):
-            gradient, metrics = self.chunk_gradient(params, episodes)
+        with in_training(self.model), using_engine(self._engine_for(params)):
+            gradient, metrics = self.chunk_gradient(laid_out(params), episodes)
         return MetaGradient(gradient, tasks=len(episodes.query_x), metrics=metrics)
 
     @final
@@ -318,7 +318,8 @@ class Engine(config.Configurable, ABC):
         with (
             evaluating(self.model),
             torch.no_grad(),
-            contextlib.closing(self.chunk_predictions(params, episodes)) as parts,
+            using_engine(self._engine_for(params)),
+            contextlib.closing(self.chunk_predictions(laid_out(params), episodes)) as parts,
         ):
             start = 0
             for found, predictions in parts:
@@ -395,6 +396,11 @@ class Engine(config.Configurable, ABC):
 
     def _accuracy_together(self, params: Params, episode: Episode) -> Metrics:
         return prediction_metrics(of_task(self.query_logits(params, episode), episode), episode.query_y)
+
+    def _engine_for(self, params: Params) -> Literal[1, 2]:
+        """2 where the settings ask for it, on CPUs: its kernels have been measured there alone."""
+        fast = self.config.vectorise == "vmap-2" and all(p.is_cpu for p in params.values())
+        return 2 if fast else 1
 
     def _with_own(self, params: Params) -> Params:
         """Overlay the algorithm's learned parameters, moved to the model's device; skip names that no longer exist."""

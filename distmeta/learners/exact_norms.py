@@ -34,7 +34,7 @@ class ExactNorms(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        replacement = _REPLACEMENTS.get(func)
+        replacement = EXACT_NORMS.get(func)
         if replacement is None:
             return func(*args, **(kwargs or {}))
         return replacement(*args, **(kwargs or {}))
@@ -62,96 +62,115 @@ def _channels(x: torch.Tensor) -> list[int]:
     return [1, -1] + [1] * (x.dim() - 2)
 
 
-def _batch_norm(
-    input: torch.Tensor,
-    running_mean: torch.Tensor | None,
-    running_var: torch.Tensor | None,
-    weight: torch.Tensor | None = None,
-    bias: torch.Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> torch.Tensor:
-    if not training:  # fixed statistics: an affine map, exact as it is
-        return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-    if input.shape[0] * int(np.prod(input.shape[2:], dtype=np.int64)) == 1:
-        raise ValueError(f"Expected more than 1 value per channel for batch statistics, got input {list(input.shape)}")
-    dims = [d for d in range(input.dim()) if d != 1]
-    return _normalise(input, dims, weight, bias, _channels(input), eps)
+Normalise = Callable[
+    [torch.Tensor, Sequence[int], torch.Tensor | None, torch.Tensor | None, Sequence[int], float], torch.Tensor
+]
+"""``(x, dims, weight, bias, shape, eps)``: x with mean 0 and variance 1 over dims, times weight, plus bias, both of
+which are reshaped to ``shape``, that of x or one that broadcasts against it."""
 
 
-def _instance_norm(
-    input: torch.Tensor,
-    running_mean: torch.Tensor | None = None,
-    running_var: torch.Tensor | None = None,
-    weight: torch.Tensor | None = None,
-    bias: torch.Tensor | None = None,
-    use_input_stats: bool = True,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> torch.Tensor:
-    if not use_input_stats:
-        return F.instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
-    if int(np.prod(input.shape[2:], dtype=np.int64)) == 1:
-        raise ValueError(f"Expected more than 1 spatial element for instance statistics, got input {list(input.shape)}")
-    return _normalise(input, range(2, input.dim()), weight, bias, _channels(input), eps)
+def norms_from(
+    normalise: Normalise, fixed: Callable[..., torch.Tensor] = F.batch_norm
+) -> dict[Callable[..., Any], Callable[..., torch.Tensor]]:
+    """Replacements of torch's batch, instance and layer norm that compute statistics by ``normalise``.
+
+    Args:
+        normalise: the norm.
+        fixed: batch norm by statistics that are given, an affine map, with the arguments of ``F.batch_norm``.
+    """
+
+    def batch_norm(
+        input: torch.Tensor,
+        running_mean: torch.Tensor | None,
+        running_var: torch.Tensor | None,
+        weight: torch.Tensor | None = None,
+        bias: torch.Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> torch.Tensor:
+        if not training:  # exact as it is
+            return fixed(input, running_mean, running_var, weight, bias, training, momentum, eps)
+        if input.shape[0] * int(np.prod(input.shape[2:], dtype=np.int64)) == 1:
+            raise ValueError(
+                f"Expected more than 1 value per channel for batch statistics, got input {list(input.shape)}"
+            )
+        dims = [d for d in range(input.dim()) if d != 1]
+        return normalise(input, dims, weight, bias, _channels(input), eps)
+
+    def instance_norm(
+        input: torch.Tensor,
+        running_mean: torch.Tensor | None = None,
+        running_var: torch.Tensor | None = None,
+        weight: torch.Tensor | None = None,
+        bias: torch.Tensor | None = None,
+        use_input_stats: bool = True,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> torch.Tensor:
+        if not use_input_stats:
+            return F.instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
+        if int(np.prod(input.shape[2:], dtype=np.int64)) == 1:
+            raise ValueError(
+                f"Expected more than 1 spatial element for instance statistics, got input {list(input.shape)}"
+            )
+        return normalise(input, range(2, input.dim()), weight, bias, _channels(input), eps)
+
+    def layer_norm(
+        input: torch.Tensor,
+        normalized_shape: Sequence[int],
+        weight: torch.Tensor | None = None,
+        bias: torch.Tensor | None = None,
+        eps: float = 1e-5,
+    ) -> torch.Tensor:
+        dims = range(input.dim() - len(normalized_shape), input.dim())
+        return normalise(input, dims, weight, bias, list(normalized_shape), eps)
+
+    def torch_batch_norm(
+        input: torch.Tensor,
+        weight: torch.Tensor | None,
+        bias: torch.Tensor | None,
+        running_mean: torch.Tensor | None,
+        running_var: torch.Tensor | None,
+        training: bool,
+        momentum: float,
+        eps: float,
+        cudnn_enabled: bool,
+    ) -> torch.Tensor:
+        return batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+
+    def torch_instance_norm(
+        input: torch.Tensor,
+        weight: torch.Tensor | None,
+        bias: torch.Tensor | None,
+        running_mean: torch.Tensor | None,
+        running_var: torch.Tensor | None,
+        use_input_stats: bool,
+        momentum: float,
+        eps: float,
+        cudnn_enabled: bool,
+    ) -> torch.Tensor:
+        return instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
+
+    def torch_layer_norm(
+        input: torch.Tensor,
+        normalized_shape: Sequence[int],
+        weight: torch.Tensor | None = None,
+        bias: torch.Tensor | None = None,
+        eps: float = 1e-5,
+        cudnn_enable: bool = True,
+    ) -> torch.Tensor:
+        return layer_norm(input, normalized_shape, weight, bias, eps)
+
+    return {
+        F.batch_norm: batch_norm,
+        F.instance_norm: instance_norm,
+        F.layer_norm: layer_norm,
+        torch.batch_norm: torch_batch_norm,
+        torch.instance_norm: torch_instance_norm,
+        torch.layer_norm: torch_layer_norm,
+    }
 
 
-def _layer_norm(
-    input: torch.Tensor,
-    normalized_shape: Sequence[int],
-    weight: torch.Tensor | None = None,
-    bias: torch.Tensor | None = None,
-    eps: float = 1e-5,
-) -> torch.Tensor:
-    dims = range(input.dim() - len(normalized_shape), input.dim())
-    return _normalise(input, dims, weight, bias, list(normalized_shape), eps)
-
-
-def _torch_batch_norm(
-    input: torch.Tensor,
-    weight: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    running_mean: torch.Tensor | None,
-    running_var: torch.Tensor | None,
-    training: bool,
-    momentum: float,
-    eps: float,
-    cudnn_enabled: bool,
-) -> torch.Tensor:
-    return _batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-
-
-def _torch_instance_norm(
-    input: torch.Tensor,
-    weight: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    running_mean: torch.Tensor | None,
-    running_var: torch.Tensor | None,
-    use_input_stats: bool,
-    momentum: float,
-    eps: float,
-    cudnn_enabled: bool,
-) -> torch.Tensor:
-    return _instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
-
-
-def _torch_layer_norm(
-    input: torch.Tensor,
-    normalized_shape: Sequence[int],
-    weight: torch.Tensor | None = None,
-    bias: torch.Tensor | None = None,
-    eps: float = 1e-5,
-    cudnn_enable: bool = True,
-) -> torch.Tensor:
-    return _layer_norm(input, normalized_shape, weight, bias, eps)
-
-
-_REPLACEMENTS: dict[Callable[..., Any], Callable[..., torch.Tensor]] = {
-    F.batch_norm: _batch_norm,
-    F.instance_norm: _instance_norm,
-    F.layer_norm: _layer_norm,
-    torch.batch_norm: _torch_batch_norm,
-    torch.instance_norm: _torch_instance_norm,
-    torch.layer_norm: _torch_layer_norm,
-}
+EXACT_NORMS = norms_from(_normalise)
+"""By function of torch: the replacements of :class:`ExactNorms`."""

@@ -271,7 +271,7 @@ class FastModel:
     def _vmap_works(self) -> bool:
         """Whether several inputs can be predicted in one vectorised call, each alone with the support set."""
         if self._vectorise != "auto":
-            return bool(self._vectorise == "vmap")
+            return bool(self._vectorise != "loop")
         few = self._support_x[[0, -1]]
         try:
             with warnings.catch_warnings():

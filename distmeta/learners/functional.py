@@ -7,16 +7,21 @@ import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
+from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from distmeta.learners.exact_norms import ExactNorms
+from distmeta.learners.fast_kernels import fast_kernels
+from distmeta.learners.one_level import Level, one_level
 from distmeta.learners.user_model import require_usable
 from distmeta.types import Params
 
 _VECTORISED: ContextVar[bool] = ContextVar("distmeta_vectorised", default=False)
+_ENGINE: ContextVar[Literal[1, 2]] = ContextVar("distmeta_engine", default=1)
 
 
 def trainable(model: nn.Module) -> Params:
@@ -57,14 +62,37 @@ def vectorised(active: bool, *, exact_norms: bool = True) -> Iterator[None]:
         active: whether tasks are vectorised inside.
         exact_norms: second derivatives of norm layers are needed; torch's own norms, for first ones alone, are faster.
     """
+    kernels: type[TorchFunctionMode] = fast_kernels if _ENGINE.get() == 2 else ExactNorms
     # Nested, as evaluation is, the norms are exact already: once more would only cost time.
-    norms = ExactNorms() if exact_norms and active and not _VECTORISED.get() else contextlib.nullcontext()
+    norms = kernels() if exact_norms and active and not _VECTORISED.get() else contextlib.nullcontext()
     token = _VECTORISED.set(active)
     try:
         with sdpa_kernel(SDPBackend.MATH), norms:
             yield
     finally:
         _VECTORISED.reset(token)
+
+
+@contextlib.contextmanager
+def using_engine(engine: Literal[1, 2]) -> Iterator[None]:
+    """Choose what vectorised tasks are computed by; both engines compute the same function, and round otherwise.
+
+    Args:
+        engine: 1: torch's own kernels, norms from primitives, ``torch.func.grad`` in tasks; 2:
+            :class:`~distmeta.learners.fast_kernels.fast_kernels`, autograd on the stacked tasks.
+    """
+    token = _ENGINE.set(engine)
+    try:
+        yield
+    finally:
+        _ENGINE.reset(token)
+
+
+def laid_out(params: Params) -> Params:
+    """``params`` in the memory layout of the kernels in use, so that weights of tasks come out of steps in it too."""
+    if _ENGINE.get() == 1:
+        return params
+    return {n: p.contiguous(memory_format=torch.channels_last) if p.dim() == 4 else p for n, p in params.items()}
 
 
 def frozen_parts(model: nn.Module) -> list[nn.Module]:
@@ -196,6 +224,9 @@ def task_gradient(
     """
     keep = create_graph and torch.is_grad_enabled()
     if _VECTORISED.get():
+        level = one_level() if _ENGINE.get() == 2 else None
+        if level is not None:
+            return _stacked_gradient(loss, params, level, keep)
         with contextlib.nullcontext() if keep else torch.no_grad():
             gradient, value = torch.func.grad_and_value(loss)(params)
         return gradient, value
@@ -244,6 +275,9 @@ def curvature(
         ([3.0, 12.0], [6.0, 6.0])
     """
     if _VECTORISED.get():
+        level = one_level() if _ENGINE.get() == 2 else None
+        if level is not None:
+            return _stacked_curvature(loss, fixed, moving, direction, level)
 
         def gradient_at(moving: Params) -> Params:
             found: Params = torch.func.grad(loss)({**fixed, **moving})
@@ -279,4 +313,51 @@ def _named_gradient(value: torch.Tensor, point: Params, *, create_graph: bool = 
     return {
         name: torch.zeros_like(p) if part is None else part
         for (name, p), part in zip(point.items(), parts, strict=True)
+    }
+
+
+def _own_kernels(p: torch.Tensor) -> torch.Tensor:
+    """Kernels that all tasks share, ``[T, O, C, kh, kw]`` expanded, as one block: every use would make it again."""
+    if p.dim() != 5 or p.stride(0) or len(p) == 1:
+        return p
+    return p.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+
+
+def _stacked_gradient(
+    loss: Callable[[Params], torch.Tensor], params: Params, level: Level, keep: bool
+) -> tuple[Params, torch.Tensor]:
+    """:func:`task_gradient` of all tasks of a chunk: those of the sum of losses, since no task sees another."""
+    plain = {name: level.stacked(p) for name, p in params.items()}
+    with torch.enable_grad():
+        with level.outside():
+            plain = {name: _own_kernels(p) for name, p in plain.items()}
+            point = {n: p if keep and p.requires_grad else p.detach().requires_grad_() for n, p in plain.items()}
+        value = loss({name: level.mapped(p) for name, p in point.items()})
+        losses = level.stacked(value)
+        with level.outside():
+            parts: Sequence[torch.Tensor | None] = (None,) * len(point)
+            if losses.requires_grad:
+                parts = torch.autograd.grad(losses.sum(), list(point.values()), create_graph=keep, allow_unused=True)
+            found = {
+                name: torch.zeros_like(p) if part is None else part
+                for (name, p), part in zip(point.items(), parts, strict=True)
+            }
+    return {name: level.mapped(part) for name, part in found.items()}, value if keep else value.detach()
+
+
+def _stacked_curvature(
+    loss: Callable[[Params], torch.Tensor], fixed: Params, moving: Params, direction: Params, level: Level
+) -> tuple[Params, Params]:
+    """:func:`curvature` of all tasks of a chunk, twice in reverse: the kernels of engine 2 have no forward mode."""
+    along = {name: level.stacked(part) for name, part in direction.items()}
+    with torch.enable_grad():
+        point = {name: level.stacked(p) for name, p in {**fixed, **moving}.items()}
+        with level.outside():
+            point = {name: _own_kernels(p).detach().requires_grad_() for name, p in point.items()}
+        losses = level.stacked(loss({name: level.mapped(p) for name, p in point.items()}))
+        with level.outside():
+            gradient = _named_gradient(losses.sum(), point, create_graph=True)
+            product = _named_gradient(torch.stack([(gradient[n] * along[n]).sum() for n in moving]).sum(), point)
+    return {name: level.mapped(gradient[name].detach()) for name in moving}, {
+        name: level.mapped(part) for name, part in product.items()
     }

@@ -1,8 +1,7 @@
-"""Checks of a model and a learner before any worker starts, and the choice between vmap and a loop."""
+"""Checks of a model and a learner before any worker starts, and the choice of the engine."""
 
 from __future__ import annotations
 
-import copy
 import warnings
 from dataclasses import dataclass, replace
 
@@ -18,6 +17,8 @@ from distmeta.errors import (
     listed,
 )
 from distmeta.learners.base import MetaLearner
+from distmeta.learners.engine_choice import suits_engine_2
+from distmeta.learners.engine_errors import EngineErrors
 from distmeta.learners.functional import evaluating, has_fused_rnn, in_training, vectorised
 from distmeta.learners.losses import of_task
 from distmeta.learners.param_layout import ParamLayout
@@ -31,7 +32,7 @@ class Probe:
     """Result of :func:`probe`.
 
     Args:
-        learner: the learner with ``vectorise`` chosen, ``"vmap"`` or ``"loop"``.
+        learner: the learner with ``vectorise`` chosen, ``"vmap"``, ``"vmap-2"`` or ``"loop"``.
         message: why a slower engine was chosen, or what of the model is not used, if so.
     """
 
@@ -175,18 +176,6 @@ def unused_parameters(learner: MetaLearner, params: Params, episode: Episode) ->
         return list(theta)
     gradient = torch.autograd.grad(loss, list(theta.values()), allow_unused=True)
     return [name for name, part in zip(theta, gradient, strict=True) if part is None]
-
-
-def in_float64(learner: MetaLearner) -> MetaLearner:
-    """A copy in float64 and without dropout, for comparisons: rounding hides small errors, and noise hides all."""
-    model = copy.deepcopy(learner.model).double()
-    for layer in model.modules():
-        for name in ("p", "dropout"):  # of dropout layers; of attention and recurrent layers
-            if isinstance(getattr(layer, name, None), float) and (
-                name == "dropout" or "Dropout" in type(layer).__name__
-            ):
-                setattr(layer, name, 0.0)
-    return learner.with_model(model)
 
 
 def _check_one_task(learner: MetaLearner, spec: TaskSpec, ways: set[int], params: Params, episode: Episode) -> None:
@@ -349,16 +338,22 @@ def _check_sequence_output(name: str, expected: list[int], output: torch.Tensor)
 
 
 def _choose_engine(learner: MetaLearner, loop: MetaLearner, params: Params, episodes: Episode) -> Probe:
-    vmapped = learner.with_config(vectorise="vmap")
-    try:
-        with warnings.catch_warnings():
-            # Where torch lacks a batching rule it warns once and runs task by task: our own loop is no slower.
-            warnings.filterwarnings("error", message="There is a performance drop")
-            vmapped.meta_gradient(params, episodes)
-            vmapped.for_evaluation().evaluate(params, episodes)
-            reason = _compare_engines(learner, episodes)
-    except Exception as error:  # noqa: BLE001 (a user's module may raise anything under vmap)
-        reason = f"{type(error).__name__}: {_short(str(error))}"
+    vmapped, fast = (learner.with_config(vectorise=engine) for engine in ("vmap", "vmap-2"))
+    asked = learner.config.vectorise
+    errors = EngineErrors(learner, episodes)
+    reason = _why_not(vmapped, params, episodes, errors)
+    if reason is None and asked != "vmap":
+        with in_training(learner.model):
+            suits = suits_engine_2(learner, params, episodes.counted().map(lambda part: part[0]))
+        if asked == "vmap-2" or (suits and errors.in_float64):
+            reason_2 = _why_not(fast, params, episodes, errors)
+            if reason_2 is None:
+                return Probe(fast, None)
+            if asked == "vmap-2":
+                raise ModelContractError(
+                    f"learner.vectorise=vmap-2 but distmeta's kernels cannot take this model ({reason_2}). Set "
+                    "learner.vectorise=vmap, or auto."
+                )
     if reason is None:
         return Probe(vmapped, None)
     if learner.model_kind == "set":
@@ -367,12 +362,25 @@ def _choose_engine(learner: MetaLearner, loop: MetaLearner, params: Params, epis
             f"({reason}); expected a set model in which no task has an influence on another. Mix numbers along the "
             "axes of rows and features only, never along the first, and use no batch normalisation."
         )
-    if learner.config.vectorise == "vmap":
+    if asked in ("vmap", "vmap-2"):
         raise ModelContractError(
-            f"learner.vectorise=vmap but torch.func.vmap cannot take this model ({reason}). Set "
+            f"learner.vectorise={asked} but torch.func.vmap cannot take this model ({reason}). Set "
             "learner.vectorise=loop, or auto."
         )
     return Probe(loop, f"torch.func.vmap cannot take this model ({reason}); looping over tasks: slower, same numbers.")
+
+
+def _why_not(learner: MetaLearner, params: Params, episodes: Episode, errors: EngineErrors) -> str | None:
+    """Why an engine cannot be used, if so: it fails, or its meta-gradient is not that of a plain loop."""
+    try:
+        with warnings.catch_warnings():
+            # Where torch lacks a batching rule it warns once and runs task by task: our own loop is no slower.
+            warnings.filterwarnings("error", message="There is a performance drop")
+            learner.meta_gradient(params, episodes)
+            learner.for_evaluation().evaluate(params, episodes)
+            return errors.of(learner.config.vectorise)
+    except Exception as error:  # noqa: BLE001 (a user's module may raise anything under vmap)
+        return f"{type(error).__name__}: {_short(str(error))}"
 
 
 def _require_loop(learner: MetaLearner, params: Params, episodes: Episode) -> None:
@@ -407,25 +415,3 @@ def _short(text: str) -> str:
     """The first sentence of torch's long messages."""
     line = (text.strip().splitlines() or [""])[0].split(". ")[0].rstrip(".")
     return line if len(line) <= 160 else line[:157] + "..."
-
-
-def _compare_engines(learner: MetaLearner, episodes: Episode) -> str | None:
-    """Why the vectorised meta-gradient is not that of a plain loop, if it is not."""
-    try:
-        # Errors of torch's own batching rules are 0.03 to 3 %; float64 tells them from rounding.
-        error, tolerance = _engine_error(in_float64(learner), episodes), 1e-8
-    except Exception:  # noqa: BLE001 (a model that makes float32 tensors of its own cannot be run in float64)
-        error, tolerance = _engine_error(learner, episodes), 1e-3
-    return None if error <= tolerance else f"its gradient differs from a plain loop's by {error:.1e}, relative"
-
-
-def _engine_error(learner: MetaLearner, episodes: Episode) -> float:
-    """Relative difference of the vectorised meta-gradient from a plain loop's."""
-    params = learner.init_meta_params(rng(0, "init"))
-    layout = ParamLayout.of(params)
-    episodes = episodes.to(next(iter(params.values())).device, layout.torch_dtype)
-    fast, reference = (
-        torch.from_numpy(layout.flatten(learner.with_config(vectorise=engine).meta_gradient(params, episodes).gradient))
-        for engine in ("vmap", "loop")
-    )
-    return float((fast - reference).norm() / reference.norm().clamp_min(1e-300))

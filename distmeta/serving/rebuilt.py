@@ -33,7 +33,7 @@ def rebuilt(
         learner: as the job file makes it.
         spec: shapes of the training tasks.
         seed: of the run, which a factory builds its model from.
-        engine: ``"vmap"`` or ``"loop"``, as the run chose.
+        engine: ``"vmap"``, ``"vmap-2"`` or ``"loop"``, as the run chose.
         params: the learned meta-parameters, by name.
         frozen: digest of the weights that are not trained, as the run recorded it.
         whose: the run or the export, for messages.

@@ -168,7 +168,7 @@ class Together:
 
     def _vectorises(self, question: Question) -> bool:
         """Whether tasks can be learned and asked in one vectorised call; measured once, on the first task."""
-        if self._independent is None and self._learner.config.vectorise == "vmap":
+        if self._independent is None and self._learner.config.vectorise in ("vmap", "vmap-2"):
             fast = self._learner.adapt(question.support_x, question.labels, params=self._params)
             self._independent = fast.inputs_are_independent
         return bool(self._independent)

@@ -38,7 +38,7 @@ def test_an_author_reads_nine_public_names():
     assert MetaLearner.__abstractmethods__ == {"query_logits"}
 
 
-ABSTRACT = {"query_logits", "fast_params", "sequence_loss"}
+ABSTRACT = {"query_logits", "fast_params", "descent", "sequence_loss"}
 HOOKS = {"meta_loss", "init_meta_params", "for_evaluation", "at_step", "exact_gradient", "pictures"}
 FAMILY_HOOKS = {
     "bound_to",

@@ -58,7 +58,7 @@ def require_equal(unrolled, mixed):
         torch.testing.assert_close(mixed.metrics[name], value, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("vectorise", ["vmap", "loop"])
+@pytest.mark.parametrize("vectorise", ["vmap", "vmap-2", "loop"])
 @pytest.mark.parametrize("norm", ["batch", "group", "dropout"])
 @pytest.mark.parametrize(
     ("kind", "options", "step"),

@@ -218,7 +218,7 @@ def test_use_batch_statistics_mends_a_pretrained_network():
     with pytest.raises(ModelContractError, match=r"1 \(BatchNorm2d\): the norm layer keeps running statistics"):
         examine(model, (1, 8, 8))
     assert use_batch_statistics(model) is model
-    assert examine(model, (1, 8, 8)).learner.config.vectorise == "vmap"
+    assert examine(model, (1, 8, 8)).learner.config.vectorise == "vmap-2"
     assert all(torch.equal(p, weights[name]) for name, p in model.named_parameters())
     assert not list(model.buffers())
     x = torch.rand(3, 1, 8, 8)

@@ -8,7 +8,8 @@ from torch import nn
 
 from distmeta import Experiment, FewShot, Outer, Siamese, conv4, mlp
 from distmeta.errors import ConfigError, LearnerContractError, ModelContractError
-from distmeta.learners.probe import in_float64, probe
+from distmeta.learners.engine_errors import in_float64
+from distmeta.learners.probe import probe
 from distmeta.seeding import rng
 from distmeta.types import Episode, TaskSpec
 
