@@ -133,7 +133,7 @@ def learn2learn() -> Backward:
             for _ in range(case.inner_steps):
                 learner.adapt(F.cross_entropy(learner(support_x), support_y))
             loss = F.cross_entropy(learner(query_x), query_y)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
         case.divide()
         return losses
@@ -153,7 +153,7 @@ def higher() -> Backward:
                 for _ in range(case.inner_steps):
                     optimizer.step(F.cross_entropy(fast(support_x), support_y))
                 loss = F.cross_entropy(fast(query_x), query_y)
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 losses.append(loss.detach())
         case.divide()
         return losses

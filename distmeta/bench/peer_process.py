@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -75,11 +76,9 @@ class Peer:
             RuntimeFailure: the library raised, or its process has ended.
         """
         assert self._process.stdin is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):  # the missing answer tells it better
             self._process.stdin.write(json.dumps({"do": do, **given}) + "\n")
             self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # the missing answer tells it better
         reply = self._answer()
         if "error" in reply:
             raise RuntimeFailure(f"{self.name} raised {reply['error']}. Expected an answer to {do!r}.")
@@ -105,10 +104,8 @@ class Peer:
         """End the process."""
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
-                try:
+                with contextlib.suppress(BrokenPipeError):
                     stream.close()
-                except BrokenPipeError:
-                    pass
         try:
             self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:  # it computes still
