@@ -83,6 +83,7 @@ if has "$python" pytest; then
     # Only the files that have such tests are read, and no plugin of the whole suite is needed.
     mapfile -t files < <(grep --recursive --files-with-matches --include='*.py' 'mark\.gpu' tests)
     part tests 150 "$python" -m pytest -m gpu -rs -p no:cacheprovider -W ignore::pytest.PytestConfigWarning \
+        -W ignore::pytest.PytestUnknownMarkWarning \
         -o addopts=--import-mode=importlib "${files[@]}"
 else
     skip tests "pytest is not installed"

@@ -27,12 +27,6 @@ class Peer:
     Raises:
         ConfigError: there is no such interpreter.
         RuntimeFailure: it ends without an answer.
-
-    Example:
-        >>> import sys
-        >>> with Peer("vmap", Path(sys.executable)) as peer:
-        ...     peer.absent, peer.torch == peer.version
-        ('', True)
     """
 
     def __init__(self, name: str, python: Path) -> None:

@@ -284,7 +284,7 @@ class Peers(Benchmark):
         found: list[tuple[str, Backend, int]] = [
             ("distmeta, one GPU" if self.device.type == "cuda" else "distmeta, 1 thread", local, 1)
         ]
-        if importlib.util.find_spec("ray") is None:
+        if not _ray_is_installed():
             self._notes.append("ray is not installed: distmeta is measured in this process alone.")
             return found
         tell("starting Ray")
@@ -326,6 +326,10 @@ class Peers(Benchmark):
             "draws them. Every network has the same weights, and batch norm with the statistics of the batch.",
             *self._notes,
         )
+
+
+def _ray_is_installed() -> bool:
+    return importlib.util.find_spec("ray") is not None
 
 
 @dataclass
