@@ -82,23 +82,22 @@ fi
 if has "$python" pytest; then
     # Only the files that have such tests are read, and no plugin of the whole suite is needed.
     mapfile -t files < <(grep --recursive --files-with-matches --include='*.py' 'mark\.gpu' tests)
-    part tests 150 "$python" -m pytest -m gpu -rs -p no:cacheprovider -W ignore::pytest.PytestConfigWarning \
-        -W ignore::pytest.PytestUnknownMarkWarning \
+    part tests 100 "$python" -m pytest -m gpu -rs -p no:cacheprovider -W default \
         -o addopts=--import-mode=importlib "${files[@]}"
 else
     skip tests "pytest is not installed"
 fi
 
-part inner-loop 120 "$python" -m distmeta bench inner-loop --device "$device" "${inner[@]}" --json
+part inner-loop 100 "$python" -m distmeta bench inner-loop --device "$device" "${inner[@]}" --json
 
-part peers 210 "$python" -m distmeta bench peers --device "$device" --python "${peers:-$python}" "${step[@]}" --json
+part peers 180 "$python" -m distmeta bench peers --device "$device" --python "${peers:-$python}" "${step[@]}" --json
 
 # A short run; its accuracy is far below that of jobs/RESULTS.md, and far above chance.
 if [[ -n $data ]]; then
-    part accuracy 180 "$python" -m distmeta train jobs/maml_omniglot.py --data "$data" --backend local --no-tracking \
+    part accuracy 150 "$python" -m distmeta train jobs/maml_omniglot.py --data "$data" --backend local --no-tracking \
         --run-dir "$work/run" --set evaluation.every=0 --set runtime.chunk_size=32 "${train[@]}" --json
 elif has "$python" matplotlib && has "$python" PIL; then
-    part accuracy 180 "$python" -m distmeta train jobs/maml_glyphs.py --backend local --no-tracking \
+    part accuracy 150 "$python" -m distmeta train jobs/maml_glyphs.py --backend local --no-tracking \
         --run-dir "$work/run" --set evaluation.every=0 --set runtime.chunk_size=16 "${train[@]}" --json
 else
     skip accuracy "no --data, and matplotlib or pillow, from which the glyphs are made, is not installed"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -31,25 +32,24 @@ class Peer:
 
     def __init__(self, name: str, python: Path) -> None:
         self.name = name
+        program = shutil.which(python)
+        if program is None:
+            raise ConfigError(
+                f"--python {python} is no program; expected the interpreter of an environment with the peers. Give its "
+                "path, such as peers/bin/python."
+            )
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close())
         # As many threads as its users have: not the one of our workers.
         surroundings = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
-        try:
-            self._process = subprocess.Popen(
-                [str(python), "-c", _START, str(_PROGRAM), name],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._errors,
-                text=True,
-                cwd=tempfile.gettempdir(),
-                env=surroundings,
-            )
-        except OSError as error:
-            self._errors.close()
-            raise ConfigError(
-                f"--python {python} cannot be started: {error.strerror}; expected the interpreter of an environment "
-                "with the peers. Give its path, such as peers/bin/python."
-            ) from None
+        self._process = subprocess.Popen(
+            [os.path.abspath(program), "-c", _START, str(_PROGRAM), name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            cwd=tempfile.gettempdir(),
+            env=surroundings,
+        )
         try:
             hello = self._answer()
         except BaseException:

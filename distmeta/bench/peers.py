@@ -319,11 +319,16 @@ class Peers(Benchmark):
 
     def notes(self) -> Sequence[str]:
         """See :meth:`Benchmark.notes`."""
+        on_gpu = self.device.type == "cuda"
         return (
             f"Losses and meta-gradients of {_CHECKED} tasks were compared with distmeta's before, in float64: they are "
             f"at most {TOLERANCE:g} of their size apart.",
             "A step of a peer is the loop of its own example with Adam, its tasks in memory; one of distmeta also "
             "draws them. Every network has the same weights, and batch norm with the statistics of the batch.",
+            *(
+                ("Peers have torch's defaults, TF32 in convolutions among them; distmeta computes in float32.",)
+                * on_gpu
+            ),
             *self._notes,
         )
 

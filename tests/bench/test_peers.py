@@ -146,7 +146,7 @@ def test_what_a_library_raises_is_told():
 
 
 def test_an_interpreter_that_is_none(tmp_path):
-    with pytest.raises(ConfigError, match=r"--python .*absent cannot be started: No such file"):
+    with pytest.raises(ConfigError, match=r"--python .*absent is no program; expected"):
         Peer("higher", tmp_path / "absent")
     false = tmp_path / "false"
     false.write_text("#!/bin/sh\necho it cannot >&2\nexit 3\n")
