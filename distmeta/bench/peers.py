@@ -56,7 +56,7 @@ PLAIN = "vmap"
 TOLERANCE = 1e-4
 """Relative difference of losses and of meta-gradients above which a peer's speed is not reported."""
 
-_CHECKED = 4
+_CHECKED = 2
 _SIZES: Mapping[str, Mapping[str, Any]] = {
     # Finn et al. 2017, with the 15 queries per class that most papers after it have.
     "omniglot": {"width": 64, "pool": "stride", "inner_lr": 0.4, "tasks": 32, "chunk": 8, "shots": 1, "size": 28},

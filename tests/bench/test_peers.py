@@ -109,7 +109,7 @@ def test_the_loops_compute_what_distmeta_does(libraries, monkeypatch, tmp_path, 
     for loop in ("learn2learn", "torchopt", "vmap"):
         answers = peer_loops.Answers(loop)
         assert answers.load("a", file) == {}
-        theirs = answers.check("a", tasks=3, file=str(tmp_path / "gradient.pt"))["losses"]
+        theirs = answers.check("a", tasks=2, file=str(tmp_path / "gradient.pt"))["losses"]
         np.testing.assert_allclose(theirs, losses, rtol=1e-10)
         other = torch.load(tmp_path / "gradient.pt", weights_only=True).numpy()
         assert np.linalg.norm(other - gradient) < 1e-10 * np.linalg.norm(gradient)
@@ -117,7 +117,7 @@ def test_the_loops_compute_what_distmeta_does(libraries, monkeypatch, tmp_path, 
         assert answers.measure("a", threads=1, calls=2)["seconds"] > 0
         torch.set_num_threads(before)
         # Two steps of Adam were taken, so what was compared is no longer so.
-        assert answers.check("a", tasks=3, file=str(tmp_path / "gradient.pt"))["losses"] != pytest.approx(theirs)
+        assert answers.check("a", tasks=2, file=str(tmp_path / "gradient.pt"))["losses"] != pytest.approx(theirs)
 
 
 def test_only_what_computes_the_same_is_timed(libraries, no_ray, tmp_path):
