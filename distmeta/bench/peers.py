@@ -57,13 +57,15 @@ TOLERANCE = 1e-4
 """Relative difference of losses and of meta-gradients above which a peer's speed is not reported."""
 
 _CHECKED = 2
-_SIZES: Mapping[str, Mapping[str, Any]] = {
-    # Finn et al. 2017, with the 15 queries per class that most papers after it have.
-    "omniglot": {"width": 64, "pool": "stride", "inner_lr": 0.4, "tasks": 32, "chunk": 8, "shots": 1, "size": 28},
-    "miniimagenet": {
-        **{"width": 32, "pool": "max", "inner_lr": 0.01, "tasks": 4, "chunk": 2, "shots": 5, "size": 84},
-        "channels": 3,
-    },
+_OMNIGLOT = {"width": 64, "pool": "stride", "inner_lr": 0.4, "tasks": 32, "chunk": 8}
+_SIZES: Mapping[str, tuple[Mapping[str, Any], Mapping[str, int]]] = {
+    # Finn et al. 2017: as many queries as shots. Most papers after it have 15 queries per class.
+    "omniglot": (_OMNIGLOT, {"shots": 1, "queries": 1}),
+    "omniglot15": (_OMNIGLOT, {"shots": 1, "queries": 15}),
+    "miniimagenet": (
+        {"width": 32, "pool": "max", "inner_lr": 0.01, "tasks": 4, "chunk": 2},
+        {"shots": 5, "queries": 15, "size": 84, "channels": 3},
+    ),
 }
 
 
@@ -71,7 +73,7 @@ def case_named(name: str) -> Experiment:
     """The experiment of a case.
 
     Args:
-        name: ``omniglot`` or ``miniimagenet``, and the number of inner steps.
+        name: ``omniglot`` (one query per class), ``omniglot15`` (15) or ``miniimagenet``, and how many inner steps.
 
     Raises:
         ConfigError: there is no such case.
@@ -80,18 +82,17 @@ def case_named(name: str) -> Experiment:
         >>> case_named("omniglot-5").learner.config.inner_steps
         5
     """
-    found = re.fullmatch(r"([a-z]+)-(\d+)", name)
+    found = re.fullmatch(r"([a-z]+\d*)-(\d+)", name)
     if found is None or found[1] not in _SIZES:
         known = [f"{one}-{steps}" for one in _SIZES for steps in (1, 5)]
         raise ConfigError(
             f"--cases: there is no case {name!r}; expected a size and a number of inner steps: {', '.join(known)} or "
             f"the like.{did_you_mean(name, known)}"
         )
-    size = _SIZES[found[1]]
-    images = {key: size[key] for key in ("shots", "size", "channels") if key in size}
+    size, images = _SIZES[found[1]]
     return Experiment(
         learner=MAML(conv4(size["width"], pool=size["pool"]), inner_lr=size["inner_lr"], inner_steps=int(found[2])),
-        tasks=cases.RandomImages(queries=15, **images),
+        tasks=cases.RandomImages(**images),
         outer=Outer(meta_batch_size=size["tasks"]),
         runtime=Runtime(chunk_size=size["chunk"]),
         name=name,
@@ -116,7 +117,7 @@ class _Case:
         params = {name: p.detach() for name, p in learner.starting_params(rng(e.seed, "init")).items()}
         layout = ParamLayout.of(params)
         episodes = e.tasks.episodes([TaskRef("meta_train", 0, i) for i in range(self.tasks)], e.seed)
-        size = _SIZES[self.name.partition("-")[0]]
+        size, _ = _SIZES[self.name.partition("-")[0]]
         shapes = {"input_shape": list(e.tasks.spec.input_shape), "outputs": e.tasks.spec.outputs}
         path = folder / f"{self.name}.pt"
         torch.save(

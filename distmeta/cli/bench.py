@@ -101,7 +101,10 @@ def peers(
         typer.Option(metavar="PATH", help="Interpreter of an environment with the peers; this one when left out."),
     ] = None,
     names: Annotated[
-        str, typer.Option("--cases", metavar="omniglot-1,...", help="omniglot or miniimagenet, and inner steps.")
+        str,
+        typer.Option(
+            "--cases", metavar="omniglot-1,...", help="omniglot, omniglot15 or miniimagenet, and inner steps."
+        ),
     ] = "omniglot-1,omniglot-5,miniimagenet-5",
     which: Annotated[str, typer.Option("--peers", metavar="higher,...", help="Which peers; vmap is torch alone.")] = (
         "learn2learn,higher,torchopt,vmap"

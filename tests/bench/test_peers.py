@@ -100,7 +100,7 @@ def no_ray(monkeypatch):
     monkeypatch.setattr(peers, "_ray_is_installed", lambda: False)
 
 
-@pytest.mark.parametrize("name", ["omniglot-2", "miniimagenet-1"])
+@pytest.mark.parametrize("name", ["omniglot-2", "omniglot15-1", "miniimagenet-1"])
 def test_the_loops_compute_what_distmeta_does(libraries, monkeypatch, tmp_path, name):
     (libraries / "torchopt.py").write_text(TORCHOPT)
     monkeypatch.syspath_prepend(libraries)
@@ -136,6 +136,15 @@ def test_only_what_computes_the_same_is_timed(libraries, no_ray, tmp_path):
     assert "ray is not installed" in told
     assert (record.case["omniglot-1.tasks.size"], record.case["threads"]) == (16, 1)
     assert plot(record, tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_case_is_a_size_and_inner_steps():
+    one, fifteen, images = (case_named(f"{name}-5") for name in ("omniglot", "omniglot15", "miniimagenet"))
+    assert [e.tasks.spec.queries for e in (one, fifteen, images)] == [5, 75, 75]
+    assert images.tasks.spec.input_shape == (3, 84, 84)
+    assert [e.outer.meta_batch_size for e in (one, fifteen, images)] == [32, 32, 4]
+    with pytest.raises(ConfigError, match=r"there is no case 'omniglott-1'.* Did you mean 'omniglot-1'"):
+        case_named("omniglott-1")
 
 
 def test_what_a_library_raises_is_told():
