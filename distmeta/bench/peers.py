@@ -211,7 +211,7 @@ class Peers(Benchmark):
             peers = self._start(stack, tell)
             variants: list[tuple[dict[str, str], Callable[[], float]]] = []
             for case in self._cases:
-                tell(f"comparing gradients: {case.name}")
+                tell(f"comparing gradients, and a first step of each: {case.name}")
                 file, losses, gradient = case.prepare(folder)
                 variants += [
                     ({"case": case.name, "system": peer.name}, self._timed(peer, case))
@@ -270,7 +270,7 @@ class Peers(Benchmark):
 
     def _timed(self, peer: Peer, case: _Case) -> Callable[[], float]:
         given = {"case": case.name, "threads": self._threads}
-        peer.ask("measure", calls=1, **given)  # the first step is slower
+        # The first step is slower: a repetition of a small case has some steps too few, which does no harm.
         calls = max(1, round(0.1 / peer.ask("measure", calls=1, **given)["seconds"]))
 
         def measure() -> float:
