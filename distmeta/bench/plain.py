@@ -216,8 +216,8 @@ class Plain(Benchmark):
             f"The gradients of both were compared before, for {_CHECKED} tasks in float64: they are at most "
             f"{TOLERANCE:g} of their size apart.",
             "Plain code is a loop over tasks with a backward pass for each, in the settings of a worker's process; "
-            "MANN, NTM and InContext are the same network on one batch. Learners have their default engine. at least and "
-            "at most: 95 % interval.",
+            "MANN, NTM and InContext are the same network on one batch. Learners have their default engine. at "
+            "least and at most: 95 % interval.",
             *self._notes,
         )
 
