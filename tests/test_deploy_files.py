@@ -28,6 +28,7 @@ RELEASE = ROOT / ".github" / "workflows" / "release.yml"
 DEPENDABOT = ROOT / ".github" / "dependabot.yml"
 PRE_COMMIT = ROOT / ".pre-commit-config.yaml"
 CI_RUN = ROOT / ".ci" / "run"
+GPU_CHECK = ROOT / ".github" / "gpu-check.sh"
 CHECK_WHEEL = ROOT / ".ci" / "check-wheel"
 READMES = [ROOT / "deploy" / "README.md", ROOT / "cluster" / "README.md"]
 ALL_YAML = [
@@ -482,7 +483,14 @@ def test_ci_runs_the_tests_as_the_readme_says():
 
 def test_shellcheck_has_nothing_to_say_about_shell_files():
     assert os.access(CHECK_WHEEL, os.X_OK)
-    assert run("shellcheck", CI_RUN, CHECK_WHEEL) == (0, "")
+    assert os.access(GPU_CHECK, os.X_OK)
+    assert run("shellcheck", CI_RUN, CHECK_WHEEL, GPU_CHECK) == (0, "")
+
+
+def test_the_gpu_check_refuses_an_option_that_it_lacks():
+    code, said = run("bash", GPU_CHECK, "--gpu")
+    assert code == 2
+    assert "--gpu: no such option; expected --out, --data, --peers or --cpu." in said
 
 
 def test_shellcheck_catches_a_planted_typo(tmp_path):

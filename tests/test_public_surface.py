@@ -90,6 +90,8 @@ COMMANDS = {
     "bench inner-loop": f"job --chunks --data --device --learner --set --steps --threads {BENCH}",
     "bench memory": f"job --data --set --steps {BENCH}",
     "bench overhead": f"job --address --data --set {BENCH}",
+    "bench peers": f"--address --cases --device --peers --python --set --threads {BENCH}",
+    "bench plain": f"--learners --threads {BENCH}",
     "bench sampling": f"job --batches --data --set {BENCH}",
     "bench scaling": f"job --address --data --set --workers {BENCH}",
     "bench startup": f"--address {BENCH}",

@@ -80,6 +80,51 @@ class RandomImages(TaskDistribution):
         return Episode(*parts)
 
 
+class RandomSequences(TaskDistribution):
+    """Sequences of noise with random labels, in the shapes of :class:`~distmeta.tasks.label_sequences.LabelSequences`.
+
+    Example:
+        >>> RandomSequences(length=4, ways=2, inputs=3).take(1)[0].episode.query_x.shape
+        torch.Size([4, 3])
+    """
+
+    class Config(config.Config):
+        """The settings of :class:`RandomSequences`.
+
+        Args:
+            ways: classes.
+            length: steps.
+            inputs: numbers per step: by default 20x20 pixels and a label.
+        """
+
+        ways: PositiveInt = 5
+        length: PositiveInt = 50
+        inputs: PositiveInt = 405
+
+    @property
+    def spec(self) -> TaskSpec:
+        """Shapes of the tasks."""
+        c = self.config
+        return TaskSpec(
+            input_shape=(c.inputs,),
+            outputs=c.ways,
+            kind="sequence",
+            support=0,
+            queries=c.length,
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the class's name: there are no data."""
+        return hashlib.sha256(b"distmeta.bench.RandomSequences").hexdigest()
+
+    def draw(self, split: Split, random: np.random.Generator) -> Episode:
+        """Draw one task: normal noise."""
+        c = self.config
+        noise = random.standard_normal((c.length, c.inputs), dtype=np.float32)
+        return Episode.sequence(torch.from_numpy(noise), torch.from_numpy(random.integers(c.ways, size=c.length)))
+
+
 def random_images(learner: str | None = None) -> Experiment:
     """The step of MAML on Omniglot (Finn et al. 2017): conv4 of 64 filters, 28x28, 5-way 1-shot, 32 tasks.
 

@@ -30,6 +30,7 @@ def plot(record: Record, path: Path) -> Path:
     """
     draw: dict[str, Callable[[Record], Figure]] = {
         "inner-loop": _by_chunk,
+        "peers": _by_case,
         "scaling": lambda found: _over_numbers(found, "workers", ideal=True),
         "memory": lambda found: _over_numbers(found, "steps", ideal=False),
     }
@@ -75,6 +76,31 @@ def _by_chunk(record: Record) -> Figure:
         if step is not None:
             axes.set_title(f"{step} inner step{'s' * (step != 1)}", fontsize=10, color=INK, loc="left")
         axes.legend(frameon=False, labelcolor=INK, fontsize=8)
+    return figure
+
+
+def _by_case(record: Record) -> Figure:
+    """One panel for each case, one bar for each system."""
+    names = list(dict.fromkeys(row.at["case"] for row in record.rows))
+    systems = list(dict.fromkeys(row.at["system"] for row in record.rows))
+    figure = _figure(record, 2.4 + 3.0 * len(names), 1.7 + 0.4 * len(systems))
+    for column, name in enumerate(names):
+        axes = figure.add_subplot(1, len(names), column + 1)
+        rows = {row.at["system"]: row for row in record.rows if row.at["case"] == name}
+        for i, system in enumerate(systems):
+            if system not in rows:
+                continue
+            low, middle, high = rows[system].quartiles
+            axes.barh(i, middle, height=0.55, color=BLUE if system.startswith("distmeta") else GREY, alpha=0.85)
+            axes.errorbar(middle, i, xerr=[[middle - low], [high - middle]], color=INK, capsize=3, linewidth=1)
+            axes.text(high, i, f"  {middle:.3g}", va="center", color=INK, fontsize=9)
+        axes.set_yticks(range(len(systems)), systems if not column else [""] * len(systems))
+        axes.invert_yaxis()
+        dress(axes, record.unit, "")
+        axes.grid(axis="y", visible=False)
+        axes.grid(axis="x", color=FAINT, linewidth=0.7)
+        axes.set_xlim(0, 1.25 * max(row.quartiles[2] for row in rows.values()))
+        axes.set_title(name, fontsize=10, color=INK, loc="left")
     return figure
 
 

@@ -1,4 +1,4 @@
-"""The commands that measure this machine: bench inner-loop, sampling, overhead, scaling, startup, memory."""
+"""The commands that measure this machine: bench inner-loop, peers, plain, sampling, overhead, scaling, and so on."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ class BenchOptions:
     """Options of every benchmark."""
 
     seconds: Annotated[
-        float | None, typer.Option(min=0.1, help="Seconds of the benchmark; 20, of startup and memory 60.")
+        float | None,
+        typer.Option(min=0.1, help="Seconds of the benchmark; 20, of startup, memory and plain 60, of peers 240."),
     ] = None
     out: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Keep all repetitions, machine, versions.")] = (
         None
@@ -87,6 +88,68 @@ def inner_loop(
             threads=None if threads is None else numbers("--threads", threads, 1),
             device=device,
         )
+
+    _run(build, options)
+
+
+@app.command("peers")
+@with_options
+def peers(
+    options: BenchOptions,
+    python: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="Interpreter of an environment with the peers; this one when left out."),
+    ] = None,
+    names: Annotated[
+        str,
+        typer.Option(
+            "--cases", metavar="omniglot-1,...", help="omniglot, omniglot15 or miniimagenet, and inner steps."
+        ),
+    ] = "omniglot-1,omniglot-5,miniimagenet-5",
+    which: Annotated[str, typer.Option("--peers", metavar="higher,...", help="Which peers; vmap is torch alone.")] = (
+        "learn2learn,higher,torchopt,vmap"
+    ),
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of a peer, workers of distmeta; all cores when left out.")
+    ] = None,
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where it is computed.")] = "cpu",
+    address: Address = None,
+    settings: Set = None,
+) -> None:
+    """Measure MAML's step here and in learn2learn, higher, TorchOpt and plain vmap, where they compute the same."""
+
+    def build() -> Benchmark:
+        from distmeta.bench.peers import Peers
+
+        return Peers(
+            [name.strip() for name in names.split(",")],
+            overrides=overrides(settings, None, None),
+            peers=[name.strip() for name in which.split(",")],
+            python=python,
+            threads=threads,
+            device=device,
+            address=address,
+        )
+
+    _run(build, options)
+
+
+@app.command("plain")
+@with_options
+def plain(
+    options: BenchOptions,
+    learners: Annotated[
+        str | None, typer.Option(metavar="ProtoNet,NTM,...", help="Which algorithms; all of them when left out.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+) -> None:
+    """Measure learners beside the plainest PyTorch code for the same batch, where both compute the same gradient."""
+
+    def build() -> Benchmark:
+        from distmeta.bench.plain import Plain
+
+        names = None if learners is None else [name.strip() for name in learners.split(",")]
+        return Plain(names, threads=threads)
 
     _run(build, options)
 

@@ -95,7 +95,16 @@ def test_memory(run, tmp_path):
     assert (tmp_path / "a.png").is_file()
 
 
-def test_overhead_scaling_and_startup_on_ray(run, cluster, tmp_path):
+def test_plain(run, tmp_path):
+    done = run("plain", "--learners", "MANN", *QUICK, "--out", "a.json", "--png", "a.png")
+    assert done.code == 0, done.err
+    (row,) = Record.read(tmp_path / "a.json").rows
+    assert row.at == {"learner": "MANN", "batch": "16 sequences of 50"}
+    assert row.median * row.figures["ms"] == pytest.approx(row.figures["plain_ms"], rel=0.5)
+    assert (tmp_path / "a.png").is_file()
+
+
+def test_overhead_scaling_peers_and_startup_on_ray(run, cluster, tmp_path):
     chunks = ("--set", "outer.meta_batch_size=4", "--set", "runtime.chunk_size=2")
     done = run("overhead", "job.py", *chunks, "--seconds", 1, "--json", "--png", "a.png")
     assert done.code == 0, done.err
@@ -113,6 +122,14 @@ def test_overhead_scaling_and_startup_on_ray(run, cluster, tmp_path):
     assert ratios[0] <= two.figures["efficiency"] <= ratios[-1]
     assert "100.0%" in done.out
 
+    tiny = ("--set", "tasks.size=8", "--set", "tasks.ways=2", "--set", "outer.meta_batch_size=2")
+    one = ("--cases", "omniglot-1", "--peers", "vmap", "--threads", 1)
+    done = run("peers", *one, *tiny, "--seconds", 1, "--out", "d.json", "--png", "d.png")
+    assert done.code == 0, done.err
+    systems = [row.at["system"] for row in Record.read(tmp_path / "d.json").rows]
+    assert systems == ["vmap", "distmeta, 1 thread", "distmeta train, 1 worker"]
+    assert "omniglot-1: distmeta train, 1 worker is " in done.out
+
     address = cluster.get_runtime_context().gcs_address
     done = run("startup", "--address", address, *QUICK, "--json", "--png", "c.png")
     assert done.code == 0, done.err
@@ -121,7 +138,7 @@ def test_overhead_scaling_and_startup_on_ray(run, cluster, tmp_path):
     ]
     assert done.json["case"] == {"cluster": "given"}
     assert cluster.is_initialized()  # a cluster that was there stays
-    assert all((tmp_path / f"{name}.png").is_file() for name in "abc")
+    assert all((tmp_path / f"{name}.png").is_file() for name in "abcd")
 
 
 @pytest.mark.parametrize(
@@ -133,6 +150,15 @@ def test_overhead_scaling_and_startup_on_ray(run, cluster, tmp_path):
         (("inner-loop", "--threads", "0"), "--threads '0': expected whole numbers of at least 1"),
         (("inner-loop", "--learner", "ProtoNet", "--steps", "1"), "--steps: ProtoNet has no inner steps"),
         (("inner-loop", "--set", "tasks.way=3"), "Did you mean 'tasks.ways'?"),
+        (("peers", "--cases", "omniglot"), "there is no case 'omniglot'; expected a size and a number of inner steps"),
+        (
+            ("peers", "--peers", "highr"),
+            "there is no peer 'highr'; expected some of learn2learn, higher, torchopt, vmap.",
+        ),
+        (("peers", "--threads", "999"), "--threads 999: this process may use"),
+        (("peers", "--set", "tasks.way=3"), "Did you mean 'tasks.ways'?"),
+        (("plain", "--learners", "MAML"), "there is no plain code for 'MAML'; expected some of Reptile, ProtoNet"),
+        (("plain", "--threads", "999"), "--threads 999: this process may use"),
         (("sampling", "absent.py"), "There is no job file absent.py"),
         (("memory", "--out", "nowhere/a.json"), "--out nowhere/a.json: there is no folder nowhere"),
         (("memory", "--png", "nowhere/a.png"), "--png nowhere/a.png: there is no folder nowhere"),

@@ -1,11 +1,15 @@
 """A worker in this process: its threads, its chunks without a memory of earlier ones, and the task it blames."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
 
+from distmeta.bench import cases
 from distmeta.errors import NonFiniteGradientError
 from distmeta.learners.param_layout import ParamLayout
+from distmeta.runtime.backend import LocalBackend
 from distmeta.runtime.worker import Worker, WorkerSetup
 from distmeta.types import Chunk
 from helpers import sines
@@ -54,3 +58,21 @@ def test_a_loss_that_is_no_number_is_blamed_on_its_task(start):
     with pytest.raises(NonFiniteGradientError, match=r"4 of 4 tasks.*Lower learner\.inner_lr") as caught:
         worker.train_chunk(CHUNK, 0, np.full_like(vector, np.inf))
     assert caught.value.task_ref == CHUNK.refs[0]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ["MAML", "Reptile", "ProtoNet", "Siamese"])
+def test_a_gpu_computes_the_gradient_of_the_cpu(name):
+    """In float64: what is left of a difference is no rounding."""
+    experiment = cases.random_images(name).with_overrides({"tasks.size": 16})
+    learner = cases.ready(experiment)
+    learner = learner.with_model(learner.model.double())
+    params = {key: p.detach().double() for key, p in learner.starting_params(np.random.default_rng(0)).items()}
+    layout = ParamLayout.of(params)
+    setup = WorkerSetup(learner, experiment.tasks, layout, seed=0, threads=1)
+    with contextlib.closing(LocalBackend()):
+        there, here = (
+            Worker("worker-0", setup, gpu=gpu).train_chunk(CHUNK, 0, layout.flatten(params))[1] for gpu in (True, False)
+        )
+    assert np.linalg.norm(there - here) < 1e-8 * np.linalg.norm(here)
