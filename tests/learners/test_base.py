@@ -77,7 +77,7 @@ def test_a_learner_overrides_hooks_and_nothing_else(kind):
         (MetaLearner, "adapt", "query_logits"),
         (MetaLearner, "bind", "query_logits"),
         (MetaLearner, "query_logits_alone", "query_logits"),
-        (MAML, "query_logits", "hooks fast_params, meta_loss, init_meta_params, at_step, exact_gradient, or"),
+        (MAML, "query_logits", "hooks fast_params, descent, meta_loss, init_meta_params, at_step, exact_gradient, or"),
         (MAML, "pictures", "fast_params"),
         (ProtoNet, "embed", "query_logits"),
         (SequenceLearner, "meta_loss", "sequence_loss"),
