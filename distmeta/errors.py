@@ -171,6 +171,10 @@ class ServerLost(RuntimeFailure):
     """The parameter server's process or node died."""
 
 
+class ChunksMissing(RuntimeFailure):
+    """A step was to be applied before the gradients of all its chunks had come; nothing was changed."""
+
+
 class ClusterTooSmall(RuntimeFailure):
     """The cluster cannot hold the workers that were asked for."""
 

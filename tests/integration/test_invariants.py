@@ -134,11 +134,15 @@ def test_killed_workers_change_nothing(cluster, ray_backend, tmp_path):
     job = distmeta.load_job(tmp_path / "slow_job.py")
     cluster.cloudpickle.register_pickle_by_value(job.module)
 
+    pids = {}
+
     def watch(event):
+        if event.kind == "message" and not pids:  # a worker that computes would answer only after its chunks
+            pids.update({name: ray_backend.pid(name) for name in ("worker-0", "worker-1")})
         if event.kind == "step" and event.step == 1:
-            threading.Timer(0.1, os.kill, (ray_backend.pid("worker-1"), signal.SIGKILL)).start()
+            threading.Timer(0.1, os.kill, (pids["worker-1"], signal.SIGKILL)).start()
         if event.kind == "step" and event.step == 3:
-            os.kill(ray_backend.pid("worker-0"), signal.SIGKILL)
+            os.kill(pids["worker-0"], signal.SIGKILL)
 
     run = Run(job.experiment.with_overrides({"runtime.workers": 2}), tmp_path / "run", ray_backend, watch)
     assert_same(run, Run(job.experiment, tmp_path / "straight"))
