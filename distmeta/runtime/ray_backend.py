@@ -25,7 +25,7 @@ from typing import Any
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 # A cluster of this machine: Ray's own 15 leaves its workers a thirtieth of a core that another process wants too.
-os.environ.setdefault("RAY_worker_niceness", "0")  # noqa: SIM112 (Ray's spelling)
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 import ray
 from ray import cloudpickle, exceptions
