@@ -22,6 +22,7 @@
         ├── WorkerLost               a process or a node died
         ├── WorkerTimeout            a chunk took longer than it may
         ├── ServerLost               the parameter server's process or node died
+        ├── ChunksMissing            a step cannot be applied yet: gradients were lost on their way
         ├── ClusterTooSmall          the cluster cannot hold the workers asked for
         └── FailureBudgetExceeded    too many losses in too short a time
 
@@ -169,6 +170,10 @@ class WorkerTimeout(RuntimeFailure):
 
 class ServerLost(RuntimeFailure):
     """The parameter server's process or node died."""
+
+
+class ChunksMissing(RuntimeFailure):
+    """A step was to be applied before the gradients of all its chunks had come; nothing was changed."""
 
 
 class ClusterTooSmall(RuntimeFailure):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -187,6 +187,14 @@ class MetaGradient:
     metrics: Mapping[str, torch.Tensor]
 
 
+class Span(NamedTuple):
+    """What a process did from when to when, in seconds by its clock, see :mod:`distmeta.runtime.step_time`."""
+
+    name: str
+    start: float
+    end: float
+
+
 @dataclass(frozen=True)
 class ChunkResult:
     """The small header that a worker sends to the driver; the gradient vector travels apart, to the server.
@@ -199,6 +207,7 @@ class ChunkResult:
         seconds: wall time in the worker.
         calibration: sums of each task that are pooled over all tasks, ``[T, rows, bins]``, see
             :class:`distmeta.calibration.Calibration`; ``None`` in training, and without probabilities.
+        spans: what the worker did, one after the other: ``sample``, ``compute``, ``flatten``.
     """
 
     chunk: Chunk
@@ -207,6 +216,7 @@ class ChunkResult:
     metrics: Mapping[str, FloatArray]
     seconds: float
     calibration: FloatArray | None = None
+    spans: tuple[Span, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -217,8 +227,10 @@ class ParamVersion:
         version: outer steps applied so far.
         grad_norm: Euclidean norm of the mean meta-gradient of the last step, before clipping.
         lr: learning rate of the last step.
+        spans: what the server did for it: ``reduce`` once for each chunk, then ``apply``.
     """
 
     version: int
     grad_norm: float
     lr: float
+    spans: tuple[Span, ...] = ()

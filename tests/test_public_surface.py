@@ -114,7 +114,7 @@ COMMANDS = {
     "--max-classes --max-examples --max-pixels --max-tasks --no-batch --port --replicas --token",
     "submit": "job --address --data --json --no-wait --run-dir --set --tracking-uri --workers",
     "track sync": "run_dir --json --tracking-uri",
-    "train": f"job --data --json --run-dir --set {PLACE} {TRACKING}",
+    "train": f"job --data --json --profile --profile-steps --run-dir --set {PLACE} {TRACKING}",
 }
 
 

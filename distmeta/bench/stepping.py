@@ -83,7 +83,10 @@ class SteppedRun:
 
     def _train(self) -> None:
         try:
-            driver = Driver(self._experiment, CheckpointStore(self._folder), self._watch)
+            # Before it stands still, a step leaves no work for the next one under way: that would be free of charge.
+            driver = Driver(
+                self._experiment, CheckpointStore(self._folder), self._watch, may_lease_ahead=lambda: self._left > 1
+            )
             try:
                 driver.start(self._backend)
                 self._started = time.perf_counter()

@@ -37,11 +37,16 @@ def inspect(run_dir: RunDir, as_json: Json = False) -> None:
         facts["best"] = f"step {best['step']}: meta-validation {best['metric']} {abs(best['score']):.4f}"
     for name in [name for name in test or {} if not name.endswith("_ci95")]:
         facts[f"test {name}"] = f"{test[name]:.4f} ± {test[name + '_ci95']:.4f}"
+    spent = facts.pop("time")
     damaged = facts.pop("damaged")
     facts |= {f"damaged {step}": damage for step, damage in damaged.items()}
     for key, value in facts.items():
         if value is not None:
             console.out.print(f"{key:<{max(map(len, facts))}}  {value}")
+    if spent:
+        console.out.print("a step, of the mean worker:")
+    for line in spent:
+        console.out.print(f"  {line}")
     lost = any(name.startswith("checkpoint") for name in damaged)
     if facts["status"] in ("interrupted", "failed") or lost:
         console.out.print(f"Go on with: distmeta resume {run_dir}")

@@ -36,7 +36,17 @@ if TYPE_CHECKING:
 
 
 @with_options
-def train(job: JobFile, options: RunOptions, run_dir: NewRunDir = None) -> None:
+def train(
+    job: JobFile,
+    options: RunOptions,
+    run_dir: NewRunDir = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Keep a time line of all processes, a Chrome trace; see --profile-steps.")
+    ] = False,
+    profile_steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of the time line, after the warm-up; 10.")
+    ] = None,
+) -> None:
     """Meta-train by a job file: progress, validation, final meta-test accuracy with its 95 % interval."""
     with watching(options.as_json) as view:
         view.phase(f"loading {job}")
@@ -44,7 +54,8 @@ def train(job: JobFile, options: RunOptions, run_dir: NewRunDir = None) -> None:
         from distmeta.cli import show
         from distmeta.run.training import meta_train
 
-        result = meta_train(loaded, run_dir=run_dir, place=options.place(view))
+        steps = profile_steps or (10 if profile else None)
+        result = meta_train(loaded, run_dir=run_dir, place=options.place(view), profile=steps)
     show.result(result, loaded, options.as_json)
 
 

@@ -84,6 +84,8 @@ def result(found: RunResult, job: Job, as_json: bool) -> None:
                 "best_step": found.best_step,
                 "test": found.test.summary() if found.test else None,
                 "report": str(found.report) if found.report else None,
+                "profile": str(found.profile) if found.profile else None,
+                "spent": list(found.spent),
             }
         )
         return
@@ -108,6 +110,10 @@ def result(found: RunResult, job: Job, as_json: bool) -> None:
         console.out.print(f"curves   {found.curves}")
     for path in found.pictures:
         console.out.print(f"picture  {path}")
+    if found.profile is not None:
+        console.out.print(f"profile  {found.profile}  (open it at ui.perfetto.dev); a step, of the mean worker:")
+        for line in found.spent:
+            console.out.print(f"  {line}")
     if found.how_to_open:
         console.out.print(f"browser  {found.how_to_open}")
 

@@ -14,6 +14,7 @@
             curves.png, *.png   pictures
             report.json         what the report needs of the learner and the data: example tasks, dataset card
             report.html         the report, see :mod:`distmeta.run.reporting`
+            profile.json        time line of some steps (Chrome trace), see :mod:`distmeta.runtime.timeline`
             evaluations/        later evaluations, one file each
             reproduction.json   ours beside the published number, for runs of a protocol card
             errors/             the full text of errors that came from elsewhere
@@ -44,6 +45,7 @@ from distmeta.run.kept_code import keep_modules, require_modules
 from distmeta.run.lock import LOCK_FILE, cannot_write
 from distmeta.run.record import DatasetFacts, KeptJob, LearnedFrom, RunRecord, Status
 from distmeta.runtime.checkpoint import CheckpointStore
+from distmeta.runtime.timeline import Timeline
 from distmeta.tracking.metrics_file import METRICS_FILE, read_metrics
 from distmeta.tracking.mlflow_errors import ERROR_FOLDER
 from distmeta.tracking.tracking_record import RECORD_FILE, TrackingRecord
@@ -51,7 +53,7 @@ from distmeta.tracking.tracking_record import RECORD_FILE, TrackingRecord
 _RUN, _COPY, _EXPERIMENT, _CODE = "run.json", ".run.json.copy", "experiment.json", "code"
 _CHECKPOINTS, _EVALUATIONS = "checkpoints", "evaluations"
 _RESULT, _REPRODUCTION, _CURVES = "result.json", "reproduction.json", "curves"
-_REPORT, _PAGE = "report.json", "report.html"
+_REPORT, _PAGE, _PROFILE = "report.json", "report.html", "profile.json"
 NEEDED, KEPT, CODE = (_RUN, _EXPERIMENT), (_RESULT, _JOB), _CODE
 """What a run is used by, beside checkpoints: files that it needs, files that it may have, the folder of its code."""
 
@@ -358,6 +360,12 @@ class RunDirectory:
     def page(self) -> Path:
         """Path of ``report.html``, which :mod:`distmeta.run.reporting` writes."""
         return self.path / _PAGE
+
+    def keep_profile(self, timeline: Timeline) -> Path:
+        """Write the time line of some steps."""
+        path = self.path / _PROFILE
+        write_whole(path, timeline.to_json().encode())
+        return path
 
     def keep_result(self, values: Mapping[str, Any]) -> Path:
         """Write the meta-test report."""

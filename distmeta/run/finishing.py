@@ -37,6 +37,8 @@ class RunResult:
         pictures: PNGs of how the learner learns.
         how_to_open: the command that opens MLflow's record; empty without MLflow.
         report: the report, an HTML file; ``None`` where it could not be written.
+        profile: the time line of some steps, a Chrome trace; ``None`` where none was asked for.
+        spent: five lines, where the time of those steps went.
     """
 
     run_dir: Path
@@ -48,6 +50,8 @@ class RunResult:
     pictures: tuple[Path, ...] = ()
     how_to_open: str = ""
     report: Path | None = None
+    profile: Path | None = None
+    spent: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         test = {name: self.test.text(name) for name in self.test.names} if self.test else None

@@ -8,6 +8,7 @@ from typing import Any
 
 from distmeta.errors import ConfigError, FileDamaged, RuntimeFailure
 from distmeta.run.directory import RunDirectory
+from distmeta.runtime.step_time import summary
 
 
 def inspect_run(run_dir: Path | str) -> dict[str, Any]:
@@ -42,11 +43,19 @@ def inspect_run(run_dir: Path | str) -> dict[str, Any]:
         "kernel": last.record["kernel"] if last else None,
         "batch_norm": settings.get("learner", {}).get("batch_norm"),
         "test": record.test,
+        "time": _time(directory),
         "damaged": damaged,
         "error": record.error if status == "failed" else None,
         "mlflow_run_id": run_id,
         "experiment": settings,
     }
+
+
+def _time(directory: RunDirectory) -> list[str]:
+    """Where the time of the steps went, five lines; none for runs of older versions, which did not measure it."""
+    with suppress(RuntimeFailure):  # the metrics are among what is damaged
+        return summary(directory.metrics())
+    return []
 
 
 def damage(directory: RunDirectory) -> dict[str, str]:

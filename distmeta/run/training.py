@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from contextlib import ExitStack, nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from distmeta.run.place import Place
 from distmeta.runtime.checkpoint import Checkpoint
 from distmeta.runtime.driver import Driver
 from distmeta.runtime.events import Event
+from distmeta.runtime.timeline import Timeline
 from distmeta.tasks.base import TaskDistribution
 from distmeta.tracking.git_state import git_tags
 from distmeta.tracking.tracker import DatasetInput, Tracker, writing
@@ -33,6 +35,7 @@ def meta_train(
     run_dir: Path | str | None = None,
     resume: bool = False,
     place: Place | None = None,
+    profile: int | None = None,
 ) -> RunResult:
     """Run an experiment to its end.
 
@@ -41,6 +44,8 @@ def meta_train(
         run_dir: a new folder; ``runs/NAME-TIME`` when left out.
         resume: go on from the last checkpoint in ``run_dir``.
         place: where it computes and where it is recorded; this process when left out.
+        profile: keep the time line of so many steps after the warm-up as ``profile.json`` in the run directory, a
+            Chrome trace.
 
     Returns:
         The result; the model with its parameters is in the checkpoints of the run directory.
@@ -49,12 +54,13 @@ def meta_train(
         ConfigError: the run directory exists already (nothing is overwritten), cannot be written, or is not a run.
         DistmetaError: see the tree in :mod:`distmeta.errors`.
     """
-    result, _ = _run(experiment, run_dir, resume, place or Place())
+    timeline = None if profile is None else Timeline(profile)
+    result, _ = _run(experiment, run_dir, resume, place or Place(), timeline)
     return result
 
 
 def _run(
-    what: Experiment | Job, run_dir: Path | str | None, resume: bool, place: Place
+    what: Experiment | Job, run_dir: Path | str | None, resume: bool, place: Place, timeline: Timeline | None = None
 ) -> tuple[RunResult, tuple[Driver, Checkpoint]]:
     experiment = what.experiment if isinstance(what, Job) else what
     directory = RunDirectory.open(run_dir or ".") if resume else RunDirectory.new(run_dir, experiment.name)
@@ -66,7 +72,7 @@ def _run(
         try:
             place.phase("checking tasks and data")
             # Raises where the experiment is invalid. Ray starts while the model is probed.
-            driver = Driver(experiment, store, place.watch, before_probe=opening.begin)
+            driver = Driver(experiment, store, place.watch, before_probe=opening.begin, timeline=timeline)
         except BaseException:
             directory.discard()
             raise
@@ -91,9 +97,10 @@ def _run(
                 tracker.truncate(driver.first_step)  # rows after the last checkpoint, whose steps are done again
                 tags = _tags(what, experiment, infos[0].kernel)
                 tracker.start(flatten(experiment.settings()), tags, _dataset(experiment.tasks))
-                trained = driver.train(tracker)
+                with _kept(timeline, directory) as profiled:
+                    trained = driver.train(tracker)
                 with writing(directory.path):
-                    result = finish(directory, experiment, driver, trained, tracker, place)
+                    result = replace(finish(directory, experiment, driver, trained, tracker, place), **profiled)
             except KeyboardInterrupt:
                 with suppress(OSError):  # on a full disk the record stays "running", of a process that is gone
                     directory.update(status="interrupted")
@@ -111,6 +118,18 @@ def _run(
                 with suppress(ServerLost):
                     driver.close()
     return result, (driver, trained.best)
+
+
+@contextmanager
+def _kept(timeline: Timeline | None, directory: RunDirectory) -> Iterator[dict[str, Any]]:
+    """Write the time line at the end, of a run that was interrupted too; fills in the fields of the result."""
+    found: dict[str, Any] = {}
+    try:
+        yield found
+    finally:
+        if timeline is not None and timeline.steps:
+            with writing(directory.path):
+                found |= {"profile": directory.keep_profile(timeline), "spent": tuple(timeline.summary())}
 
 
 def _close_finished(tracker: Tracker, folder: Path) -> str:

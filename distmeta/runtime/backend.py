@@ -41,6 +41,8 @@ class Backend(ABC):
     """Starts actors, calls their methods without waiting, and moves results by reference."""
 
     name: str
+    overlaps = True
+    """Whether calls return before the work is done, so that the next work can be sent early."""
 
     @abstractmethod
     def default_workers(self, threads: int) -> int:
@@ -159,6 +161,7 @@ class LocalBackend(Backend):
     """
 
     name = "local"
+    overlaps = False
 
     def __init__(self, fault: Fault | None = None) -> None:
         self._fault = fault

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from distmeta.errors import DistmetaError, FailureBudgetExceeded, ServerLost
+from distmeta.errors import ChunksMissing, DistmetaError, FailureBudgetExceeded, ServerLost
 from distmeta.experiment.experiment import Experiment
 from distmeta.intervals import EvaluationReport
 from distmeta.learners.base import MetaLearner
@@ -24,11 +23,13 @@ from distmeta.runtime.evaluation import cautions, evaluate, require_tasks
 from distmeta.runtime.events import Event, Log, NullLog
 from distmeta.runtime.outer_optimizer import require_schedulefree
 from distmeta.runtime.parameter_server import ParameterServer
-from distmeta.runtime.pool import WorkerPool, describe
+from distmeta.runtime.pool import Batch, WorkerPool, describe
 from distmeta.runtime.resuming import require_same_run
+from distmeta.runtime.step_time import STEP, Clocks, Laps, breakdown, metric, now
+from distmeta.runtime.timeline import Step, Timeline, Work
 from distmeta.runtime.worker import WorkerInfo, WorkerSetup
 from distmeta.seeding import rng
-from distmeta.types import ChunkResult, ParamVersion, Split, TaskRef
+from distmeta.types import Chunk, ChunkResult, ParamVersion, Split, TaskRef
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,24 @@ class Trained:
     test: EvaluationReport | None
 
 
+@dataclass(eq=False)
+class _Leased:
+    """The chunks of one step that workers have, and when its calls were sent and answered.
+
+    Args:
+        step: the outer step.
+        parts: its chunks.
+        ahead: leased before the end of the step before was known here.
+    """
+
+    step: int
+    parts: Sequence[Chunk]
+    ahead: bool
+    batch: Batch = field(init=False)
+    sent: dict[int, float] = field(default_factory=dict)
+    received: dict[int, float] = field(default_factory=dict)
+
+
 class Driver:
     """Runs one experiment. Constructing it checks everything that can be checked, before any worker starts.
 
@@ -56,6 +75,9 @@ class Driver:
         store: checkpoints; the run goes on from the newest whole one.
         watch: called with every :class:`Event`.
         before_probe: called when tasks, data and settings are in order, before the model is probed.
+        timeline: keeps some steps for a picture, see :mod:`distmeta.runtime.timeline`.
+        may_lease_ahead: asked after each step whether the chunks of the next may be sent to the workers at once,
+            before the step is reported.
 
     Raises:
         ContractError, DataError, ConfigError: the experiment cannot run.
@@ -69,8 +91,14 @@ class Driver:
         watch: Callable[[Event], None] = lambda event: None,
         *,
         before_probe: Callable[[], None] = lambda: None,
+        timeline: Timeline | None = None,
+        may_lease_ahead: Callable[[], bool] = lambda: True,
     ) -> None:
         self._experiment, self._store, self._watch = experiment, store, watch
+        self._timeline, self._may_lease_ahead = timeline, may_lease_ahead
+        self._clocks = Clocks()
+        self._ahead: _Leased | None = None  # chunks of the next step that workers have already
+        self._applied = 0.0  # when the newest version was there
         self._log: Log = NullLog()
         self._pool: WorkerPool | None = None
         self._server: Any = None
@@ -141,6 +169,8 @@ class Driver:
         """
         self._log = log
         step, stopped = self._start_checkpoint.step, self._out_of_patience()
+        if self._timeline is not None:
+            self._timeline.begin(step, self._experiment.outer.iterations)
         self._warn_of_kernel(self._start_checkpoint)
         if stopped or step >= self._experiment.outer.iterations:
             self._say(step, f"Training ended at step {step} already; the meta-test follows.")
@@ -187,50 +217,109 @@ class Driver:
     # -- one step --------------------------------------------------------------------------------------------------
 
     def _step(self, step: int) -> None:
-        """Lease the chunks of one meta-batch, sum their gradients in the server, apply them."""
-        outer, started = self._experiment.outer, time.perf_counter()
-        parts = chunks.split(outer.meta_batch_size, self._experiment.runtime.chunk_size, split="meta_train", step=step)
+        """Have the chunks of one meta-batch computed, sum their gradients in the server, apply them."""
+        laps = Laps()
+        leased, self._ahead = self._ahead or self._lease(step), None
+        laps.lap("lease")
+        results = leased.batch.results()
+        laps.lap("wait")
+        self._consistent = False
+        header = self._apply(leased)
+        laps.lap("apply")
+        self._report(leased, results, header, laps)
+
+    def _lease(self, step: int, *, ahead: bool = False) -> _Leased:
+        """Send the first chunks of a step to the workers; their gradients go on to the server as they come."""
+        outer, size = self._experiment.outer, self._experiment.runtime.chunk_size
+        parts = chunks.split(outer.meta_batch_size, size, split="meta_train", step=step)
         call, vector = self._backend.call, self._vector
+        leased = _Leased(step, parts, ahead)
+
+        def submit(worker: Any, chunk: Chunk) -> Any:
+            leased.sent.setdefault(chunk.id, now())
+            return call(worker, "train_chunk", chunk, step, vector, parts=2)
 
         def deliver(header: ChunkResult, gradient: Any) -> Any:
             chunk = header.chunk
+            leased.received[chunk.id] = now()
             return call(self._server, "accumulate", step, chunk.id, len(parts), chunk.size, gradient)
 
-        results = self._workers.run(
-            parts, lambda worker, chunk: call(worker, "train_chunk", chunk, step, vector, parts=2), deliver
-        )
-        self._consistent = False
-        published, self._vector = call(self._server, "apply", step, parts=2)
-        header: ParamVersion = self._backend.fetch(published)
-        self._report(results, header, time.perf_counter() - started)
+        leased.batch = self._workers.begin(parts, submit, deliver)
+        return leased
 
-    def _report(self, results: list[ChunkResult], header: ParamVersion, seconds: float) -> None:
+    def _apply(self, leased: _Leased) -> ParamVersion:
+        """Let the server take the step, and lease the chunks of the next one meanwhile.
+
+        The server does its calls in the order in which they were sent, so the arrival of the gradients is not waited
+        for. Where one was lost, the server refuses, and everything is done again that came of it.
+        """
+        step, call = leased.step, self._backend.call
+        while True:
+            sent = now()
+            published, self._vector = call(self._server, "apply", step, parts=2)
+            if self._leases_ahead(step + 1):
+                self._ahead = self._lease(step + 1, ahead=True)
+            try:
+                header: ParamVersion = self._backend.fetch(published)
+            except ChunksMissing:
+                self._ahead = None
+                if not leased.batch.settle():
+                    raise
+            else:
+                began, ended = header.spans[-1].start, header.spans[-1].end
+                self._clocks.observe(SERVER, sent=sent, began=began, ended=ended, received=now())
+                return header
+
+    def _leases_ahead(self, step: int) -> bool:
+        """Whether the chunks of ``step`` may be leased while the step before it is applied."""
+        more = step < self._experiment.outer.iterations and not self._validation_is_due(step)
+        return more and self._backend.overlaps and self._may_lease_ahead()
+
+    def _report(self, leased: _Leased, results: list[ChunkResult], header: ParamVersion, laps: Laps) -> None:
         columns = chunks.metrics(results)
         counters = self._workers.counters
+        for result in results:
+            sent, received = leased.sent[result.chunk.id], leased.received[result.chunk.id]
+            began, ended = result.spans[0].start, result.spans[-1].end
+            self._clocks.observe(result.worker, sent=sent, began=began, ended=ended, received=received)
+        server = self._clocks.aligned(SERVER, header.spans)
+        work = [Work(r.worker, r.chunk, self._clocks.aligned(r.worker, r.spans)) for r in results]
+        start = self._applied if leased.ahead else laps.spans[0].start
+        self._applied = end = max(start, server[-1].end)
+        spent = breakdown(start, end, self._workers.size, [span for one in work for span in one.spans], server)
         values = {f"train/{name}": float(np.mean(column, dtype=np.float64)) for name, column in columns.items()}
         values |= {
             "train/grad_norm": header.grad_norm,
             "train/lr": header.lr,
-            "runtime/tasks_per_second": sum(r.chunk.size for r in results) / seconds,
+            "runtime/tasks_per_second": sum(r.chunk.size for r in results) / max(end - start, 1e-9),
             "runtime/worker_losses": counters.losses,
             "runtime/duplicate_leases": counters.duplicates,
+            STEP: end - start,
+            **{metric(part): seconds for part, seconds in spent.items()},
         }
+        if self._timeline is not None and self._timeline.wants(header.version):
+            names = sorted({*self._workers.names, *(one.worker for one in work)})
+            self._timeline.add(Step(header.version, start, end, names, work, server, laps.spans, values))
         self._log.metrics(header.version, values)
         self._watch(Event("step", header.version, values=values, of=self._experiment.outer.iterations))
 
     def _after(self, step: int) -> bool:
         """Meta-validation and checkpoint where they are due; whether to stop early."""
-        evaluation, runtime = self._experiment.evaluation, self._experiment.runtime
-        last = step == self._experiment.outer.iterations
-        due = bool(evaluation.every) and "meta_validation" in self._experiment.tasks.splits
+        runtime, last = self._experiment.runtime, step == self._experiment.outer.iterations
         stop = False
-        if due and (step % evaluation.every == 0 or last):
+        if self._validation_is_due(step):
             stop = self._validate(step)
             self._checkpoint()
         elif step % runtime.checkpoint_every == 0 or last:
             self._checkpoint()
         self._consistent = True
         return stop
+
+    def _validation_is_due(self, step: int) -> bool:
+        every = self._experiment.evaluation.every
+        if not every or "meta_validation" not in self._experiment.tasks.splits:
+            return False
+        return step % every == 0 or step == self._experiment.outer.iterations
 
     def _validate(self, step: int) -> bool:
         settings = self._experiment.evaluation
@@ -302,6 +391,7 @@ class Driver:
             text = f"The parameter server was lost {self._server_losses} times: {error.message}"
             raise FailureBudgetExceeded(text, raw=error.raw)
         self._backend.kill(self._server)  # it may only be out of reach
+        self._ahead = None
         checkpoint = self._newest()
         self._record["best"] = checkpoint.record["best"]
         self._say(step, f"{error.message} Doing steps {checkpoint.step} to {step} again.")

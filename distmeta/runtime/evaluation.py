@@ -76,12 +76,10 @@ def evaluate(
         chunk_size: tasks per call.
     """
     parts = chunks.split(tasks, chunk_size, split=split, step=0)
-    results = pool.run(
-        parts,
-        lambda worker, chunk: (backend.call(worker, "evaluate_chunk", chunk, version, vector, seed), None),
-        lambda header, payload: None,
+    batch = pool.begin(
+        parts, lambda worker, chunk: (backend.call(worker, "evaluate_chunk", chunk, version, vector, seed), None)
     )
-    return chunks.report(results, split, seed)
+    return chunks.report(batch.results(), split, seed)
 
 
 def evaluate_on(

@@ -12,11 +12,12 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from distmeta.errors import NonFiniteGradientError, RuntimeFailure
+from distmeta.errors import ChunksMissing, NonFiniteGradientError, RuntimeFailure
 from distmeta.experiment.settings import Outer
 from distmeta.runtime.chunks import TreeSum
 from distmeta.runtime.outer_optimizer import OuterOptimizer
-from distmeta.types import FloatArray, ParamVersion
+from distmeta.runtime.step_time import Laps
+from distmeta.types import FloatArray, ParamVersion, Span
 
 
 class ParameterServer:
@@ -49,6 +50,7 @@ class ParameterServer:
         self._published = ParamVersion(version=version, grad_norm=math.nan, lr=math.nan)
         self._sum: TreeSum | None = None
         self._tasks: dict[int, int] = {}
+        self._spans: list[Span] = []
 
     def accumulate(self, step: int, chunk: int, chunks: int, tasks: int, gradient: FloatArray) -> None:
         """Take the summed gradient of one chunk of ``step``; a chunk that came before is ignored.
@@ -64,10 +66,13 @@ class ParameterServer:
             return  # a late duplicate of a step that is done
         if step > self._published.version:
             raise RuntimeFailure(f"A gradient of step {step} came at version {self._published.version}.")
+        laps = Laps()
         if self._sum is None:
-            self._sum, self._tasks = TreeSum(chunks), {}
+            self._sum, self._tasks, self._spans = TreeSum(chunks), {}, []
         self._sum.add(chunk, gradient)
         self._tasks[chunk] = tasks
+        laps.lap("reduce")
+        self._spans += laps.spans
 
     def apply(self, step: int) -> tuple[ParamVersion, FloatArray]:
         """One outer step with the mean gradient of all chunks; again for the same step returns what it returned.
@@ -76,12 +81,17 @@ class ParameterServer:
             The header of version ``step + 1`` and the flat vector ``[P]``.
 
         Raises:
+            ChunksMissing: not every chunk of the step has come; the parameters are as before.
             NonFiniteGradientError: the mean gradient is NaN or infinite; the parameters are as before.
         """
         if step < self._published.version:
             return self._published, self.vector()
-        if self._sum is None or step > self._published.version:
-            raise RuntimeFailure(f"There is no gradient for step {step} at version {self._published.version}.")
+        if self._sum is None or not self._sum.complete or step > self._published.version:
+            raise ChunksMissing(
+                f"There is no gradient for step {step} at version {self._published.version}: it has {len(self._tasks)} "
+                "of its chunks."
+            )
+        laps = Laps()
         mean = torch.from_numpy(self._sum.total / np.asarray(sum(self._tasks.values()), self._sum.total.dtype))
         norm = _norm(mean)
         if not math.isfinite(norm):
@@ -94,9 +104,11 @@ class ParameterServer:
         if self._outer.clip_norm is not None:
             mean = mean * min(1.0, self._outer.clip_norm / max(_norm(mean), 1e-12))
         lr = self._optimizer.step(step, mean)
-        self._sum = None
-        self._published = ParamVersion(version=step + 1, grad_norm=norm, lr=lr)
-        return self._published, self.vector()
+        self._sum, self._tasks = None, {}
+        vector = self.vector()
+        laps.lap("apply")
+        self._published = ParamVersion(version=step + 1, grad_norm=norm, lr=lr, spans=(*self._spans, *laps.spans))
+        return self._published, vector
 
     def vector(self) -> FloatArray:
         """A copy of the meta-parameters ``[P]`` that gradients are taken at."""

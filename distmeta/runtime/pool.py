@@ -39,6 +39,10 @@ Deliver = Callable[[ChunkResult, Any], Any]
 """(header, payload reference) -> a reference that becomes ready when the payload has arrived, or None."""
 
 
+def _deliver_nothing(header: ChunkResult, payload: Any) -> None:
+    """Results that are in the header have no payload."""
+
+
 @dataclass(eq=False)
 class _Member:
     name: str
@@ -51,7 +55,7 @@ class _Member:
 
 @dataclass(eq=False)
 class _Lease:
-    batch: _Batch
+    batch: Batch
     chunk: Chunk
     member: _Member
     started: float
@@ -124,29 +128,22 @@ class WorkerPool:
                 self._lose(member, error)
         return tuple(infos)
 
-    def run(self, chunks: Sequence[Chunk], submit: Submit, deliver: Deliver) -> list[ChunkResult]:
-        """Compute every chunk once, whatever happens to the workers on the way.
+    def begin(self, chunks: Sequence[Chunk], submit: Submit, deliver: Deliver = _deliver_nothing) -> Batch:
+        """Lease the first chunks of a batch to the workers that have room; returns at once.
 
         Args:
-            chunks: what to compute.
+            chunks: what to compute, every chunk once, whatever happens to the workers on the way.
             submit: starts a chunk on a worker.
-            deliver: passes a payload on; a chunk is done when that has happened.
-
-        Returns:
-            The headers, in the order of ``chunks``.
-
-        Raises:
-            FailureBudgetExceeded: workers were lost too often.
-            DistmetaError: what a worker raised, with the task that reproduces it.
+            deliver: passes a payload on, without waiting for its arrival.
         """
-        batch = _Batch(self, chunks, submit, deliver)
-        try:
-            while not batch.done:
-                batch.step()
-        finally:
-            # Drop payloads in transit, which this batch no longer needs; keep running chunks: their workers are busy.
-            self._running = {ref: lease for ref, lease in self._running.items() if lease.header is None}
-        return batch.results
+        batch = Batch(self, chunks, submit, deliver)
+        batch.lease()
+        return batch
+
+    @property
+    def names(self) -> list[str]:
+        """The workers that there are now."""
+        return [member.name for member in self._members]
 
     def close(self) -> None:
         """End the workers."""
@@ -190,8 +187,11 @@ class WorkerPool:
         self._members[self._members.index(member)] = self._start()
 
 
-class _Batch:
-    """One pass of a pool over some chunks."""
+class Batch:
+    """One pass of a pool over some chunks, from :meth:`WorkerPool.begin`.
+
+    A batch that is left before its end costs nothing but the time of the workers that are computing its chunks.
+    """
 
     def __init__(self, pool: WorkerPool, chunks: Sequence[Chunk], submit: Submit, deliver: Deliver) -> None:
         self._pool, self._submit, self._deliver = pool, submit, deliver
@@ -199,21 +199,50 @@ class _Batch:
         self._chunks = {chunk.id: chunk for chunk in chunks}
         self._pending = deque(chunks)
         self._headers: dict[int, ChunkResult] = {}
+        self._sent: dict[int, tuple[Any, _Lease]] = {}  # payloads under way to where they were delivered
         self._attempts: dict[int, int] = dict.fromkeys(self._chunks, 0)
         self._deaths: dict[int, int] = dict.fromkeys(self._chunks, 0)  # workers lost while they computed a chunk
         self._failed_on: dict[int, set[_Member]] = {chunk_id: set() for chunk_id in self._chunks}
 
-    @property
-    def done(self) -> bool:
-        return len(self._headers) == len(self._chunks)
-
-    @property
     def results(self) -> list[ChunkResult]:
+        """Wait until every chunk is computed and its payload on its way.
+
+        Returns:
+            The headers, in the order of the chunks.
+
+        Raises:
+            FailureBudgetExceeded: workers were lost too often.
+            DistmetaError: what a worker raised, with the task that reproduces it.
+        """
+        while len(self._headers) < len(self._chunks):
+            self._step()
         return [self._headers[chunk_id] for chunk_id in self._chunks]
 
-    def step(self) -> None:
+    def settle(self) -> bool:
+        """Wait until the payloads have arrived; chunks whose payload was lost are computed again.
+
+        Returns:
+            Whether any was still on its way.
+
+        Raises:
+            DistmetaError: as :meth:`results`; and what kept the receiver from taking a payload.
+        """
+        anything = bool(self._sent)
+        while self._sent:
+            for chunk_id, (arrival, lease) in self._sent.items():
+                del self._headers[chunk_id]
+                self._pool._running[arrival] = lease
+            self._sent = {}
+            try:
+                self.results()
+            finally:
+                # Arrivals that nobody waits for any more; running chunks stay: their workers are busy.
+                self._pool._running = {r: lease for r, lease in self._pool._running.items() if lease.header is None}
+        return anything
+
+    def _step(self) -> None:
         """Lease what can be leased, wait for one answer, act on all that are there."""
-        self._lease()
+        self.lease()
         running = self._pool._running
         waiting = list(running) + [m.info for m in self._pool._members if m.kernel is None]
         for ref in self._backend.wait(waiting, timeout=1.0):
@@ -224,7 +253,8 @@ class _Batch:
                 self._guard(member, lambda m=member: self._pool._admit(m))  # type: ignore[misc]
         self._expire()
 
-    def _lease(self) -> None:
+    def lease(self) -> None:
+        """Lease what can be leased."""
         free = [m for m in self._pool._members if m.kernel is not None]
         for _ in range(self._runtime.leases_per_worker):
             # One round gives every worker one more chunk, so that a small batch spreads over all of them.
@@ -282,9 +312,9 @@ class _Batch:
                 if lease.batch is not self:
                     return
                 arrival = None if chunk_id in self._headers else self._deliver(value, lease.payload)
+                lease.payload = None  # it is kept by whoever has not received it yet
                 if arrival is not None:
-                    self._pool._running[arrival] = lease
-                    return
+                    self._sent[chunk_id] = arrival, lease
             self._headers.setdefault(chunk_id, lease.header)
 
         self._guard(lease.member, act, lease)

@@ -24,6 +24,8 @@ from typing import Any
 # Set before ray is imported: it reads them once. Reporting and reminders are off unless the user asks for them.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# A cluster of this machine: Ray's own 15 leaves its workers a thirtieth of a core that another process wants too.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 import ray
 from ray import cloudpickle, exceptions

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from distmeta.errors import NonFiniteGradientError
 from distmeta.learners.base import MetaLearner
 from distmeta.learners.param_layout import ParamLayout
 from distmeta.malloc import keep_freed_memory
+from distmeta.runtime.step_time import Laps
 from distmeta.seeding import torch_seed
 from distmeta.tasks import controls
 from distmeta.tasks.base import TaskDistribution
@@ -107,40 +107,45 @@ class Worker:
         Raises:
             NonFiniteGradientError: a task's loss or the gradient is NaN or infinite; names the task.
         """
-        started = time.perf_counter()
-        params, episodes = self._prepare(chunk, chunk.refs, vector, self._setup.seed)
+        laps = Laps()
+        params, episodes = self._prepare(chunk, chunk.refs, vector, self._setup.seed, laps)
         result = self._learner.at_step(chunk.step).meta_gradient(params, episodes)
         self._require_finite(chunk, result.metrics["loss"])
+        laps.lap("compute")
         gradient = self._setup.layout.flatten(result.gradient)
-        return self._header(chunk, version, dict(result.metrics), started), gradient
+        laps.lap("flatten")
+        return self._header(chunk, version, dict(result.metrics), laps), gradient
 
     def evaluate_chunk(self, chunk: Chunk, version: int, vector: FloatArray, seed: int) -> ChunkResult:
         """Metrics of a chunk after adaptation, with the no-learning baseline of the same tasks beside them."""
-        started = time.perf_counter()
-        measured = [self._measured(chunk, refs, vector, seed) for refs in self._tasks.together(chunk.refs, seed)]
+        laps = Laps()
+        measured = [self._measured(chunk, refs, vector, seed, laps) for refs in self._tasks.together(chunk.refs, seed)]
         metrics = {name: torch.cat([part[name] for part, _ in measured]) for name in measured[0][0]}
         self._require_finite(chunk, metrics["loss"])
         sums = [part for _, part in measured if part is not None]
-        return self._header(chunk, version, metrics, started, torch.cat(sums) if sums else None)
+        return self._header(chunk, version, metrics, laps, torch.cat(sums) if sums else None)
 
     def _measured(
-        self, chunk: Chunk, refs: Sequence[TaskRef], vector: FloatArray, seed: int
+        self, chunk: Chunk, refs: Sequence[TaskRef], vector: FloatArray, seed: int, laps: Laps
     ) -> tuple[Metrics, torch.Tensor | None]:
         """Metrics of tasks of equal shapes, with those that need no learner."""
-        params, episodes = self._prepare(chunk, refs, vector, seed)
+        params, episodes = self._prepare(chunk, refs, vector, seed, laps)
         metrics, calibration = self._evaluator.measure(params, episodes)
         baseline = self._tasks.baseline(episodes)
         if "mse" in metrics and "baseline_loss" in baseline:  # the loss is a likelihood, the baseline's an error
             baseline["baseline_mse"] = baseline.pop("baseline_loss")
         if self._setup.controls:
             baseline |= controls.scores(episodes)
-        return metrics | baseline | self._tasks.exact(refs, seed, episodes), calibration
+        metrics |= baseline | self._tasks.exact(refs, seed, episodes)
+        laps.lap("compute")
+        return metrics, calibration
 
     def _prepare(
-        self, chunk: Chunk, refs: Sequence[TaskRef], vector: FloatArray, seed: int
+        self, chunk: Chunk, refs: Sequence[TaskRef], vector: FloatArray, seed: int, laps: Laps
     ) -> tuple[dict[str, torch.Tensor], Episode]:
         layout = self._setup.layout
         episodes = self._tasks.episodes(refs, seed).to(self._device, layout.torch_dtype)
+        laps.lap("sample")
         # Dropout and other noise inside a model: a function of the chunk, not of the worker.
         torch.manual_seed(torch_seed(seed, "noise", chunk.split, chunk.step, chunk.start))
         return layout.unflatten(vector, self._device), episodes
@@ -156,8 +161,8 @@ class Worker:
             )
 
     def _header(
-        self, chunk: Chunk, version: int, metrics: Metrics, started: float, calibration: torch.Tensor | None = None
+        self, chunk: Chunk, version: int, metrics: Metrics, laps: Laps, calibration: torch.Tensor | None = None
     ) -> ChunkResult:
         numbers = {key: value.detach().cpu().numpy() for key, value in metrics.items()}
         sums = None if calibration is None else calibration.cpu().numpy()
-        return ChunkResult(chunk, version, self._name, numbers, time.perf_counter() - started, sums)
+        return ChunkResult(chunk, version, self._name, numbers, laps.seconds, sums, tuple(laps.spans))

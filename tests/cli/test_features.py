@@ -1,5 +1,6 @@
 """What a person reads after a run on vectors: the heads that need no meta-training, and the gain over them."""
 
+import json
 import re
 
 from helpers import run_command
@@ -52,3 +53,16 @@ def test_no_steps_evaluate_the_learner_as_it_is(tmp_path):
     )
     assert longer.code == 0, longer.err
     assert (tmp_path / "run" / "curves.png").is_file()
+
+
+def test_a_profile_is_kept_and_its_five_lines_are_printed_by_train_and_inspect(tmp_path):
+    (tmp_path / "job.py").write_text(JOB)
+    words = ("--backend", "local", "--no-tracking", "--run-dir", "run", "--profile", "--profile-steps", 1)
+    done = run_command("train", "job.py", *words, folder=tmp_path)
+    assert done.code == 0, done.err
+    assert re.search(r"^profile  run/profile.json  \(open it at ui.perfetto.dev\)", done.out, re.MULTILINE)
+    versions = {e["name"] for e in json.loads((tmp_path / "run" / "profile.json").read_text())["traceEvents"]}
+    assert {"step 2"} == {name for name in versions if name.startswith("step ")}
+    line = r"^  compute +\d+\.\d\d ms +\d+\.\d %  adapt, differentiate, one flat vector$"
+    assert re.search(line, done.out, re.MULTILINE)
+    assert re.search(line, run_command("inspect", "run", folder=tmp_path).out, re.MULTILINE)

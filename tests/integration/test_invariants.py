@@ -18,7 +18,7 @@ import torch
 import distmeta
 import helpers
 from distmeta import MAML, Evaluation, Experiment, FewShot, LocalBackend, Outer, Place, Runtime
-from distmeta.errors import CheckpointMismatch, FailureBudgetExceeded, RuntimeFailure
+from distmeta.errors import CheckpointMismatch, FailureBudgetExceeded, RuntimeFailure, WorkerLost
 from distmeta.run.directory import RunDirectory
 from distmeta.runtime.backend import SERVER
 from distmeta.runtime.checkpoint import CheckpointStore
@@ -134,11 +134,15 @@ def test_killed_workers_change_nothing(cluster, ray_backend, tmp_path):
     job = distmeta.load_job(tmp_path / "slow_job.py")
     cluster.cloudpickle.register_pickle_by_value(job.module)
 
+    pids = {}
+
     def watch(event):
+        if event.text.startswith("2 workers on ray"):  # a worker that computes would answer only after its chunks
+            pids.update({name: ray_backend.pid(name) for name in ("worker-0", "worker-1")})
         if event.kind == "step" and event.step == 1:
-            threading.Timer(0.1, os.kill, (ray_backend.pid("worker-1"), signal.SIGKILL)).start()
+            threading.Timer(0.1, os.kill, (pids["worker-1"], signal.SIGKILL)).start()
         if event.kind == "step" and event.step == 3:
-            os.kill(ray_backend.pid("worker-0"), signal.SIGKILL)
+            os.kill(pids["worker-0"], signal.SIGKILL)
 
     run = Run(job.experiment.with_overrides({"runtime.workers": 2}), tmp_path / "run", ray_backend, watch)
     assert_same(run, Run(job.experiment, tmp_path / "straight"))
@@ -278,6 +282,61 @@ def test_a_server_lost_at_any_call_changes_nothing(at, straight, tmp_path):
         sines().with_overrides({"runtime.workers": 2}), tmp_path, LocalBackend(Faults("lost", {at}, actor=SERVER))
     )
     assert_same(run, straight)
+
+
+class Ahead(LocalBackend):
+    """Sends the next step's chunks early, as a cluster does, and loses gradients between worker and server."""
+
+    overlaps = True
+
+    def __init__(self, fault=None, lost=()):
+        super().__init__(fault)
+        self.lost, self.delivered, self.methods = set(lost), 0, []
+
+    def call(self, actor, method, *args, parts=1):
+        self.methods.append(method)
+        if method == "accumulate":
+            self.delivered += 1
+            if self.delivered in self.lost:
+                return super().call(self.spawn(Gone, "worker-9", None), "gone")
+        return super().call(actor, method, *args, parts=parts)
+
+
+class Gone:
+    def gone(self):
+        raise WorkerLost("The gradient went with worker-9.")
+
+
+def test_the_next_steps_chunks_are_sent_before_the_step_is_known_here_except_before_a_validation(straight, tmp_path):
+    backend = Ahead()
+    assert_same(Run(sines().with_overrides({"runtime.workers": 2}), tmp_path, backend), straight)
+    applied = [n for n, method in enumerate(backend.methods) if method == "apply"]
+    # After the steps 4 and 6, which are validated, the server's state is asked for first.
+    assert [backend.methods[n + 1] for n in applied] == ["train_chunk"] * 3 + ["evaluate_chunk", "train_chunk"] + [
+        "evaluate_chunk"
+    ]
+
+
+@pytest.mark.parametrize("overlaps", [True, False])
+@pytest.mark.parametrize("lost", [{1}, {4}, {6, 7}, {5, 6, 7, 8, 9}, {24}])
+def test_gradients_lost_on_the_way_to_the_server_are_computed_again(lost, overlaps, straight, tmp_path):
+    backend = Ahead(lost=lost)
+    backend.overlaps = overlaps
+    run = Run(sines().with_overrides({"runtime.workers": 2}), tmp_path, backend)
+    assert_same(run, straight)
+    assert run.rows[-1 - 1]["runtime/worker_losses"] >= 1
+    assert backend.delivered >= 4 * STEPS + len(lost)
+
+
+@pytest.mark.parametrize("at", [2, 5, 9, 14, 20, 27, 31])
+def test_a_worker_lost_while_steps_overlap_changes_nothing(at, straight, tmp_path):
+    assert_same(Run(sines().with_overrides({"runtime.workers": 2}), tmp_path, Ahead(Faults("lost", {at}))), straight)
+
+
+@pytest.mark.parametrize("at", [1, 4, 5, 6, 9, 12, 18, 25, 31])
+def test_a_server_lost_while_steps_overlap_changes_nothing(at, straight, tmp_path):
+    backend = Ahead(Faults("lost", {at}, actor=SERVER))
+    assert_same(Run(sines().with_overrides({"runtime.workers": 2}), tmp_path, backend), straight)
 
 
 @pytest.mark.parametrize("calls", [(2,), (3, 9), (5, 6, 20), (2, 7, 12, 17, 22, 27)])
