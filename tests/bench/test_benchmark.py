@@ -91,7 +91,7 @@ def test_random_images_are_tasks_like_others():
 def test_the_built_in_case_takes_settings_and_learners():
     experiment = cases.random_images("Reptile").with_overrides({"tasks.size": 14, "learner.inner_steps": 2})
     assert type(experiment.learner).__name__ == "Reptile"
-    assert cases.ready(experiment.with_overrides({"tasks.ways": 3})).config.vectorise == "vmap"
+    assert cases.ready(experiment.with_overrides({"tasks.ways": 3})).config.vectorise == "vmap-2"
     assert cases.has_inner_steps(experiment)
     assert not cases.has_inner_steps(cases.random_images("ProtoNet"))
     with pytest.raises(ConfigError, match=r"--learner MAMl does not exist; expected one of .*Did you mean 'MAML'\?"):

@@ -58,7 +58,7 @@ RUNS = {
     "metric": JOB.format(learner="distmeta.MatchingNet(nn.Sequential(nn.Flatten(), nn.Linear(64, 16)))"),
     "sines": SINES,
     "gp": SET,
-    "copy": COPY,
+    "copying": COPY,
 }
 LOCAL = EvaluationRequest(tasks=8)
 
@@ -188,7 +188,7 @@ def test_one_table_for_people_and_json_for_machines(world):
 def test_what_cannot_be_controlled_is_refused_before_anything_starts(world, monkeypatch):
     opened = []
     monkeypatch.setattr(Place, "_start", lambda *a: opened.append(a))
-    said = run_command("evaluate", "copy", "--controls", "--backend", "local")
+    said = run_command("evaluate", "copying", "--controls", "--backend", "local")
     assert (said.code, "tasks are sequences" in said.err) == (1, True)
     both = run_command("evaluate", "maml", "--controls", "--shots", "1,2", "--backend", "local")
     assert (both.code, "--controls and --shots" in both.err) == (1, True)

@@ -46,7 +46,7 @@ experiment = distmeta.Experiment(
 )
 """
 RUNS = {
-    "copy": COPY,
+    "copying": COPY,
     "maml": JOB.format(learner=MAML, tasks=""),
     "metric": JOB.format(learner=METRIC, tasks="train_ways=6"),
     "more_queries": JOB.format(learner=METRIC, tasks="train_ways=6").replace("queries=2", "queries=3"),
@@ -239,7 +239,7 @@ def test_a_curve_over_inner_steps(world):
 
 
 def test_a_curve_over_lengths_of_sequences(world):
-    found = sweep("copy", "lengths", [2, 5], EvaluationRequest(tasks=6))
+    found = sweep("copying", "lengths", [2, 5], EvaluationRequest(tasks=6))
     assert [result.report.mean("baseline_bits") for result in found.results] == [6, 15]
     bits = [result.report.mean("bits") for result in found.results]
     assert 0 < bits[0] < bits[1]
@@ -270,7 +270,7 @@ REFUSED = {
 OTHERS = {
     "evaluate metric --inner-steps 0,1": ("MatchingNet takes no inner steps", "gradient descent"),
     "evaluate metric --set learner.distance=cosin": ("cosine",),
-    "evaluate copy --set tasks.bits=4": (
+    "evaluate copying --set tasks.bits=4": (
         r"NTM is trained on sequences with 3 outputs .* (judged|evaluated) on ones with 4",
         "tasks.bits",
     ),
