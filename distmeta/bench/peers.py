@@ -162,11 +162,11 @@ class Peers(Benchmark):
     """
 
     kind, unit, better = "peers", "tasks/s", "higher"
-    seconds = 240.0
+    seconds = 120.0
 
     def __init__(
         self,
-        names: Sequence[str] = ("omniglot-1", "omniglot-5", "miniimagenet-5"),
+        names: Sequence[str] = ("omniglot-1", "omniglot-5"),
         *,
         overrides: Mapping[str, Any] | None = None,
         peers: Sequence[str] = (*INSTALL, PLAIN),

@@ -9,7 +9,7 @@ conv net, 64 channels, 28x28 images            what                           ra
 batch norm, max-pooling                        MAML, 1 step, chunks of 8      1.3 (1.2)
 batch norm, max-pooling                        Reptile, ProtoNet              1.4
 batch norm, max-pooling                        evaluation of MAML             1.9
-batch norm, max-pooling, 84x84x3, 32 channels  MAML, 5 steps, 5 shots         2.7
+batch norm, max-pooling, 84x84x3, 32 channels  MAML, 5 steps, 5 shots         2.7 (before the last change)
 batch norm, stride 2                           MAML, 1 step, chunks of 8      1.05 (1.05)
 batch norm, stride 2                           MAML, 1 step, chunks of 32     1.1 (1.05)
 batch norm, stride 2                           MAML, 5 steps, chunks of 8     1.2 (1.2)
