@@ -36,7 +36,7 @@ class BenchOptions:
 
     seconds: Annotated[
         float | None,
-        typer.Option(min=0.1, help="Seconds of the benchmark; 20, of startup, memory and plain 60, of peers 240."),
+        typer.Option(min=0.1, help="Seconds of the benchmark; 20, of startup, memory and plain 60, of peers 120."),
     ] = None
     out: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Keep all repetitions, machine, versions.")] = (
         None
