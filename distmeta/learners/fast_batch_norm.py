@@ -79,7 +79,8 @@ def _adjoint(g: torch.Tensor, x: torch.Tensor, gamma: torch.Tensor, mean: torch.
                 _packed(g[i]), _packed(x[i]), gamma[i], None, None, mean[i], r[i], True, 0.0, [True, True, True]
             )
         return dx, k, s
-    flat = [v.reshape(-1) for v in (gamma, mean, r)]
+    # The kernel reads them as if they lay side by side; of one channel that tasks share, they are one number, expanded.
+    flat = [v.reshape(-1).contiguous() for v in (gamma, mean, r)]
     dx, k, s = _aten.native_batch_norm_backward(
         joined(g), joined(x), flat[0], None, None, *flat[1:], True, 0.0, [True, True, True]
     )
