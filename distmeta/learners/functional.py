@@ -172,6 +172,12 @@ def ordinary(x: torch.Tensor) -> torch.Tensor:
     return x.clone() if x.is_inference() else x
 
 
+def same_noise_after(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Give back the state of torch's random numbers, of the CPU and of ``device``, at the end of the context."""
+    manager: contextlib.AbstractContextManager[None] = torch.random.fork_rng([device] if device.type == "cuda" else [])
+    return manager
+
+
 def has_fused_rnn(model: nn.Module) -> bool:
     """Return whether the model has a layer that a GPU computes by cuDNN's recurrent kernels."""
     return any(isinstance(layer, nn.RNNBase) for layer in model.modules())
@@ -284,11 +290,14 @@ def curvature(
             return found
 
         try:
-            with warnings.catch_warnings():
+            # What the model draws in a try that fails must not be missing from the next.
+            with warnings.catch_warnings(), same_noise_after(next(iter(moving.values())).device):
                 # torch's own derivative formulas are compiled at the first call, by what torch calls deprecated.
                 warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
                 # Forward over reverse: no graph of the gradient is kept.
                 gradient, product = torch.func.jvp(gradient_at, (moving,), (direction,))  # type: ignore[misc]
+        except torch.OutOfMemoryError:
+            raise  # the other way needs more
         except (NotImplementedError, RuntimeError):  # an operation has no forward derivative: squared errors, say
 
             def along(point: Params) -> tuple[torch.Tensor, Params]:

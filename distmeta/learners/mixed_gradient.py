@@ -23,7 +23,7 @@ import torch
 
 from distmeta.errors import LearnerContractError
 from distmeta.learners.base import MetaLearner
-from distmeta.learners.functional import curvature, gradient_and_output, task_gradient
+from distmeta.learners.functional import curvature, gradient_and_output, same_noise_after, task_gradient
 from distmeta.learners.inner_loop import GradientLearner, split_rates, with_rates
 from distmeta.learners.losses import of_task, prediction_loss, prediction_metrics
 from distmeta.learners.over_tasks import map_tasks
@@ -138,28 +138,18 @@ class _Noise:
 
     def keep(self) -> None:
         """Keep the generator's state at the beginning of a step."""
-        self._states.append(self._state)
+        cuda = self._device.type == "cuda"
+        self._states.append(torch.cuda.get_rng_state(self._device) if cuda else torch.get_rng_state())
 
     @contextlib.contextmanager
     def of(self, step: int) -> Iterator[None]:
         """Draw the numbers of a step again."""
-        now = self._state
-        self._state = self._states[step]
-        try:
+        with same_noise_after(self._device):
+            if self._device.type == "cuda":
+                torch.cuda.set_rng_state(self._states[step], self._device)
+            else:
+                torch.set_rng_state(self._states[step])
             yield
-        finally:
-            self._state = now
-
-    @property
-    def _state(self) -> torch.Tensor:
-        return torch.cuda.get_rng_state(self._device) if self._device.type == "cuda" else torch.get_rng_state()
-
-    @_state.setter
-    def _state(self, state: torch.Tensor) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.set_rng_state(state, self._device)
-        else:
-            torch.set_rng_state(state)
 
 
 def _require_own_loop(learner: DescentLearner) -> None:

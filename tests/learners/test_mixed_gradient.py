@@ -80,6 +80,13 @@ def test_it_is_the_unrolled_one(kind, options, step, norm, vectorise):
     require_equal(*both(kind, network(norm), images(), step, vectorise=vectorise, **options))
 
 
+@pytest.mark.parametrize("vectorise", ["vmap", "vmap-2", "loop"])
+@pytest.mark.parametrize("kind", [MAML, MetaSGD, MAMLPlusPlus])
+def test_dropout_in_a_regression_is_drawn_again_too(kind, vectorise):
+    """Squared errors have no forward mode: the second way of computing a step drew other numbers than the first."""
+    require_equal(*both(kind, network("dropout"), images(regression=True), inner_steps=2, vectorise=vectorise))
+
+
 @settings(max_examples=15, deadline=None)
 @given(
     steps=st.integers(1, 6),
