@@ -216,7 +216,7 @@ LOOPS: dict[str, Callable[[], Backward]] = {
 
 
 class Answers:
-    """What the requests ask for.
+    """Answer the requests of the benchmark, a method for each.
 
     Args:
         name: which loop.

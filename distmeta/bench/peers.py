@@ -250,7 +250,7 @@ class Peers(Benchmark):
     def _agrees(
         self, peer: Peer, case: _Case, file: str, losses: FloatArray, gradient: FloatArray, place: Path
     ) -> bool:
-        """Whether the peer computes what distmeta does; it is told where not."""
+        """Return whether the peer computes what distmeta does; note where it does not."""
         try:
             peer.ask("load", case=case.name, file=file, device=self.device.type)
             theirs = np.asarray(peer.ask("check", case=case.name, tasks=case.checked, file=str(place))["losses"])
@@ -295,7 +295,7 @@ class Peers(Benchmark):
         return [*found, (f"distmeta train, {self._workers} worker{plural}", ray, self._workers)]
 
     def _with_ratios(self, case: _Case, rows: Sequence[Row]) -> list[Row]:
-        """The rows of a case with their ratios to the best library and to plain ``vmap``; the last one's is told."""
+        """Add to the rows of a case their ratios to the best library and to plain ``vmap``; note that of the last."""
         here = [row for row in rows if row.at["case"] == case.name]
         libraries = [row for row in here if row.at["system"] in INSTALL]
         against: dict[str, Row] = {}

@@ -7,8 +7,8 @@ primitive operations have exact derivatives at the same speed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,16 +16,10 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 
-class ExactNorms(TorchFunctionMode):
-    """Compute batch, instance and layer norm from primitives while active.
+class Replacing(TorchFunctionMode):
+    """Call :attr:`replacements` in place of torch's functions while active."""
 
-    Example:
-        >>> x, norm = torch.rand(4, 3), torch.nn.LayerNorm(3)
-        >>> with ExactNorms():
-        ...     exact = norm(x)
-        >>> torch.allclose(exact, norm(x), atol=1e-6)
-        True
-    """
+    replacements: ClassVar[Mapping[Callable[..., Any], Callable[..., Any]]]
 
     def __torch_function__(
         self,
@@ -34,10 +28,7 @@ class ExactNorms(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        replacement = EXACT_NORMS.get(func)
-        if replacement is None:
-            return func(*args, **(kwargs or {}))
-        return replacement(*args, **(kwargs or {}))
+        return self.replacements.get(func, func)(*args, **(kwargs or {}))
 
 
 def _normalise(
@@ -174,3 +165,17 @@ def norms_from(
 
 EXACT_NORMS = norms_from(_normalise)
 """By function of torch: the replacements of :class:`ExactNorms`."""
+
+
+class ExactNorms(Replacing):
+    """Compute batch, instance and layer norm from primitives while active.
+
+    Example:
+        >>> x, norm = torch.rand(4, 3), torch.nn.LayerNorm(3)
+        >>> with ExactNorms():
+        ...     exact = norm(x)
+        >>> torch.allclose(exact, norm(x), atol=1e-6)
+        True
+    """
+
+    replacements = EXACT_NORMS

@@ -2,42 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.overrides import TorchFunctionMode
 
-from distmeta.learners.exact_norms import EXACT_NORMS, norms_from
+from distmeta.learners.exact_norms import EXACT_NORMS, Replacing, norms_from
 from distmeta.learners.fast_batch_norm import batch_norm
 from distmeta.learners.fast_conv import Geometry, conv2d
 from distmeta.learners.fast_norms import standardise
 from distmeta.learners.one_level import per_channel
-
-
-class fast_kernels(TorchFunctionMode):
-    """Compute 2-d convolutions, batch and instance norm and pooling by fast functions while active.
-
-    Derivatives are exact, in plain loops and under ``torch.func.vmap`` with autograd outside. Layer norm is that of
-    :mod:`~distmeta.learners.exact_norms`, and group norm torch's own, whose derivatives are exact: both are faster.
-
-    Example:
-        >>> x, norm = torch.rand(4, 3), torch.nn.LayerNorm(3)
-        >>> with fast_kernels():
-        ...     fast = norm(x)
-        >>> torch.allclose(fast, norm(x), atol=1e-6)
-        True
-    """
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        return _REPLACEMENTS.get(func, func)(*args, **(kwargs or {}))
 
 
 def _normalise(
@@ -126,16 +101,31 @@ def _pair(value: int | Sequence[int]) -> tuple[int, int]:
 
 
 _FUSED = (torch.float32, torch.float64)  # what torch's kernels take with weights of the same type
-_LAYER_NORMS = (F.layer_norm, torch.layer_norm)
 
-_REPLACEMENTS: dict[Callable[..., Any], Callable[..., Any]] = {
-    **{norm: fast for norm, fast in norms_from(_normalise, _fixed_batch_norm).items() if norm not in _LAYER_NORMS},
-    **{norm: exact for norm, exact in EXACT_NORMS.items() if norm in _LAYER_NORMS},
-    F.group_norm: _group_norm,
-    torch.group_norm: _group_norm,
-    F.conv2d: _conv2d,
-    F.adaptive_avg_pool2d: _adaptive_avg_pool2d,
-    F.max_pool2d: per_channel(F.max_pool2d),
-    torch.max_pool2d: per_channel(torch.max_pool2d),
-    F.avg_pool2d: per_channel(F.avg_pool2d),
-}
+
+class FastKernels(Replacing):
+    """Compute 2-d convolutions, batch and instance norm and pooling by fast functions while active.
+
+    Derivatives are exact, in plain loops and under ``torch.func.vmap`` with autograd outside. Layer norm is that of
+    :mod:`~distmeta.learners.exact_norms`, and group norm torch's own, whose derivatives are exact: both are faster.
+
+    Example:
+        >>> x, norm = torch.rand(4, 3), torch.nn.LayerNorm(3)
+        >>> with FastKernels():
+        ...     fast = norm(x)
+        >>> torch.allclose(fast, norm(x), atol=1e-6)
+        True
+    """
+
+    replacements = {
+        **norms_from(_normalise, _fixed_batch_norm),
+        F.layer_norm: EXACT_NORMS[F.layer_norm],
+        torch.layer_norm: EXACT_NORMS[torch.layer_norm],
+        F.group_norm: _group_norm,
+        torch.group_norm: _group_norm,
+        F.conv2d: _conv2d,
+        F.adaptive_avg_pool2d: _adaptive_avg_pool2d,
+        F.max_pool2d: per_channel(F.max_pool2d),
+        torch.max_pool2d: per_channel(torch.max_pool2d),
+        F.avg_pool2d: per_channel(F.avg_pool2d),
+    }

@@ -12,10 +12,9 @@ from typing import Literal
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
 
-from distmeta.learners.exact_norms import ExactNorms
-from distmeta.learners.fast_kernels import fast_kernels
+from distmeta.learners.exact_norms import ExactNorms, Replacing
+from distmeta.learners.fast_kernels import FastKernels
 from distmeta.learners.one_level import Level, one_level
 from distmeta.learners.user_model import require_usable
 from distmeta.types import Params
@@ -62,7 +61,7 @@ def vectorised(active: bool, *, exact_norms: bool = True) -> Iterator[None]:
         active: whether tasks are vectorised inside.
         exact_norms: second derivatives of norm layers are needed; torch's own norms, for first ones alone, are faster.
     """
-    kernels: type[TorchFunctionMode] = fast_kernels if _ENGINE.get() == 2 else ExactNorms
+    kernels: type[Replacing] = FastKernels if _ENGINE.get() == 2 else ExactNorms
     # Nested, as evaluation is, the norms are exact already: once more would only cost time.
     norms = kernels() if exact_norms and active and not _VECTORISED.get() else contextlib.nullcontext()
     token = _VECTORISED.set(active)
@@ -79,7 +78,7 @@ def using_engine(engine: Literal[1, 2]) -> Iterator[None]:
 
     Args:
         engine: 1: torch's own kernels, norms from primitives, ``torch.func.grad`` in tasks; 2:
-            :class:`~distmeta.learners.fast_kernels.fast_kernels`, autograd on the stacked tasks.
+            :class:`~distmeta.learners.fast_kernels.FastKernels`, autograd on the stacked tasks.
     """
     token = _ENGINE.set(engine)
     try:

@@ -11,7 +11,7 @@ from torch.func import grad, vmap
 
 from distmeta.learners import fast_conv
 from distmeta.learners.fast_conv import Geometry, _Conv, _ConvW, _ConvX, conv2d
-from distmeta.learners.fast_kernels import fast_kernels
+from distmeta.learners.fast_kernels import FastKernels
 from distmeta.learners.one_level import call
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -217,7 +217,7 @@ LAYERS = {
 def test_modules_compute_what_torch_computes(name):
     layer, shape = LAYERS[name]
     layer, x = layer.double(), random(*shape)
-    with fast_kernels():
+    with FastKernels():
         fast = layer(x)
     torch.testing.assert_close(fast, layer(x), rtol=1e-12, atol=1e-12)
 
@@ -227,7 +227,7 @@ def test_what_torch_refuses_is_refused_in_its_words(shape):
     layer = nn.Conv2d(4, 2, 3)
     with pytest.raises(RuntimeError) as torchs:
         layer(torch.zeros(shape))
-    with fast_kernels(), pytest.raises(RuntimeError) as fast:
+    with FastKernels(), pytest.raises(RuntimeError) as fast:
         layer(torch.zeros(shape))
     assert str(fast.value) == str(torchs.value)
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from distmeta import MAML, Episode, MetaSGD, TaskSpec, conv4
 from distmeta.learners import functional
-from distmeta.learners.fast_kernels import fast_kernels
+from distmeta.learners.fast_kernels import FastKernels
 from distmeta.learners.param_layout import ParamLayout
 from distmeta.seeding import rng
 
@@ -93,7 +93,7 @@ def test_evaluation_agrees():
 
 def test_engine_2_is_used_where_it_is_asked_for_and_nowhere_else(monkeypatch):
     entered = []
-    monkeypatch.setattr(functional, "fast_kernels", lambda: entered.append(2) or fast_kernels())
+    monkeypatch.setattr(functional, "FastKernels", lambda: entered.append(2) or FastKernels())
     learner = MAML(build("batch", "stride"), vectorise="vmap-2")
     gradient(learner, 2)
     assert entered == [2]
