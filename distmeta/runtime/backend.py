@@ -43,6 +43,8 @@ class Backend(ABC):
     name: str
     overlaps = True
     """Whether calls return before the work is done, so that the next work can be sent early."""
+    overhead = 0.0
+    """Seconds that a call takes from the processors besides its work: small work shares a call."""
 
     @abstractmethod
     def default_workers(self, threads: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from distmeta.errors import ChunksMissing, DistmetaError, FailureBudgetExceeded, ServerLost
+from distmeta.errors import ChunksMissing, DistmetaError, FailureBudgetExceeded, ServerLost, WorkerLost
 from distmeta.experiment.experiment import Experiment
 from distmeta.intervals import EvaluationReport
 from distmeta.learners.base import MetaLearner
@@ -19,6 +20,7 @@ from distmeta.learners.probe import probe, require_equal_ways
 from distmeta.runtime import chunks
 from distmeta.runtime.backend import SERVER, Backend, Resources
 from distmeta.runtime.checkpoint import Checkpoint, CheckpointStore
+from distmeta.runtime.chunks import Share
 from distmeta.runtime.evaluation import cautions, evaluate, require_tasks
 from distmeta.runtime.events import Event, Log, NullLog
 from distmeta.runtime.outer_optimizer import require_schedulefree
@@ -29,7 +31,11 @@ from distmeta.runtime.step_time import STEP, Clocks, Laps, breakdown, metric, no
 from distmeta.runtime.timeline import Step, Timeline, Work
 from distmeta.runtime.worker import WorkerInfo, WorkerSetup
 from distmeta.seeding import rng
-from distmeta.types import Chunk, ChunkResult, ParamVersion, Split, TaskRef
+from distmeta.types import ChunkResult, ParamVersion, Split, TaskRef
+
+_WORK_PER_CALL = 150.0  # a call lasts at least so many times what it costs, unless that leaves workers without work
+_SMALL = 2**20  # bytes of gradients that the server adds up in less time than a call of its own costs
+_HELD_AT_MOST = 64  # gradients that wait for the end of the step
 
 
 @dataclass(frozen=True)
@@ -51,16 +57,14 @@ class Trained:
 
 @dataclass(eq=False)
 class _Leased:
-    """The chunks of one step that workers have, and when its calls were sent and answered.
+    """The shares of one step that workers have, and when its calls were sent and answered, by chunk.
 
     Args:
         step: the outer step.
-        parts: its chunks.
         ahead: leased before the end of the step before was known here.
     """
 
     step: int
-    parts: Sequence[Chunk]
     ahead: bool
     batch: Batch = field(init=False)
     sent: dict[int, float] = field(default_factory=dict)
@@ -97,7 +101,8 @@ class Driver:
         self._experiment, self._store, self._watch = experiment, store, watch
         self._timeline, self._may_lease_ahead = timeline, may_lease_ahead
         self._clocks = Clocks()
-        self._ahead: _Leased | None = None  # chunks of the next step that workers have already
+        self._ahead: _Leased | None = None  # shares of the next step that workers have already
+        self._chunk_seconds: float | None = None  # of the last step's chunks, the median
         self._applied = 0.0  # when the newest version was there
         self._log: Log = NullLog()
         self._pool: WorkerPool | None = None
@@ -217,7 +222,7 @@ class Driver:
     # -- one step --------------------------------------------------------------------------------------------------
 
     def _step(self, step: int) -> None:
-        """Have the chunks of one meta-batch computed, sum their gradients in the server, apply them."""
+        """Have the shares of one meta-batch computed, sum their gradients in the server, apply them."""
         laps = Laps()
         leased, self._ahead = self._ahead or self._lease(step), None
         laps.lap("lease")
@@ -229,40 +234,61 @@ class Driver:
         self._report(leased, results, header, laps)
 
     def _lease(self, step: int, *, ahead: bool = False) -> _Leased:
-        """Send the first chunks of a step to the workers; their gradients go on to the server as they come."""
-        outer, size = self._experiment.outer, self._experiment.runtime.chunk_size
-        parts = chunks.split(outer.meta_batch_size, size, split="meta_train", step=step)
+        """Send the first shares of a step to the workers.
+
+        Large gradients go on to the server as they come, so that it adds them up while others are computed. Small ones
+        are held, and go there with the call that takes the step.
+        """
         call, vector = self._backend.call, self._vector
-        leased = _Leased(step, parts, ahead)
+        leased = _Leased(step, ahead)
+        small = self.layout.size * np.dtype(self.layout.dtype).itemsize <= _SMALL and self._backend.overhead > 0
 
-        def submit(worker: Any, chunk: Chunk) -> Any:
-            leased.sent.setdefault(chunk.id, now())
-            return call(worker, "train_chunk", chunk, step, vector, parts=2)
+        def submit(worker: Any, share: Share) -> Any:
+            for chunk in share.chunks:
+                leased.sent.setdefault(chunk.id, now())
+            return call(worker, "train", share, step, vector, parts=2)
 
-        def deliver(header: ChunkResult, gradient: Any) -> Any:
-            chunk = header.chunk
-            leased.received[chunk.id] = now()
-            return call(self._server, "accumulate", step, chunk.id, len(parts), chunk.size, gradient)
+        def arrived(share: Share) -> bool:
+            leased.received.update(dict.fromkeys((chunk.id for chunk in share.chunks), now()))
+            return small and len(leased.batch.held) < _HELD_AT_MOST
 
-        leased.batch = self._workers.begin(parts, submit, deliver)
+        def deliver(share: Share, sums: Any) -> Any:
+            return call(self._server, "accumulate", step, share, sums)
+
+        leased.batch = self._workers.begin(self._shares(step), submit, deliver, holds=arrived)
         return leased
 
+    def _shares(self, step: int) -> Sequence[Share]:
+        """The chunks of a step, in as many calls as pay: their number changes no bit."""
+        outer, size = self._experiment.outer, self._experiment.runtime.chunk_size
+        parts = chunks.split(outer.meta_batch_size, size, split="meta_train", step=step)
+        least = _WORK_PER_CALL * self._backend.overhead
+        if not least or self._chunk_seconds is None:
+            return chunks.shares(parts, len(parts))
+        workers = self._workers.size
+        rounds = max(1.0, self._chunk_seconds * len(parts) / workers // least)
+        return chunks.shares(parts, int(min(workers * rounds, len(parts))))
+
     def _apply(self, leased: _Leased) -> ParamVersion:
-        """Let the server take the step, and lease the chunks of the next one meanwhile.
+        """Let the server take the step, and lease the shares of the next one meanwhile.
 
         The server does its calls in the order in which they were sent, so the arrival of the gradients is not waited
-        for. Where one was lost, the server refuses, and everything is done again that came of it.
+        for. Where one was lost, there is no step, and everything is done again that came of it.
         """
         step, call = leased.step, self._backend.call
+        held = leased.batch.held
         while True:
             sent = now()
-            published, self._vector = call(self._server, "apply", step, parts=2)
+            shares, sums = [share for share, _ in held], [payload for _, payload in held]
+            published, self._vector = call(self._server, "apply", step, shares, *sums, parts=2)
             if self._leases_ahead(step + 1):
                 self._ahead = self._lease(step + 1, ahead=True)
             try:
                 header: ParamVersion = self._backend.fetch(published)
-            except ChunksMissing:
-                self._ahead = None
+            except (ChunksMissing, WorkerLost):
+                if self._ahead is not None:
+                    self._ahead.batch.abandon()
+                self._ahead, held = None, []
                 if not leased.batch.settle():
                     raise
             else:
@@ -277,6 +303,7 @@ class Driver:
 
     def _report(self, leased: _Leased, results: list[ChunkResult], header: ParamVersion, laps: Laps) -> None:
         columns = chunks.metrics(results)
+        self._chunk_seconds = statistics.median(result.seconds for result in results)
         counters = self._workers.counters
         for result in results:
             sent, received = leased.sent[result.chunk.id], leased.received[result.chunk.id]

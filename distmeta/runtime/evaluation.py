@@ -77,7 +77,8 @@ def evaluate(
     """
     parts = chunks.split(tasks, chunk_size, split=split, step=0)
     batch = pool.begin(
-        parts, lambda worker, chunk: (backend.call(worker, "evaluate_chunk", chunk, version, vector, seed), None)
+        chunks.shares(parts, len(parts)),
+        lambda worker, share: (backend.call(worker, "evaluate", share, version, vector, seed), None),
     )
     return chunks.report(batch.results(), split, seed)
 

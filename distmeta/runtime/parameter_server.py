@@ -1,20 +1,20 @@
 """The parameter server: sums meta-gradients, steps the outer optimizer, publishes the next version.
 
-A plain class; the backend decides where it lives. Every call is idempotent by step and chunk id, so a call that is
+A plain class; the backend decides where it lives. Every call is idempotent by step and chunk ids, so a call that is
 repeated after a failure changes nothing.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 
 from distmeta.errors import ChunksMissing, NonFiniteGradientError, RuntimeFailure
 from distmeta.experiment.settings import Outer
-from distmeta.runtime.chunks import TreeSum
+from distmeta.runtime.chunks import Share, TreeSum
 from distmeta.runtime.outer_optimizer import OuterOptimizer
 from distmeta.runtime.step_time import Laps
 from distmeta.types import FloatArray, ParamVersion, Span
@@ -30,9 +30,10 @@ class ParameterServer:
         optimizer: state arrays from :meth:`state`, to resume.
 
     Example:
+        >>> from distmeta.runtime import chunks
         >>> server = ParameterServer(Outer(optimizer="sgd", lr=0.5), np.zeros(2, np.float32))
-        >>> server.accumulate(step=0, chunk=0, chunks=1, tasks=4, gradient=np.array([4.0, 8.0], np.float32))
-        >>> header, vector = server.apply(step=0)
+        >>> (share,) = chunks.shares(chunks.split(4, 4, split="meta_train", step=0), 1)
+        >>> header, vector = server.apply(0, [share], np.array([[4.0, 8.0]], np.float32))
         >>> header.version, vector.tolist()
         (1, [-0.5, -1.0])
     """
@@ -52,15 +53,13 @@ class ParameterServer:
         self._tasks: dict[int, int] = {}
         self._spans: list[Span] = []
 
-    def accumulate(self, step: int, chunk: int, chunks: int, tasks: int, gradient: FloatArray) -> None:
-        """Take the summed gradient of one chunk of ``step``; a chunk that came before is ignored.
+    def accumulate(self, step: int, share: Share, sums: FloatArray) -> None:
+        """Take the gradients of a share of ``step``; one that came before is ignored.
 
         Args:
-            step: the outer step, equal to the version it was computed from.
-            chunk: id of the chunk, 0 to ``chunks - 1``.
-            chunks: number of chunks of the step.
-            tasks: tasks in the chunk.
-            gradient: ``[P]``, the sum over its tasks.
+            step: the outer step, equal to the version they were computed from.
+            share: which chunks of the step.
+            sums: ``[K, P]``, the sum over the tasks of each of ``share.nodes``.
         """
         if step < self._published.version:
             return  # a late duplicate of a step that is done
@@ -68,14 +67,20 @@ class ParameterServer:
             raise RuntimeFailure(f"A gradient of step {step} came at version {self._published.version}.")
         laps = Laps()
         if self._sum is None:
-            self._sum, self._tasks, self._spans = TreeSum(chunks), {}, []
-        self._sum.add(chunk, gradient)
-        self._tasks[chunk] = tasks
+            self._sum, self._tasks, self._spans = TreeSum(share.of), {}, []
+        for (first, stop), gradient in zip(share.nodes, sums, strict=True):
+            self._sum.add_node(first, stop, gradient)
+        self._tasks |= {chunk.id: chunk.size for chunk in share.chunks}
         laps.lap("reduce")
         self._spans += laps.spans
 
-    def apply(self, step: int) -> tuple[ParamVersion, FloatArray]:
+    def apply(self, step: int, shares: Sequence[Share] = (), *sums: FloatArray) -> tuple[ParamVersion, FloatArray]:
         """One outer step with the mean gradient of all chunks; again for the same step returns what it returned.
+
+        Args:
+            step: the outer step.
+            shares: those whose gradients come with this call, to be taken first.
+            sums: of each of these, as for :meth:`accumulate`.
 
         Returns:
             The header of version ``step + 1`` and the flat vector ``[P]``.
@@ -86,6 +91,8 @@ class ParameterServer:
         """
         if step < self._published.version:
             return self._published, self.vector()
+        for share, own in zip(shares, sums, strict=True):
+            self.accumulate(step, share, own)
         if self._sum is None or not self._sum.complete or step > self._published.version:
             raise ChunksMissing(
                 f"There is no gradient for step {step} at version {self._published.version}: it has {len(self._tasks)} "

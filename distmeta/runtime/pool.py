@@ -1,4 +1,4 @@
-"""The worker pool: leases chunks, survives losses, duplicates stragglers. Results never depend on who did what."""
+"""The worker pool: leases shares of a batch, survives losses, duplicates stragglers. Who did what changes no result."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from distmeta.errors import (
 )
 from distmeta.experiment.settings import Runtime
 from distmeta.runtime.backend import Backend, Resources
+from distmeta.runtime.chunks import Share
 from distmeta.runtime.failure_policy import Decision, decide, should_speculate
 from distmeta.runtime.worker import Worker, WorkerInfo, WorkerSetup
-from distmeta.types import Chunk, ChunkResult
+from distmeta.types import ChunkResult
 
 MAX_DEATHS = 4
-"""Workers that may be lost with the same chunk before the chunk is blamed."""
+"""Workers that may be lost with the same share before its tasks are blamed."""
 
 OUT_OF_MEMORY = (
     "If workers die of memory, resume with fewer --workers, for the same bits; a smaller runtime.chunk_size needs a "
     "new run."
 )
 
-Submit = Callable[[Any, Chunk], tuple[Any, Any]]
-"""(worker, chunk) -> (reference to the header, reference to a payload or None)."""
+Headers = tuple[ChunkResult, ...]
+"""Of the chunks of a share."""
 
-Deliver = Callable[[ChunkResult, Any], Any]
-"""(header, payload reference) -> a reference that becomes ready when the payload has arrived, or None."""
+Submit = Callable[[Any, Share], tuple[Any, Any]]
+"""(worker, share) -> (reference to the headers, reference to a payload or None)."""
 
-
-def _deliver_nothing(header: ChunkResult, payload: Any) -> None:
-    """Results that are in the header have no payload."""
+Deliver = Callable[[Share, Any], Any]
+"""(share, payload reference) -> a reference that becomes ready when the payload has arrived."""
 
 
 @dataclass(eq=False)
@@ -56,10 +56,10 @@ class _Member:
 @dataclass(eq=False)
 class _Lease:
     batch: Batch
-    chunk: Chunk
+    share: Share
     member: _Member
     started: float
-    header: ChunkResult | None = None
+    headers: Headers | None = None
     payload: Any = None
 
 
@@ -101,7 +101,7 @@ class WorkerPool:
         self.counters = PoolCounters()
         self.kernel: str | None = None
         self._loss_times: list[float] = []
-        self._seconds: deque[float] = deque(maxlen=101)
+        self._seconds: deque[float] = deque(maxlen=101)  # per task
         # By reference to what is awaited. A straggler stays here when its batch is done: its worker is not free yet.
         self._running: dict[Any, _Lease] = {}
         self._named = 0
@@ -128,15 +128,23 @@ class WorkerPool:
                 self._lose(member, error)
         return tuple(infos)
 
-    def begin(self, chunks: Sequence[Chunk], submit: Submit, deliver: Deliver = _deliver_nothing) -> Batch:
-        """Lease the first chunks of a batch to the workers that have room; returns at once.
+    def begin(
+        self,
+        shares: Sequence[Share],
+        submit: Submit,
+        deliver: Deliver | None = None,
+        *,
+        holds: Callable[[Share], bool] = lambda share: False,
+    ) -> Batch:
+        """Lease the first shares of a batch to the workers that have room; returns at once.
 
         Args:
-            chunks: what to compute, every chunk once, whatever happens to the workers on the way.
-            submit: starts a chunk on a worker.
-            deliver: passes a payload on, without waiting for its arrival.
+            shares: what to compute, each once, whatever happens to the workers on the way.
+            submit: starts a share on a worker.
+            deliver: passes a payload on, without waiting for its arrival; ``None`` where results are in the headers.
+            holds: whether a payload waits in :attr:`Batch.held` instead.
         """
-        batch = Batch(self, chunks, submit, deliver)
+        batch = Batch(self, shares, submit, deliver, holds)
         batch.lease()
         return batch
 
@@ -188,38 +196,51 @@ class WorkerPool:
 
 
 class Batch:
-    """One pass of a pool over some chunks, from :meth:`WorkerPool.begin`.
+    """One pass of a pool over the shares of a batch, from :meth:`WorkerPool.begin`.
 
-    A batch that is left before its end costs nothing but the time of the workers that are computing its chunks.
+    A batch that is left before its end costs nothing but the time of the workers that are computing its shares.
     """
 
-    def __init__(self, pool: WorkerPool, chunks: Sequence[Chunk], submit: Submit, deliver: Deliver) -> None:
-        self._pool, self._submit, self._deliver = pool, submit, deliver
+    def __init__(
+        self,
+        pool: WorkerPool,
+        shares: Sequence[Share],
+        submit: Submit,
+        deliver: Deliver | None,
+        holds: Callable[[Share], bool],
+    ) -> None:
+        self._pool, self._submit, self._deliver, self._holds = pool, submit, deliver, holds
         self._backend, self._runtime = pool._backend, pool._runtime
-        self._chunks = {chunk.id: chunk for chunk in chunks}
-        self._pending = deque(chunks)
-        self._headers: dict[int, ChunkResult] = {}
+        self._shares = {share.id: share for share in shares}
+        self._pending = deque(shares)
+        self._headers: dict[int, Headers] = {}
+        self._held: dict[int, tuple[Any, _Lease]] = {}  # payloads that whoever wants them has not asked for
         self._sent: dict[int, tuple[Any, _Lease]] = {}  # payloads under way to where they were delivered
-        self._attempts: dict[int, int] = dict.fromkeys(self._chunks, 0)
-        self._deaths: dict[int, int] = dict.fromkeys(self._chunks, 0)  # workers lost while they computed a chunk
-        self._failed_on: dict[int, set[_Member]] = {chunk_id: set() for chunk_id in self._chunks}
+        self._attempts: dict[int, int] = dict.fromkeys(self._shares, 0)
+        self._deaths: dict[int, int] = dict.fromkeys(self._shares, 0)  # workers lost while they computed a share
+        self._failed_on: dict[int, set[_Member]] = {share_id: set() for share_id in self._shares}
 
     def results(self) -> list[ChunkResult]:
-        """Wait until every chunk is computed and its payload on its way.
+        """Wait until every share is computed and its payload held or on its way.
 
         Returns:
-            The headers, in the order of the chunks.
+            The headers of all chunks, in their order.
 
         Raises:
             FailureBudgetExceeded: workers were lost too often.
             DistmetaError: what a worker raised, with the task that reproduces it.
         """
-        while len(self._headers) < len(self._chunks):
+        while len(self._headers) < len(self._shares):
             self._step()
-        return [self._headers[chunk_id] for chunk_id in self._chunks]
+        return [header for share_id in self._shares for header in self._headers[share_id]]
+
+    @property
+    def held(self) -> list[tuple[Share, Any]]:
+        """Shares whose payload was not delivered, and the payload, in the order of the shares."""
+        return [(self._shares[share_id], payload) for share_id, (payload, _) in sorted(self._held.items())]
 
     def settle(self) -> bool:
-        """Wait until the payloads have arrived; chunks whose payload was lost are computed again.
+        """Deliver what was held, wait until all payloads have arrived; what was lost of them is computed again.
 
         Returns:
             Whether any was still on its way.
@@ -227,18 +248,30 @@ class Batch:
         Raises:
             DistmetaError: as :meth:`results`; and what kept the receiver from taking a payload.
         """
-        anything = bool(self._sent)
+        anything = bool(self._sent or self._held)
+        self._holds = lambda share: False
+        for share_id, (payload, lease) in self._held.items():
+            assert self._deliver is not None
+            self._sent[share_id] = self._deliver(lease.share, payload), lease
+        self._held = {}
         while self._sent:
-            for chunk_id, (arrival, lease) in self._sent.items():
-                del self._headers[chunk_id]
+            for share_id, (arrival, lease) in self._sent.items():
+                del self._headers[share_id]
                 self._pool._running[arrival] = lease
             self._sent = {}
             try:
                 self.results()
             finally:
-                # Arrivals that nobody waits for any more; running chunks stay: their workers are busy.
-                self._pool._running = {r: lease for r, lease in self._pool._running.items() if lease.header is None}
+                # Arrivals that nobody waits for any more; running shares stay: their workers are busy.
+                self._pool._running = {r: lease for r, lease in self._pool._running.items() if lease.headers is None}
         return anything
+
+    def abandon(self) -> None:
+        """Forget the shares that workers have, which will not be computed: what they are computed from never came."""
+        for ref, lease in list(self._pool._running.items()):
+            if lease.batch is self:
+                del self._pool._running[ref]
+                lease.member.leases.discard(lease)
 
     def _step(self) -> None:
         """Lease what can be leased, wait for one answer, act on all that are there."""
@@ -257,65 +290,71 @@ class Batch:
         """Lease what can be leased."""
         free = [m for m in self._pool._members if m.kernel is not None]
         for _ in range(self._runtime.leases_per_worker):
-            # One round gives every worker one more chunk, so that a small batch spreads over all of them.
+            # One round gives every worker one more share, so that a small batch spreads over all of them.
             for member in sorted(free, key=lambda m: len(m.leases)):
-                if len(member.leases) < self._runtime.leases_per_worker and (chunk := self._next(member, free)):
-                    self._start(chunk, member)
+                if len(member.leases) < self._runtime.leases_per_worker and (share := self._next(member, free)):
+                    self._start(share, member)
         if not self._pending:
             self._speculate([m for m in free if not m.leases])
 
-    def _next(self, member: _Member, free: list[_Member]) -> Chunk | None:
-        """The next chunk for ``member``: not one that failed on it, while there is another worker to try."""
-        for chunk in self._pending:
-            failed_on = self._failed_on[chunk.id]
+    def _next(self, member: _Member, free: list[_Member]) -> Share | None:
+        """The next share for ``member``: not one that failed on it, while there is another worker to try."""
+        for share in self._pending:
+            failed_on = self._failed_on[share.id]
             if member not in failed_on or all(other in failed_on for other in free):
-                self._pending.remove(chunk)
-                return chunk
+                self._pending.remove(share)
+                return share
         return None
 
     def _speculate(self, idle: list[_Member]) -> None:
-        median = statistics.median(self._pool._seconds) if self._pool._seconds else None
+        per_task = statistics.median(self._pool._seconds) if self._pool._seconds else None
         now = time.monotonic()
-        copies = Counter(lease.chunk.id for lease in self._own())
+        copies = Counter(lease.share.id for lease in self._own())
         slow = [
             lease
             for lease in self._own()
-            if should_speculate(now - lease.started, median=median, floor=self._runtime.speculate_after)
-            and copies[lease.chunk.id] == 1
+            if should_speculate(
+                now - lease.started,
+                median=None if per_task is None else per_task * lease.share.size,
+                floor=self._runtime.speculate_after,
+            )
+            and copies[lease.share.id] == 1
         ]
         for member, lease in zip(idle, slow, strict=False):
             self._pool.counters.duplicates += 1
-            self._start(lease.chunk, member)
+            self._start(lease.share, member)
 
-    def _start(self, chunk: Chunk, member: _Member) -> None:
-        header, payload = self._submit(member.actor, chunk)
-        lease = _Lease(self, chunk, member, time.monotonic(), payload=payload)
+    def _start(self, share: Share, member: _Member) -> None:
+        headers, payload = self._submit(member.actor, share)
+        lease = _Lease(self, share, member, time.monotonic(), payload=payload)
         member.leases.add(lease)
-        self._pool._running[header] = lease
+        self._pool._running[headers] = lease
 
     def _own(self) -> list[_Lease]:
         """Leases of this batch; those of earlier ones only keep their workers busy."""
         return [lease for lease in self._pool._running.values() if lease.batch is self]
 
     def _advance(self, ref: Any, lease: _Lease) -> None:
-        """A header or the arrival of a payload is there."""
-        chunk_id = lease.chunk.id
+        """Headers, or the arrival of a payload, are there."""
+        share_id = lease.share.id
 
         def act() -> None:
             value = self._backend.fetch(ref)
-            if lease.header is None:
-                lease.header = value
+            if lease.headers is None:
+                lease.headers = value
                 lease.member.leases.discard(lease)
                 for queued in lease.member.leases:  # its turn comes only now
                     queued.started = time.monotonic()
-                self._pool._seconds.append(value.seconds)
+                self._pool._seconds.append(sum(header.seconds for header in lease.headers) / lease.share.size)
                 if lease.batch is not self:
                     return
-                arrival = None if chunk_id in self._headers else self._deliver(value, lease.payload)
-                lease.payload = None  # it is kept by whoever has not received it yet
-                if arrival is not None:
-                    self._sent[chunk_id] = arrival, lease
-            self._headers.setdefault(chunk_id, lease.header)
+                payload, lease.payload = lease.payload, None  # it is kept by whoever has not received it yet
+                if self._deliver is not None and share_id not in self._headers:
+                    if self._holds(lease.share):
+                        self._held[share_id] = payload, lease
+                    else:
+                        self._sent[share_id] = self._deliver(lease.share, payload), lease
+            self._headers.setdefault(share_id, lease.headers)
 
         self._guard(lease.member, act, lease)
 
@@ -330,39 +369,39 @@ class Batch:
             member.leases.discard(lease)
             if lease.batch is not self:
                 return
-            if self._is_elsewhere(lease.chunk):
+            if self._is_elsewhere(lease.share):
                 return  # a duplicate failed; the other one decides
-            self._failed_on[lease.chunk.id].add(member)
-            self._attempts[lease.chunk.id] += 1
-            attempts = self._attempts[lease.chunk.id]
+            self._failed_on[lease.share.id].add(member)
+            self._attempts[lease.share.id] += 1
+            attempts = self._attempts[lease.share.id]
             limits = {"max_losses": self._runtime.max_losses, "window": self._runtime.loss_window}
             if decide(error, attempts=attempts, losses=[], now=0.0, **limits) is Decision.FAIL:  # type: ignore[arg-type]
                 raise
-            self._pending.appendleft(lease.chunk)
+            self._pending.appendleft(lease.share)
 
-    def _is_elsewhere(self, chunk: Chunk) -> bool:
-        return chunk.id in self._headers or any(lease.chunk.id == chunk.id for lease in self._own())
+    def _is_elsewhere(self, share: Share) -> bool:
+        return share.id in self._headers or any(lease.share.id == share.id for lease in self._own())
 
     def _lost(self, member: _Member, error: DistmetaError, failed: _Lease | None) -> None:
         """Put everything that the member held, and what was lost on the way from it, back into the queue."""
         lost = [] if failed is None else [failed]
         for ref, lease in list(self._pool._running.items()):
-            if lease.member is member and lease.header is None:
+            if lease.member is member and lease.headers is None:
                 lost.append(self._pool._running.pop(ref))
-        held = [lease for lease in lost if lease.header is None]
+        held = [lease for lease in lost if lease.headers is None]
         if held and (oldest := min(held, key=lambda lease: lease.started)).batch is self:
-            # The oldest is the one it computed. A chunk that kills every worker must not go on killing them.
-            self._deaths[oldest.chunk.id] += 1
-            if self._deaths[oldest.chunk.id] >= MAX_DEATHS:
+            # The oldest is the one it computed. A share that kills every worker must not go on killing them.
+            self._deaths[oldest.share.id] += 1
+            if self._deaths[oldest.share.id] >= MAX_DEATHS:
                 raise RuntimeFailure(
-                    f"{self._deaths[oldest.chunk.id]} workers in turn were lost with {oldest.chunk}: {error.message} "
-                    f"Expected at most one. If the chunk takes long, raise runtime.chunk_timeout. {OUT_OF_MEMORY}",
-                    task_ref=oldest.chunk.refs[0],
+                    f"{self._deaths[oldest.share.id]} workers in turn were lost with {oldest.share}: {error.message} "
+                    f"Expected at most one. If they take long, raise runtime.chunk_timeout. {OUT_OF_MEMORY}",
+                    task_ref=oldest.share.refs[0],
                     raw=error.raw,
                 )
-        again = {lease.chunk.id: lease.chunk for lease in lost if lease.batch is self}
+        again = {lease.share.id: lease.share for lease in lost if lease.batch is self}
         self._pending.extendleft(
-            chunk for _, chunk in sorted(again.items(), reverse=True) if not self._is_elsewhere(chunk)
+            share for _, share in sorted(again.items(), reverse=True) if not self._is_elsewhere(share)
         )
         if member in self._pool._members:
             self._pool._lose(member, error)
@@ -371,10 +410,10 @@ class Batch:
         now = time.monotonic()
         for lease in list(self._pool._running.values()):
             age = now - lease.started
-            if lease.header is None and age > self._runtime.chunk_timeout and lease.member in self._pool._members:
+            if lease.headers is None and age > self._runtime.chunk_timeout and lease.member in self._pool._members:
                 limit = self._runtime.chunk_timeout
                 self._lost(
-                    lease.member, WorkerTimeout(f"{lease.member.name} held {lease.chunk} for over {limit:g} s."), None
+                    lease.member, WorkerTimeout(f"{lease.member.name} held {lease.share} for over {limit:g} s."), None
                 )
         if any(member.kernel is not None for member in self._pool._members):
             return  # a replacement that finds no room is waited for while others do the work

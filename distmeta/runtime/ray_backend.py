@@ -81,6 +81,7 @@ class RayBackend(Backend):
     """
 
     name = "ray"
+    overhead = 3e-3  # of driver, raylet, worker and server together, gradients of some 100 KB
 
     def __init__(
         self,

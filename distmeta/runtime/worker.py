@@ -7,12 +7,14 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from distmeta.errors import NonFiniteGradientError
 from distmeta.learners.base import MetaLearner
 from distmeta.learners.param_layout import ParamLayout
 from distmeta.malloc import keep_freed_memory
+from distmeta.runtime.chunks import Share, TreeSum
 from distmeta.runtime.step_time import Laps
 from distmeta.seeding import torch_seed
 from distmeta.tasks import controls
@@ -92,6 +94,34 @@ class Worker:
         return WorkerInfo(
             os.getpid(), platform.node(), f"{device}; torch {torch.__version__}; {self._setup.threads} threads"
         )
+
+    def train(self, share: Share, version: int, vector: FloatArray) -> tuple[tuple[ChunkResult, ...], FloatArray]:
+        """Meta-gradients of a share at the given parameters.
+
+        Args:
+            share: which tasks.
+            version: of the parameters.
+            vector: the parameters ``[P]``.
+
+        Returns:
+            The header of each chunk, and the gradients ``[K, P]`` summed over the tasks of each of ``share.nodes``.
+
+        Raises:
+            NonFiniteGradientError: as :meth:`train_chunk`.
+        """
+        headers, sums, left = [], [], iter(share.chunks)
+        for first, stop in share.nodes:
+            tree = TreeSum(stop - first)
+            for leaf in range(stop - first):
+                header, gradient = self.train_chunk(next(left), version, vector)
+                headers.append(header)
+                tree.add(leaf, gradient)
+            sums.append(tree.total)
+        return tuple(headers), sums[0][None] if len(sums) == 1 else np.stack(sums)
+
+    def evaluate(self, share: Share, version: int, vector: FloatArray, seed: int) -> tuple[ChunkResult, ...]:
+        """:meth:`evaluate_chunk` of each chunk."""
+        return tuple(self.evaluate_chunk(chunk, version, vector, seed) for chunk in share.chunks)
 
     def train_chunk(self, chunk: Chunk, version: int, vector: FloatArray) -> tuple[ChunkResult, FloatArray]:
         """Meta-gradient of a chunk at the given parameters.

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from distmeta import InContext, Outer, Tables, table_transformer
 from distmeta.learners.param_layout import ParamLayout
-from distmeta.runtime.chunks import split
+from distmeta.runtime.chunks import Share, split
 from distmeta.runtime.parameter_server import ParameterServer
 from distmeta.runtime.worker import Worker, WorkerSetup
 from distmeta.seeding import rng
@@ -40,7 +40,7 @@ class Ours:
         parts = split(SIZE, CHUNK, split="meta_train", step=number)
         for part in parts:
             _, gradient = self._worker.train_chunk(part, number, self._vector)
-            self._server.accumulate(number, part.id, len(parts), part.size, gradient)
+            self._server.accumulate(number, Share((part,), len(parts)), gradient[None])
         _, self._vector = self._server.apply(number)
 
 

@@ -312,9 +312,7 @@ def test_the_next_steps_chunks_are_sent_before_the_step_is_known_here_except_bef
     assert_same(Run(sines().with_overrides({"runtime.workers": 2}), tmp_path, backend), straight)
     applied = [n for n, method in enumerate(backend.methods) if method == "apply"]
     # After the steps 4 and 6, which are validated, the server's state is asked for first.
-    assert [backend.methods[n + 1] for n in applied] == ["train_chunk"] * 3 + ["evaluate_chunk", "train_chunk"] + [
-        "evaluate_chunk"
-    ]
+    assert [backend.methods[n + 1] for n in applied] == ["train"] * 3 + ["evaluate", "train"] + ["evaluate"]
 
 
 @pytest.mark.parametrize("overlaps", [True, False])
@@ -339,6 +337,59 @@ def test_a_server_lost_while_steps_overlap_changes_nothing(at, straight, tmp_pat
     assert_same(Run(sines().with_overrides({"runtime.workers": 2}), tmp_path, backend), straight)
 
 
+class Costly(Ahead):
+    """Calls cost as on a cluster: after the first steps, a worker gets all of its chunks in one."""
+
+    overhead = 1.0
+
+    def __init__(self, fault=None, lost=()):
+        super().__init__(fault)
+        self.lost, self.shares, self.held = set(lost), [], []
+
+    def call(self, actor, method, *args, parts=1):
+        if method == "train":
+            self.shares.append(len(args[0].chunks))
+        if method == "apply":
+            step, shares, *sums = args
+            self.held.append(len(sums))
+            if sums and len(self.held) in self.lost:
+                sums[-1] = super().call(self.spawn(Gone, "worker-9", None), "gone")
+            args = (step, shares, *sums)
+        return super().call(actor, method, *args, parts=parts)
+
+
+@pytest.mark.parametrize(("workers", "shares"), [(1, [4]), (2, [2, 2]), (3, [2, 1, 1]), (4, [1] * 4), (6, [1] * 4)])
+def test_chunks_that_share_a_call_have_the_same_bits(workers, shares, straight, tmp_path):
+    backend = Costly()
+    assert_same(Run(sines().with_overrides({"runtime.workers": workers}), tmp_path, backend), straight)
+    # The time of a chunk is unknown in the first step, and in the second, which is sent before the first is reported.
+    assert backend.shares == [1] * 8 + shares * (STEPS - 2)
+    assert backend.held == [4, 4] + [len(shares)] * (STEPS - 2)
+    assert "accumulate" not in backend.methods
+
+
+@pytest.mark.parametrize("lost", [{1}, {3}, {3, 6}, {2, 3, 4, 5, 6, 7}])
+def test_gradients_lost_on_the_way_to_the_step_are_sent_or_computed_again(lost, straight, tmp_path):
+    backend = Costly(lost=lost)
+    assert_same(Run(sines().with_overrides({"runtime.workers": 2}), tmp_path, backend), straight)
+    assert "accumulate" in backend.methods
+
+
+@pytest.mark.parametrize("at", [1, 2, 4, 5, 6, 7, 9])
+@pytest.mark.parametrize("actor", ["worker-0", SERVER])
+def test_a_loss_while_chunks_share_calls_changes_nothing(actor, at, straight, tmp_path):
+    backend = Costly(Faults("lost", {at}, actor=actor))
+    assert_same(Run(sines().with_overrides({"runtime.workers": 2}), tmp_path, backend), straight)
+
+
+def test_large_gradients_go_to_the_server_as_they_come(monkeypatch, straight, tmp_path):
+    monkeypatch.setattr("distmeta.runtime.driver._SMALL", 1)
+    backend = Costly()
+    assert_same(Run(sines().with_overrides({"runtime.workers": 2}), tmp_path, backend), straight)
+    assert backend.methods.count("accumulate") == 8 + 2 * (STEPS - 2)
+    assert set(backend.held) == {0}
+
+
 @pytest.mark.parametrize("calls", [(2,), (3, 9), (5, 6, 20), (2, 7, 12, 17, 22, 27)])
 def test_calls_that_never_answer_are_duplicated_or_time_out(calls, straight, tmp_path):
     settings = {"runtime.workers": 2, "runtime.speculate_after": 0.02, "runtime.chunk_timeout": 0.3}
@@ -357,7 +408,7 @@ def test_hanging_workers_do_not_wear_the_pool_out(straight, tmp_path):
 
 def test_too_many_losses_end_the_run_and_say_how_to_go_on(tmp_path):
     experiment = sines().with_overrides({"runtime.max_losses": 2})
-    backend = LocalBackend(Faults("lost", range(1, 1000), method="train_chunk"))
+    backend = LocalBackend(Faults("lost", range(1, 1000), method="train"))
     with pytest.raises(
         FailureBudgetExceeded, match=r"3 workers were lost.*distmeta resume.*fewer --workers.*a new run"
     ):
@@ -455,7 +506,7 @@ OPTIMIZERS = [
 
 def test_a_chunk_that_kills_every_worker_is_blamed_by_its_task(tmp_path):
     def deadly(actor, method, number):
-        return "lost" if method == "train_chunk" else None
+        return "lost" if method == "train" else None
 
     with pytest.raises(RuntimeFailure, match=r"4 workers in turn were lost.*fewer --workers.*a new run") as caught:
         Run(sines().with_overrides({"runtime.max_losses": 100}), tmp_path, LocalBackend(deadly))
@@ -467,7 +518,7 @@ class Sick(LocalBackend):
 
     def call(self, actor, method, *args, parts=1):
         refs = super().call(actor, method, *args, parts=parts)
-        if actor.name == "worker-0" and method == "train_chunk":
+        if actor.name == "worker-0" and method == "train":
             for ref in refs:
                 ref.error = RuntimeFailure("No space left on device.")
         return refs
@@ -517,7 +568,7 @@ def test_an_interrupt_while_something_is_shown_then_resume(kind, straight, tmp_p
 
 def test_an_interrupt_writes_a_checkpoint(tmp_path):
     def interrupt(actor, method, number):
-        if (actor, method, number) == ("worker-0", "train_chunk", 1 + 4 * 3 + 2):
+        if (actor, method, number) == ("worker-0", "train", 1 + 4 * 3 + 2):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

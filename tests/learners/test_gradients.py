@@ -24,6 +24,7 @@ from distmeta.learners.functional import trainable
 from distmeta.learners.over_tasks import unstack
 from distmeta.learners.param_layout import ParamLayout
 from distmeta.runtime import chunks
+from distmeta.runtime.chunks import Share
 from distmeta.runtime.parameter_server import ParameterServer
 from distmeta.runtime.worker import Worker, WorkerSetup
 from distmeta.types import Chunk, Episode, TaskRef
@@ -453,7 +454,7 @@ def test_the_server_averages_unequal_chunks_as_one_batch():
     assert [part.size for part in parts] == [2, 2, 1]
     for part in parts:
         _, gradient = worker.train_chunk(part, 0, vector)
-        server.accumulate(0, part.id, len(parts), part.size, gradient)
+        server.accumulate(0, Share((part,), len(parts)), gradient[None])
     _, after = server.apply(0)
     _, whole = worker.train_chunk(Chunk(0, "meta_train", 0, 0, total), 0, vector)
     assert relative(vector - after, whole / total) <= 1e-12

@@ -11,8 +11,9 @@ from distmeta.learners.inner_loop import first_order_descent
 from distmeta.learners.over_tasks import map_tasks
 from distmeta.learners.param_layout import ParamLayout
 from distmeta.learners.probe import probe
+from distmeta.runtime.chunks import Share
 from distmeta.runtime.parameter_server import ParameterServer
-from distmeta.types import Episode, TaskSpec
+from distmeta.types import Chunk, Episode, TaskSpec
 
 T, WAYS, SHOTS, DIM = 3, 4, 3, 5
 
@@ -136,7 +137,8 @@ def test_the_outer_step_goes_epsilon_of_the_way_and_epsilon_falls_to_zero(size):
     alone = [chunk.counted().map(lambda part, i=i: part[i]) for i in range(size)]
     looped = learner.with_config(vectorise="loop")
     for step, epsilon in enumerate([0.8, 0.6, 0.4, 0.2]):
-        server.accumulate(step, 0, 1, size, layout.flatten(learner.meta_gradient(theta, chunk).gradient))
+        gradient = layout.flatten(learner.meta_gradient(theta, chunk).gradient)
+        server.accumulate(step, Share((Chunk(0, "meta_train", step, 0, size),), 1), gradient[None])
         phis = [looped.fast_params(theta, one) for one in alone]
         expected = {n: p + epsilon * sum(phi[n] - p for phi in phis) / size for n, p in theta.items()}
         _, vector = server.apply(step)

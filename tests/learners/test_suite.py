@@ -37,6 +37,7 @@ from distmeta.learners.probe import probe
 from distmeta.learners.sequence import SequenceLearner
 from distmeta.runtime import chunks
 from distmeta.runtime.checkpoint import CheckpointStore
+from distmeta.runtime.chunks import Share
 from distmeta.runtime.driver import Driver
 from distmeta.runtime.parameter_server import ParameterServer
 from distmeta.runtime.worker import Worker, WorkerSetup
@@ -328,7 +329,7 @@ def test_it_learns(name):
         for part in parts:
             header, gradient = worker.train_chunk(part, step, vector)
             assert (header.version, header.chunk) == (step, part)
-            server.accumulate(step, part.id, len(parts), part.size, gradient)
+            server.accumulate(step, Share((part,), len(parts)), gradient[None])
         _, vector = server.apply(step)
     after = worker.evaluate_chunk(judged, 40, vector, 0).metrics
     if learner.exact_gradient:  # else it is not this loss that goes down
@@ -424,8 +425,9 @@ def test_maml_learns_sinusoids():
     judged = Chunk(0, "meta_test", 0, 0, 100)
     before = worker.evaluate_chunk(judged, 0, vector, 0).metrics
     for step in range(150):
-        _, gradient = worker.train_chunk(Chunk(0, "meta_train", step, 0, 10), step, vector)
-        server.accumulate(step, 0, 1, 10, gradient)
+        share = Share((Chunk(0, "meta_train", step, 0, 10),), 1)
+        _, sums = worker.train(share, step, vector)
+        server.accumulate(step, share, sums)
         _, vector = server.apply(step)
     after = worker.evaluate_chunk(judged, 150, vector, 0).metrics
     assert after["loss"].mean() < 0.75 * before["loss"].mean()

@@ -18,7 +18,9 @@ from distmeta.files import is_damage, write_digests
 from distmeta.learners.param_layout import ParamLayout
 from distmeta.runtime import checkpoint as module
 from distmeta.runtime.checkpoint import Checkpoint, CheckpointStore
+from distmeta.runtime.chunks import Share
 from distmeta.runtime.parameter_server import ParameterServer
+from distmeta.types import Chunk
 
 LAYOUT = ParamLayout(("features.weight", "features.bias", "scale"), ((2, 3), (2,), ()), "float32")
 RECORD = {"identity": {"seed": 3}, "fingerprint": "ab", "engine": "vmap", "kernel": "AVX2", "best": None}
@@ -71,7 +73,7 @@ def test_extreme_numbers_survive(store):
 
 def test_a_servers_own_state_round_trips(store):
     server = ParameterServer(Outer(), np.zeros(LAYOUT.size, np.float32))
-    server.accumulate(0, 0, 1, 1, np.ones(LAYOUT.size, np.float32))
+    server.accumulate(0, Share((Chunk(0, "meta_train", 0, 0, 1),), 1), np.ones((1, LAYOUT.size), np.float32))
     server.apply(0)
     version, vector, optimizer = server.state()
     assert optimizer["step"].shape == ()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 
 from distmeta.runtime import chunks
-from distmeta.runtime.chunks import TreeSum
+from distmeta.runtime.chunks import Share, TreeSum
 from distmeta.types import Chunk, ChunkResult
 
 
@@ -92,8 +92,59 @@ def test_a_duplicate_with_other_numbers_changes_nothing():
 
 @pytest.mark.parametrize("leaf", [-1, 3])
 def test_a_leaf_of_another_tree_is_an_error(leaf):
-    with pytest.raises(IndexError, match=f"leaf {leaf} of a tree with 3 leaves"):
+    with pytest.raises(IndexError, match=f"leaves {leaf} to {leaf} are no node of a tree with 3 leaves"):
         TreeSum(3).add(leaf, np.zeros(1, np.float32))
+
+
+@st.composite
+def cuts(draw):
+    """A number of chunks, and a way to cut them into shares."""
+    count = draw(st.integers(1, 70))
+    inner = draw(st.sets(st.integers(1, count), max_size=12))
+    return count, sorted({0, count} | {at for at in inner if at < count})
+
+
+@given(cuts(), st.integers(0, 3))
+def test_any_shares_have_the_bits_of_the_tree(cut, seed):
+    count, edges = cut
+    parts, values, tree = chunks.split(count, 1, split="meta_train", step=0), vectors(count, seed), TreeSum(count)
+    order = np.random.default_rng(seed).permutation(len(edges) - 1)
+    for i in (*order, order[0]):  # one comes twice
+        share = Share(parts[edges[i] : edges[i + 1]], count)
+        assert [leaf for first, stop in share.nodes for leaf in range(first, stop)] == [c.id for c in share.chunks]
+        assert len(share.nodes) <= 2 * math.ceil(math.log2(count + 1))
+        for first, stop in share.nodes:
+            own = TreeSum(stop - first)
+            for leaf in range(first, stop):
+                own.add(leaf - first, values[leaf])
+            tree.add_node(first, stop, own.total)
+    assert bits(tree.total) == bits(recursive_sum(values))
+
+
+@given(st.integers(1, 200), st.integers(1, 64))
+def test_shares_are_even_and_cover_every_chunk(count, wanted):
+    parts = chunks.split(count, 1, split="meta_train", step=0)
+    found = chunks.shares(parts, wanted)
+    assert [chunk for share in found for chunk in share.chunks] == list(parts)
+    assert len(found) == min(count, wanted)
+    sizes = [len(share.chunks) for share in found]
+    assert max(sizes) - min(sizes) <= 1
+    assert [(share.id, share.stop, share.size) for share in found] == [
+        (share.chunks[0].id, share.chunks[0].id + n, n) for share, n in zip(found, sizes, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(("first", "stop"), [(1, 3), (0, 3), (3, 5), (2, 2), (4, 8), (0, 8)])
+def test_leaves_that_are_no_node_are_refused(first, stop):
+    with pytest.raises(IndexError, match="are no node of a tree with 7 leaves"):
+        TreeSum(7).add_node(first, stop, np.zeros(1, np.float32))
+
+
+def test_a_node_of_which_a_part_came_alone_is_refused():
+    tree = TreeSum(7)
+    tree.add(5, np.zeros(1, np.float32))
+    with pytest.raises(IndexError, match=r"leaves \[5\] have come without the others"):
+        tree.add_node(4, 7, np.zeros(1, np.float32))
 
 
 def test_a_sum_with_missing_leaves_names_them():

@@ -8,8 +8,10 @@ import torch
 
 from distmeta import Outer
 from distmeta.errors import ConfigError, NonFiniteGradientError, RuntimeFailure
+from distmeta.runtime.chunks import Share
 from distmeta.runtime.outer_optimizer import learning_rate
 from distmeta.runtime.parameter_server import ParameterServer
+from distmeta.types import Chunk
 
 SHAPES = ((3, 4), (4,), (), (2, 1, 2))
 SIZE = sum(math.prod(shape) for shape in SHAPES)
@@ -26,8 +28,13 @@ def parts(vector):
     return [torch.from_numpy(piece.reshape(shape).copy()) for piece, shape in zip(pieces, SHAPES, strict=True)]
 
 
+def add(server, t, chunk, chunks, tasks, gradient):
+    """Give the server one chunk of a step."""
+    server.accumulate(t, Share((Chunk(chunk, "meta_train", t, 0, tasks),), chunks), gradient[None])
+
+
 def step(server, t, gradient, tasks=1):
-    server.accumulate(step=t, chunk=0, chunks=1, tasks=tasks, gradient=gradient)
+    add(server, t, 0, 1, tasks, gradient)
     return server.apply(t)
 
 
@@ -104,7 +111,7 @@ def test_clipping(clip, gradient, applied):
 def test_unequal_chunks_are_weighted_by_their_tasks():
     server = ParameterServer(Outer(optimizer="sgd", lr=1.0), np.zeros(1, np.float32))
     for chunk, (tasks, total) in enumerate([(4, 8.0), (4, 4.0), (2, 8.0)]):
-        server.accumulate(0, chunk, 3, tasks, np.array([total], np.float32))
+        add(server, 0, chunk, 3, tasks, np.array([total], np.float32))
     assert server.apply(0)[1].tolist() == [-2.0]
 
 
@@ -113,7 +120,7 @@ def test_the_bits_do_not_depend_on_arrival():
     for order in ([0, 1, 2, 3, 4], [4, 2, 0, 3, 1], [3, 3, 1, 0, 4, 4, 2, 0]):
         server = ParameterServer(Outer(), START)
         for chunk in order:
-            server.accumulate(0, chunk, 5, 2, pieces[chunk])
+            add(server, 0, chunk, 5, 2, pieces[chunk])
         found.add(server.apply(0)[1].tobytes())
     assert len(found) == 1
 
@@ -123,11 +130,11 @@ def test_every_call_may_come_again():
     for t, gradient in enumerate(gradients(3)):
         step(once, t, gradient)
         for _ in range(2):
-            again.accumulate(t, 0, 1, 1, gradient)
+            add(again, t, 0, 1, 1, gradient)
         first, second = again.apply(t), again.apply(t)
         assert first[0] == second[0]
         assert np.array_equal(first[1], second[1])
-        again.accumulate(t, 0, 1, 1, 100 * gradient)  # a late duplicate of a step that is done
+        add(again, t, 0, 1, 1, 100 * gradient)  # a late duplicate of a step that is done
         again.apply(t)
     assert np.array_equal(once.vector(), again.vector())
     assert again.state()[0] == 3
@@ -136,16 +143,16 @@ def test_every_call_may_come_again():
 def test_a_late_gradient_of_a_step_before_does_not_count_in_this_one():
     server = ParameterServer(Outer(optimizer="sgd", lr=1.0), np.zeros(1, np.float32))
     step(server, 0, np.ones(1, np.float32))
-    server.accumulate(1, 0, 2, 1, np.ones(1, np.float32))
-    server.accumulate(0, 1, 2, 1, np.full(1, 50.0, np.float32))
-    server.accumulate(1, 1, 2, 1, np.full(1, 3.0, np.float32))
+    add(server, 1, 0, 2, 1, np.ones(1, np.float32))
+    add(server, 0, 1, 2, 1, np.full(1, 50.0, np.float32))
+    add(server, 1, 1, 2, 1, np.full(1, 3.0, np.float32))
     assert server.apply(1)[1].tolist() == [-3.0]
 
 
 def test_a_call_of_another_step_is_refused():
     server = ParameterServer(Outer(), START)
     with pytest.raises(RuntimeFailure, match="gradient of step 2 came at version 0"):
-        server.accumulate(2, 0, 1, 1, START)
+        add(server, 2, 0, 1, 1, START)
     with pytest.raises(RuntimeFailure, match="no gradient for step 0 at"):
         server.apply(0)
 
@@ -156,7 +163,7 @@ def test_an_exploded_gradient_of_finite_numbers_is_clipped(clip):
     server = ParameterServer(Outer(optimizer="sgd", lr=1.0, **clip), START)
     exploded = np.zeros_like(START)
     exploded[3] = 1e30
-    server.accumulate(0, 0, 1, 1, exploded)
+    add(server, 0, 0, 1, 1, exploded)
     header, vector = server.apply(0)
     assert header.grad_norm == pytest.approx(1e30)
     np.testing.assert_allclose(START - vector, exploded / np.float32(1e30), atol=1e-6)
@@ -169,7 +176,7 @@ def test_a_gradient_that_is_not_finite_is_refused_and_nothing_moves(bad):
     version, vector, optimizer = server.state()
     poisoned = gradients(1)[0]
     poisoned[3] = bad
-    server.accumulate(1, 0, 1, 1, poisoned)
+    add(server, 1, 0, 1, 1, poisoned)
     with pytest.raises(NonFiniteGradientError, match=r"mean meta-gradient of step 1 .* Nothing was applied"):
         server.apply(1)
     after = server.state()

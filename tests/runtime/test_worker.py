@@ -9,7 +9,9 @@ import torch
 from distmeta.bench import cases
 from distmeta.errors import NonFiniteGradientError
 from distmeta.learners.param_layout import ParamLayout
+from distmeta.runtime import chunks
 from distmeta.runtime.backend import LocalBackend
+from distmeta.runtime.chunks import Share
 from distmeta.runtime.worker import Worker, WorkerSetup
 from distmeta.types import Chunk
 from helpers import sines
@@ -51,6 +53,21 @@ def test_a_chunk_has_the_same_bits_whoever_computes_it_and_whatever_came_before(
     np.testing.assert_array_equal(first, again)
     np.testing.assert_array_equal(first, other)
     assert first.any()
+
+
+def test_a_share_has_the_sums_of_its_nodes(start):
+    worker, vector = start()
+    parts = chunks.split(10, 2, split="meta_train", step=3)
+    headers, sums = worker.train(Share(parts[1:], 5), 0, vector)
+    own = [worker.train_chunk(part, 0, vector) for part in parts]
+    assert [header.chunk for header in headers] == list(parts[1:])
+    for found, (header, _) in zip(headers, own[1:], strict=True):
+        np.testing.assert_array_equal(found.metrics["loss"], header.metrics["loss"])
+    gradients = [gradient for _, gradient in own]
+    np.testing.assert_array_equal(sums, [gradients[1], gradients[2] + gradients[3], gradients[4]])
+    assert worker.train(Share(parts[:1], 5), 0, vector)[1].tobytes() == gradients[0].tobytes()
+    (alone,) = worker.evaluate(Share(parts[2:3], 5), 0, vector, 5)
+    np.testing.assert_array_equal(alone.metrics["loss"], worker.evaluate_chunk(parts[2], 0, vector, 5).metrics["loss"])
 
 
 def test_a_loss_that_is_no_number_is_blamed_on_its_task(start):
