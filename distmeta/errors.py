@@ -164,6 +164,13 @@ class WorkerLost(RuntimeFailure):
     """A worker's process or node died."""
 
 
+class WorkerOutOfMemory(WorkerLost):
+    """A worker had too little memory: its process was ended for it, or is to be, since it could not compute its tasks.
+
+    Fewer workers on the same machine leave more to each, and give the same bits.
+    """
+
+
 class WorkerTimeout(RuntimeFailure):
     """A worker did not answer in the time it has."""
 

@@ -16,7 +16,15 @@ from typing import Any, Literal
 
 import torch
 
-from distmeta.errors import DistmetaError, RuntimeFailure, ServerLost, WorkerLost, first_sentence, line_of
+from distmeta.errors import (
+    DistmetaError,
+    RuntimeFailure,
+    ServerLost,
+    WorkerLost,
+    WorkerOutOfMemory,
+    first_sentence,
+    line_of,
+)
 
 SERVER = "parameter-server"
 """Name of the one actor that is not a worker."""
@@ -120,13 +128,12 @@ def raised(kind: str, text: str, trace: str) -> RuntimeFailure:
         >>> print(raised("KeyError", "'x'", 'File "/home/me/job.py", line 7, in model'))
         A worker raised KeyError: 'x' (/home/me/job.py, line 7). Fix that line, then `distmeta resume RUN_DIR`.
     """
-    fix = "Fix that line, then `distmeta resume RUN_DIR`."
-    if "OutOfMemory" in kind or kind == "MemoryError":
-        fix = (
-            "Use fewer --workers, for the same bits, with `distmeta resume RUN_DIR`; or start anew with smaller chunks."
-        )
     what = f"{kind}: {first_sentence(text)}" if text.strip() else kind
-    return RuntimeFailure(f"A worker raised {what} ({line_of(trace)}). {fix}", raw=trace)
+    seen = f"A worker raised {what} ({line_of(trace)})."
+    # torch has no class of its own for a CPU.
+    if "OutOfMemory" in kind or kind == "MemoryError" or (kind == "RuntimeError" and "can't allocate memory" in text):
+        return WorkerOutOfMemory(seen, raw=trace)
+    return RuntimeFailure(f"{seen} Fix that line, then `distmeta resume RUN_DIR`.", raw=trace)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The driver: THE loop. It moves names, headers and references; data and gradients never pass through it."""
+"""The driver: THE loop. It moves names, headers and references; of data and gradients its code sees nothing."""
 
 from __future__ import annotations
 
@@ -102,6 +102,7 @@ class Driver:
         self._timeline, self._may_lease_ahead = timeline, may_lease_ahead
         self._clocks = Clocks()
         self._ahead: _Leased | None = None  # shares of the next step that workers have already
+        self._now = 0  # the step that is being done
         self._chunk_seconds: float | None = None  # of the last step's chunks, the median
         self._applied = 0.0  # when the newest version was there
         self._log: Log = NullLog()
@@ -147,9 +148,8 @@ class Driver:
         e = self._experiment
         self._backend = backend
         self._begin(f"starting workers and the parameter server on {backend.name}")
-        self._pool = WorkerPool(
-            backend, WorkerSetup(self.learner, e.tasks, self.layout, e.seed, e.runtime.threads), e.runtime
-        )
+        setup = WorkerSetup(self.learner, e.tasks, self.layout, e.seed, e.runtime.threads)
+        self._pool = WorkerPool(backend, setup, e.runtime, lambda text: self._say(self._now, text))
         self._spawn_server(self._start_checkpoint)  # its process starts beside the workers'
         infos = self._pool.join()
         self._record["kernel"] = infos[0].kernel
@@ -223,7 +223,7 @@ class Driver:
 
     def _step(self, step: int) -> None:
         """Have the shares of one meta-batch computed, sum their gradients in the server, apply them."""
-        laps = Laps()
+        laps, self._now = Laps(), step
         leased, self._ahead = self._ahead or self._lease(step), None
         laps.lap("lease")
         results = leased.batch.results()

@@ -108,7 +108,7 @@ def evaluate_on(
         seed: root of the tasks' random numbers.
         say: receives a line about the workers.
     """
-    pool = WorkerPool(backend, setup, runtime)
+    pool = WorkerPool(backend, setup, runtime, say)
     try:
         infos = pool.join()
         say(describe(infos, backend))

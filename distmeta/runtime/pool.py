@@ -16,6 +16,7 @@ from distmeta.errors import (
     FailureBudgetExceeded,
     RuntimeFailure,
     WorkerLost,
+    WorkerOutOfMemory,
     WorkerTimeout,
 )
 from distmeta.experiment.settings import Runtime
@@ -27,6 +28,9 @@ from distmeta.types import ChunkResult
 
 MAX_DEATHS = 4
 """Workers that may be lost with the same share before its tasks are blamed."""
+
+MAX_DEATHS_OF_MEMORY = 2
+"""The same, of a worker that has the memory for itself."""
 
 OUT_OF_MEMORY = (
     "If workers die of memory, resume with fewer --workers, for the same bits; a smaller runtime.chunk_size needs a "
@@ -77,19 +81,23 @@ class PoolCounters:
 
 
 class WorkerPool:
-    """A fixed number of workers; the lost ones are replaced.
+    """A number of workers; the lost ones are replaced.
 
     Args:
         backend: where they run.
         setup: what each is given.
         runtime: numbers of workers, leases, losses and seconds.
+        tell: receives a line when the pool becomes smaller: a worker that has too little memory is not replaced as long
+            as there are others.
 
     Raises:
         ConfigError: more GPUs asked for than there are.
     """
 
-    def __init__(self, backend: Backend, setup: WorkerSetup, runtime: Runtime) -> None:
-        self._backend, self._setup, self._runtime = backend, setup, runtime
+    def __init__(
+        self, backend: Backend, setup: WorkerSetup, runtime: Runtime, tell: Callable[[str], None] = lambda text: None
+    ) -> None:
+        self._backend, self._setup, self._runtime, self._tell = backend, setup, runtime, tell
         self.size = runtime.workers or backend.default_workers(runtime.threads)
         gpus = runtime.gpus_per_worker
         if gpus is None:
@@ -101,6 +109,7 @@ class WorkerPool:
         self.counters = PoolCounters()
         self.kernel: str | None = None
         self._loss_times: list[float] = []
+        self._shrunk = -math.inf  # when the pool became smaller
         self._seconds: deque[float] = deque(maxlen=101)  # per task
         # By reference to what is awaited. A straggler stays here when its batch is done: its worker is not free yet.
         self._running: dict[Any, _Lease] = {}
@@ -125,7 +134,7 @@ class WorkerPool:
             try:
                 infos.append(self._admit(member))
             except WorkerLost as error:
-                self._lose(member, error)
+                self._lose(member, error, member.started)
         return tuple(infos)
 
     def begin(
@@ -179,8 +188,23 @@ class WorkerPool:
             )
         return info
 
-    def _lose(self, member: _Member, error: DistmetaError) -> None:
+    def _crowded(self, error: DistmetaError, began: float) -> bool:
+        """Whether a worker failed because several shared the memory, for work that began at this time."""
+        return isinstance(error, WorkerOutOfMemory) and (self.size > 1 or began < self._shrunk)
+
+    def _lose(self, member: _Member, error: DistmetaError, began: float) -> None:
         now = time.monotonic()
+        if self._crowded(error, began):
+            self.counters.losses += 1
+            self._backend.kill(member.actor)
+            if began < self._shrunk:  # beside one that is gone now: there may be room enough
+                self._members[self._members.index(member)] = self._start()
+                return
+            self._members.remove(member)
+            self.size, self._shrunk = self.size - 1, now
+            others = f"the other {self.size} workers" if self.size > 1 else "one worker"
+            self._tell(f"{member.name} had too little memory. Going on with {others}, for the same bits.")
+            return
         self._loss_times.append(now)
         self.counters.losses += 1
         limits = {"max_losses": self._runtime.max_losses, "window": self._runtime.loss_window}
@@ -389,22 +413,27 @@ class Batch:
             if lease.member is member and lease.headers is None:
                 lost.append(self._pool._running.pop(ref))
         held = [lease for lease in lost if lease.headers is None]
+        began = min((lease.started for lease in held), default=time.monotonic())
         if held and (oldest := min(held, key=lambda lease: lease.started)).batch is self:
-            # The oldest is the one it computed. A share that kills every worker must not go on killing them.
-            self._deaths[oldest.share.id] += 1
-            if self._deaths[oldest.share.id] >= MAX_DEATHS:
-                raise RuntimeFailure(
-                    f"{self._deaths[oldest.share.id]} workers in turn were lost with {oldest.share}: {error.message} "
-                    f"Expected at most one. If they take long, raise runtime.chunk_timeout. {OUT_OF_MEMORY}",
-                    task_ref=oldest.share.refs[0],
-                    raw=error.raw,
-                )
+            # The oldest is the one it computed. A share that kills every worker must not go on killing them; but where
+            # the workers' memory was too little together, it is not to blame.
+            memory = isinstance(error, WorkerOutOfMemory)
+            self._deaths[oldest.share.id] += not self._pool._crowded(error, began)
+            if self._deaths[oldest.share.id] >= (MAX_DEATHS_OF_MEMORY if memory else MAX_DEATHS):
+                seen = f"{self._deaths[oldest.share.id]} workers in turn were lost with {oldest.share}: {error.message}"
+                fix = f"Expected at most one. If they take long, raise runtime.chunk_timeout. {OUT_OF_MEMORY}"
+                if memory:
+                    fix = (
+                        "Each had the memory of the machine for itself. Start anew with a smaller runtime.chunk_size, "
+                        "or, where there are inner steps, with learner.gradient=mixed."
+                    )
+                raise RuntimeFailure(f"{seen} {fix}", task_ref=oldest.share.refs[0], raw=error.raw)
         again = {lease.share.id: lease.share for lease in lost if lease.batch is self}
         self._pending.extendleft(
             share for _, share in sorted(again.items(), reverse=True) if not self._is_elsewhere(share)
         )
         if member in self._pool._members:
-            self._pool._lose(member, error)
+            self._pool._lose(member, error, began)
 
     def _expire(self) -> None:
         now = time.monotonic()

@@ -26,6 +26,8 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 # A cluster of this machine: Ray's own 15 leaves its workers a thirtieth of a core that another process wants too.
 os.environ.setdefault("RAY_worker_niceness", "0")
+# Likewise: through the object store, a vector of some 100 KB takes the raylet two calls, and longer than in the call.
+os.environ.setdefault("RAY_max_direct_call_object_size", str(2**20))
 
 import ray
 from ray import cloudpickle, exceptions

@@ -6,8 +6,16 @@ import re
 
 from ray import exceptions
 
-from distmeta.errors import DistmetaError, RuntimeFailure, WorkerLost, first_sentence, foreign, line_of
-from distmeta.runtime.backend import lost
+from distmeta.errors import (
+    DistmetaError,
+    RuntimeFailure,
+    WorkerLost,
+    WorkerOutOfMemory,
+    first_sentence,
+    foreign,
+    line_of,
+)
+from distmeta.runtime.backend import SERVER, lost
 
 _RESUME = "Then `distmeta resume RUN_DIR` goes on from the last checkpoint."
 
@@ -56,7 +64,7 @@ def cannot_reach(address: str, error: Exception) -> RuntimeFailure:
     return foreign(RuntimeFailure, f"Could not reach the Ray cluster at {address!r}", error, fix)
 
 
-def translate(cause: exceptions.RayError, text: str, name: str) -> DistmetaError:
+def translate(cause: exceptions.RayError, text: str, name: str) -> DistmetaError:  # noqa: PLR0911 (a kind each)
     """The error for one of Ray's own.
 
     Args:
@@ -76,7 +84,12 @@ def translate(cause: exceptions.RayError, text: str, name: str) -> DistmetaError
                 "the command again.",
                 raw=raw,
             )
-        return lost(name, f"died: {_why(str(cause))}", raw=text)
+        why = _why(str(cause))
+        if name != SERVER and re.search(r"low on memory|OUT_OF_MEMORY", str(cause)):
+            return WorkerOutOfMemory(f"{name} died: {why}.", raw=text)
+        return lost(name, f"died: {why}", raw=text)
+    if isinstance(cause, exceptions.OutOfMemoryError):  # of Ray's own watch over the node, without the actor's name
+        return WorkerOutOfMemory(f"{name} was ended by Ray: {first_sentence(str(cause))}.", raw=text)
     if isinstance(cause, exceptions.ObjectStoreFullError | exceptions.OutOfDiskError):
         return _ends("Ray has no room for results", cause, text, _STORE_FULL)
     if isinstance(cause, exceptions.RuntimeEnvSetupError):

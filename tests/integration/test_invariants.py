@@ -513,6 +513,45 @@ def test_a_chunk_that_kills_every_worker_is_blamed_by_its_task(tmp_path):
     assert caught.value.task_ref == TaskRef("meta_train", 0, 0)
 
 
+class Small(LocalBackend):
+    """A machine with the memory for some workers only: of more, those that compute fail."""
+
+    def __init__(self, room):
+        super().__init__()
+        self.room, self.actors = room, []
+
+    def spawn(self, kind, name, *args, **kwargs):
+        self.actors.append(super().spawn(kind, name, *args, **kwargs))
+        return self.actors[-1]
+
+    def call(self, actor, method, *args, parts=1):
+        refs = super().call(actor, method, *args, parts=parts)
+        if method == "train" and sum(a.alive for a in self.actors if a.name != SERVER) > self.room:
+            for ref in refs:
+                ref.error = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+        return refs
+
+
+@pytest.mark.parametrize(("workers", "room"), [(2, 1), (5, 3), (5, 1)])
+def test_workers_whose_memory_is_too_little_together_become_fewer(workers, room, straight, tmp_path):
+    said = []
+    run = Run(sines().with_overrides({"runtime.workers": workers}), tmp_path, Small(room), watch=said.append)
+    assert_same(run, straight)
+    told = [event.text for event in said if "had too little memory" in event.text]
+    assert len(told) == workers - room
+    assert told[-1].endswith("Going on with one worker, for the same bits.") == (room == 1)
+    assert run.rows[-2]["runtime/worker_losses"] >= workers - room
+
+
+def test_tasks_for_which_one_worker_has_too_little_memory_end_the_run(tmp_path):
+    said = []
+    match = r"2 workers in turn were lost with tasks . to . of meta_train, step 0.*smaller runtime\.chunk_size.*mixed"
+    with pytest.raises(RuntimeFailure, match=match) as caught:
+        Run(sines().with_overrides({"runtime.workers": 3}), tmp_path, Small(0), watch=said.append)
+    assert caught.value.task_ref.step == 0
+    assert sum("had too little memory" in event.text for event in said) == 2
+
+
 class Sick(LocalBackend):
     """A backend whose first worker cannot compute, as on a machine with a full disk."""
 

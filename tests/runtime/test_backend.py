@@ -1,8 +1,9 @@
 """What a method raises comes out of fetch as one of distmeta's errors, in this process as on a cluster."""
 
 import pytest
+import torch
 
-from distmeta.errors import DataError, DistmetaError, RuntimeFailure
+from distmeta.errors import DataError, DistmetaError, RuntimeFailure, WorkerOutOfMemory
 from distmeta.runtime.backend import LocalBackend, Resources
 
 
@@ -37,9 +38,10 @@ def test_an_error_of_the_user_is_one_short_message_and_its_traceback_is_kept():
         fetch(Unborn, "fails")
 
 
-def test_memory_has_its_own_advice():
-    with pytest.raises(RuntimeFailure, match=r"raised MemoryError \(.*Use fewer --workers"):
-        fetch(Actor, "fails", MemoryError())
+def test_a_lack_of_memory_has_its_own_kind():
+    for error in (MemoryError(), torch.OutOfMemoryError("CUDA"), RuntimeError("Allocator: can't allocate memory: you")):
+        with pytest.raises(WorkerOutOfMemory, match=r"raised \w+(: .*)? \(.*test_backend"):
+            fetch(Actor, "fails", error)
 
 
 def test_an_error_of_distmeta_stays_itself():

@@ -12,7 +12,7 @@ import pytest
 import ray
 from ray import cloudpickle, exceptions
 
-from distmeta.errors import ContractError, RuntimeFailure, ServerLost, WorkerLost
+from distmeta.errors import ContractError, RuntimeFailure, ServerLost, WorkerLost, WorkerOutOfMemory
 from distmeta.runtime import ray_backend
 from distmeta.runtime.backend import SERVER
 from distmeta.runtime.ray_backend import RayBackend
@@ -268,6 +268,16 @@ DEATH = (
             "Ray has no room for results: Local disk is full. Free disk in Ray's folder (/tmp, or RAY_TMPDIR "
             "elsewhere), or use fewer --workers. Then `distmeta resume RUN_DIR` goes on from the last checkpoint.",
         ),
+        (
+            exceptions.OutOfMemoryError(
+                "1 worker(s) were killed due to the node running low on memory. Memory on\nmore"
+            ),
+            "an actor",
+            WorkerOutOfMemory,
+            "an actor was ended by Ray: 1 worker(s) were killed due to the node running low on memory.",
+        ),
+        (died(DEATH.replace("SYSTEM_ERROR", "NODE_OUT_OF_MEMORY")), "worker-3", WorkerOutOfMemory, None),
+        (died(DEATH.replace("SYSTEM_ERROR", "NODE_OUT_OF_MEMORY")), SERVER, ServerLost, None),
         (exceptions.ObjectStoreFullError("Failed to put object"), "a", RuntimeFailure, None),
         (exceptions.RuntimeEnvSetupError("pip failed"), "a", RuntimeFailure, None),
         (
