@@ -148,9 +148,10 @@ class Driver:
         e = self._experiment
         self._backend = backend
         self._begin(f"starting workers and the parameter server on {backend.name}")
+        # Before the workers: where a node's memory runs out, Ray ends the actor first that began last.
+        self._spawn_server(self._start_checkpoint)
         setup = WorkerSetup(self.learner, e.tasks, self.layout, e.seed, e.runtime.threads)
         self._pool = WorkerPool(backend, setup, e.runtime, lambda text: self._say(self._now, text))
-        self._spawn_server(self._start_checkpoint)  # its process starts beside the workers'
         infos = self._pool.join()
         self._record["kernel"] = infos[0].kernel
         self._say(0, describe(infos, backend))
