@@ -23,7 +23,8 @@ import torch
 
 from distmeta.errors import LearnerContractError
 from distmeta.learners.base import MetaLearner
-from distmeta.learners.functional import curvature, gradient_and_output, same_noise_after, task_gradient
+from distmeta.learners.curvature import curvature, gradient_and_output, held_curvature
+from distmeta.learners.functional import same_noise_after, task_gradient
 from distmeta.learners.inner_loop import GradientLearner, split_rates, with_rates
 from distmeta.learners.losses import of_task, prediction_loss, prediction_metrics
 from distmeta.learners.over_tasks import map_tasks
@@ -99,7 +100,12 @@ class DescentLearner(GradientLearner):
         value, from_queries = episode.query_x.new_zeros(()), {}
         for step, weight in enumerate(descent.weights):
             noise.keep()
-            gradient, _ = task_gradient(lambda moving: loss({**fixed, **moving}), fast[step], create_graph=False)
+            if step + 1 < len(descent.weights):
+                gradient, _ = task_gradient(lambda moving: loss({**fixed, **moving}), fast[step], create_graph=False)
+            else:  # the first step of the way back
+                gradient, product = held_curvature(loss, fixed, fast[step])
+                held = [(gradient, product)]
+                del product  # the graph lives as long as its last name
             rate = {name: descent.rate(rates, name, step) for name in descent.moving}
             fast.append({name: p - rate[name] * gradient[name] for name, p in fast[step].items()})
             if weight:
@@ -115,8 +121,14 @@ class DescentLearner(GradientLearner):
             for name, part in from_queries.pop(step, {}).items():
                 total[name] = total[name] + part
             direction = {name: descent.rate(rates, name, step) * total[name] for name in descent.moving}
-            with noise.of(step):
-                gradient, product = curvature(loss, fixed, fast.pop(), direction)
+            point = fast.pop()
+            if held:
+                gradient, pull = held.pop()
+                product = pull(direction)
+                del pull
+            else:
+                with noise.of(step):
+                    gradient, product = curvature(loss, fixed, point, direction, needs_gradient=bool(rates))
             for name, found in of_rates.items():
                 found.insert(0, -total[name] * gradient[name])
                 if not descent.per_step:  # one sum, not a tensor for each step
