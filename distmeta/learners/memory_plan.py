@@ -1,0 +1,122 @@
+"""How much memory a chunk's meta-gradient will need, before any worker computes one.
+
+The bytes of the tensors that are alive together are counted while the learner computes the meta-gradient of one or two
+tasks, with one and two inner steps (two and three where the gradient is walked back). Tensors of a chunk grow linearly
+in its tasks, and graphs linearly in the steps. What a process holds is more: malloc keeps freed pieces between those in
+use, until a tensor is large enough for pages of its own.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.autograd import forward_ad
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from distmeta.learners.base import MetaLearner
+from distmeta.learners.mixed_gradient import DescentLearner
+from distmeta.types import Episode, Params
+
+HEAP_FACTOR = 1.6
+"""Resident bytes over those of live tensors, in glibc's heap as :mod:`distmeta.malloc` sets it: 1.5 to 1.9 were seen."""
+
+_OWN_PAGES = 32 * 2**20  # a tensor of so many bytes lies outside of the heap, and leaves no hole in it
+
+
+def peak_bytes(learner: MetaLearner, params: Params, episodes: Episode, tasks: int) -> int:
+    """The most bytes that the meta-gradient of a chunk will hold beyond parameters and episodes.
+
+    Args:
+        learner: bound to its model, its engine chosen.
+        params: the meta-parameters.
+        episodes: two or more tasks, stacked, in the shapes of the chunk's.
+        tasks: the chunk's tasks.
+
+    Example:
+        >>> from torch import nn
+        >>> from distmeta import MAML
+        >>> x, y = torch.rand(2, 5, 64), torch.arange(5).expand(2, 5)
+        >>> net = nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 5))
+        >>> params = {name: p.detach() for name, p in net.named_parameters()}
+        >>> def peak(steps, tasks=8):
+        ...     learner = MAML(net, inner_steps=steps, vectorise="vmap")
+        ...     return peak_bytes(learner, params, Episode(x, y, x, y), tasks)
+        >>> peak(1) < peak(5) < peak(10), peak(5, tasks=16) == 2 * peak(5)
+        (True, True)
+    """
+    few = 1 if learner.loops else min(tasks, 2)
+    scale = 1.0 if learner.loops else tasks / few
+    some = episodes.map(lambda part: part[:few])
+    first = learner.at_step(0)
+    learner = first if first.exact_gradient else learner  # a loss after every step is of the first steps
+
+    def measured(steps: int | None) -> float:
+        shorter = learner if steps is None else learner.with_config(inner_steps=steps, test_inner_steps=None)
+        with torch.random.fork_rng(devices=[]), _Live(scale) as live:
+            shorter.meta_gradient(params, some)
+        return live.peak * scale
+
+    steps = getattr(learner.config, "inner_steps", None)
+    walks_back = isinstance(learner, DescentLearner) and learner.config.gradient == "mixed" and learner.exact_gradient
+    begin = 2 if walks_back else 1
+    if steps is None or steps <= begin:
+        return int(measured(steps))
+    fewer, more = measured(begin), measured(begin + 1)
+    per_step = more - fewer
+    if walks_back:  # with few steps the peak may lie where few fast parameters are kept
+        per_step = max(per_step, HEAP_FACTOR * tasks * _fast_bytes(learner, params) / (tasks if learner.loops else 1))
+    return int(more + (steps - begin - 1) * per_step)
+
+
+def _fast_bytes(learner: DescentLearner, params: Params) -> int:
+    """Bytes of one task's fast parameters."""
+    moving = learner.descent(params).moving
+    return sum(params[name].nbytes for name in moving)
+
+
+class _Live(TorchDispatchMode):
+    """Counts the bytes of tensors that are made inside, and alive together."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.peak = self._now = 0.0
+        self._scale = scale
+        self._seen: dict[int, Any] = {}
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        if forward_ad._current_level >= 0:  # torch crashes there; mixed gradients go twice in reverse instead
+            raise RuntimeError("Memory cannot be counted in torch's forward mode.")
+        found = func(*args, **(kwargs or {}))
+        for storage in _storages(found):
+            if storage._cdata not in self._seen:
+                given = {other._cdata for other in _storages((args, kwargs))}
+                self._count(storage, 0.0 if storage._cdata in given else self._weight(storage.nbytes()))
+        return found
+
+    def _weight(self, size: int) -> float:
+        return size * (1.0 if size * self._scale >= _OWN_PAGES else HEAP_FACTOR)
+
+    def _count(self, storage: torch.UntypedStorage, size: float) -> None:
+        key = storage._cdata
+
+        def gone(_: Any) -> None:
+            del self._seen[key]
+            self._now -= size
+
+        self._seen[key] = weakref.ref(storage, gone)
+        self._now += size
+        self.peak = max(self.peak, self._now)
+
+
+def _storages(tree: Any) -> list[torch.UntypedStorage]:
+    return [
+        leaf.untyped_storage()
+        for leaf in tree_leaves(tree)
+        if isinstance(leaf, torch.Tensor) and leaf.layout == torch.strided and not leaf._is_zerotensor()
+    ]
