@@ -125,7 +125,7 @@ def held_curvature(loss: Loss, fixed: Params, moving: Params) -> tuple[Params, P
             found = torch.func.grad(loss)(point)
             return {name: found[name] for name in moving}
 
-        gradient, pull = torch.func.vjp(gradient_at, {**fixed, **moving})
+        gradient, pull = torch.func.vjp(gradient_at, {**fixed, **moving})  # type: ignore[misc]
         return gradient, lambda way: pull(way)[0]
 
     # All tasks of the chunk, twice in reverse: the kernels of engine 2 have no forward mode.

@@ -26,7 +26,6 @@ from torch.autograd import Function
 
 from distmeta.learners.one_level import call, joined, one_level, parted
 
-
 _UNREAD: ContextVar[bool] = ContextVar("distmeta_unread_weight_gradients", default=False)
 
 

@@ -80,7 +80,7 @@ def is_vectorised() -> bool:
 
 
 def stacking() -> Level | None:
-    """The level of ``vmap`` behind which engine 2 computes on stacked tensors; ``None`` where it cannot, or engine 1."""
+    """The level of ``vmap`` behind which engine 2 computes on stacked tensors, if it does."""
     return one_level() if _ENGINE.get() == 2 else None
 
 

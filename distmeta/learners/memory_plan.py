@@ -1,7 +1,7 @@
 """How much memory a chunk's meta-gradient will need, before any worker computes one.
 
 The bytes of the tensors that are alive together are counted while the learner computes the meta-gradient of one or two
-tasks, with one and two inner steps (two and three where the gradient is walked back). Tensors of a chunk grow linearly
+tasks, with two and three inner steps. Tensors of a chunk grow linearly
 in its tasks, and graphs linearly in the steps. What a process holds is more: malloc keeps freed pieces between those in
 use, until a tensor is large enough for pages of its own.
 """
@@ -17,12 +17,18 @@ from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from distmeta.errors import first_sentence
 from distmeta.learners.base import MetaLearner
 from distmeta.learners.mixed_gradient import DescentLearner
 from distmeta.types import Episode, Params
 
 HEAP_FACTOR = 1.6
-"""Resident bytes over those of live tensors, in glibc's heap as :mod:`distmeta.malloc` sets it: 1.5 to 1.9 were seen."""
+"""Resident bytes over those of live tensors in glibc's heap, as :mod:`distmeta.malloc` sets it: 1.4 to 1.9 seen."""
+
+AUTO_SHARE = 0.5
+"""How much of a worker's memory an unrolled chunk may take by ``gradient="auto"``; libraries and data need some too."""
+
+_BEGIN = 2  # inner steps; the first one may share what later ones have for each task
 
 _OWN_PAGES = 32 * 2**20  # a tensor of so many bytes lies outside of the heap, and leaves no hole in it
 
@@ -56,20 +62,21 @@ def peak_bytes(learner: MetaLearner, params: Params, episodes: Episode, tasks: i
 
     def measured(steps: int | None) -> float:
         shorter = learner if steps is None else learner.with_config(inner_steps=steps, test_inner_steps=None)
-        with torch.random.fork_rng(devices=[]), _Live(scale) as live:
+        live = _Live(scale)
+        with torch.random.fork_rng(devices=[]), live:
             shorter.meta_gradient(params, some)
         return live.peak * scale
 
     steps = getattr(learner.config, "inner_steps", None)
-    walks_back = isinstance(learner, DescentLearner) and learner.config.gradient == "mixed" and learner.exact_gradient
-    begin = 2 if walks_back else 1
-    if steps is None or steps <= begin:
+    if steps is None or steps <= _BEGIN:
         return int(measured(steps))
-    fewer, more = measured(begin), measured(begin + 1)
+    fewer, more = measured(_BEGIN), measured(_BEGIN + 1)
     per_step = more - fewer
-    if walks_back:  # with few steps the peak may lie where few fast parameters are kept
-        per_step = max(per_step, HEAP_FACTOR * tasks * _fast_bytes(learner, params) / (tasks if learner.loops else 1))
-    return int(more + (steps - begin - 1) * per_step)
+    if (
+        isinstance(learner, DescentLearner) and learner.config.gradient == "mixed" and learner.walks_back
+    ):  # with few steps the peak may lie where few fast parameters are kept
+        per_step = max(per_step, HEAP_FACTOR * scale * few * _fast_bytes(learner, params))
+    return int(more + (steps - _BEGIN - 1) * per_step)
 
 
 def _fast_bytes(learner: DescentLearner, params: Params) -> int:
@@ -78,11 +85,72 @@ def _fast_bytes(learner: DescentLearner, params: Params) -> int:
     return sum(params[name].nbytes for name in moving)
 
 
-class _Live(TorchDispatchMode):
+def planned(
+    learner: MetaLearner, params: Params, episodes: Episode, *, tasks: int, memory: int
+) -> tuple[MetaLearner, str | None]:
+    """The learner with ``gradient="auto"`` replaced by what its memory allows, once, before a run begins.
+
+    Unrolled is faster and takes the graphs of all steps; it is chosen where these take :data:`AUTO_SHARE` of the memory
+    at most, and where walking back is no other way or needs as much.
+
+    Args:
+        learner: bound to its model, its engine chosen.
+        params: the meta-parameters.
+        episodes: two or more tasks, stacked, in the shapes of the chunk's.
+        tasks: of a chunk.
+        memory: bytes that a worker may use.
+
+    Returns:
+        The learner, and a line for the user: what was chosen by which numbers, or that a chunk will not fit.
+    """
+    if not isinstance(learner, DescentLearner):
+        return learner, None
+    chunk = f"a chunk of {tasks} task{'s' * (tasks != 1)} (runtime.chunk_size={tasks})"
+    asked = learner.config.gradient
+    unrolled = learner.with_config(gradient="unroll") if asked == "auto" else learner
+    try:
+        need = peak_bytes(unrolled, params, episodes, tasks)
+        if asked != "auto":
+            return learner, _warning(learner, chunk, need, memory)
+        mixed = learner.with_config(gradient="mixed")
+        others = f"{_size(memory)} per worker"
+        line = f"learner.gradient=auto is unroll: {chunk} is predicted to need {_size(need)}, of {others}."
+        if need <= AUTO_SHARE * memory or not mixed.walks_back:
+            return unrolled, _warning(unrolled, chunk, need, memory) or line
+        less = peak_bytes(mixed, params, episodes, tasks)
+        if less >= need:  # fast parameters are more than graphs
+            return unrolled, _warning(unrolled, chunk, need, memory) or line
+        line = (
+            f"learner.gradient=auto is mixed: {chunk} is predicted to need {_size(less)}; unrolled {_size(need)}, more "
+            f"than {AUTO_SHARE:.0%} of {others}."
+        )
+        return mixed, _warning(mixed, chunk, less, memory) or line
+    except Exception as error:  # noqa: BLE001 (a user's model may raise anything where its operations are counted)
+        why = f"the memory of {chunk} could not be predicted ({type(error).__name__}: {first_sentence(str(error))})"
+        return unrolled, f"learner.gradient=auto is unroll: {why}." if asked == "auto" else None
+
+
+def _warning(learner: DescentLearner, chunk: str, need: int, memory: int) -> str | None:
+    if need <= memory:
+        return None
+    could_walk = learner.config.gradient != "mixed" and learner.with_config(gradient="mixed").walks_back
+    return (
+        f"This run may end for want of memory: with learner.gradient={learner.config.gradient}, {chunk} is predicted "
+        f"to need {_size(need)}, and a worker has {_size(memory)}. Set {'learner.gradient=mixed, or ' * could_walk}a "
+        "smaller runtime.chunk_size."
+    )
+
+
+def _size(count: int) -> str:
+    unit, name = (2**30, "GiB") if count >= 2**30 else (2**20, "MiB")
+    return f"{count / unit:.{0 if count >= 100 * unit else 1}f} {name}"
+
+
+class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of tensors that are made inside, and alive together."""
 
     def __init__(self, scale: float) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.peak = self._now = 0.0
         self._scale = scale
         self._seen: dict[int, Any] = {}

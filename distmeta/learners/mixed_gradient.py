@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, final
 
 import torch
 
@@ -61,10 +61,12 @@ class DescentLearner(GradientLearner):
 
         Args:
             gradient: how the exact meta-gradient is computed: ``"unroll"`` keeps the graph of all inner steps, with
-                ``"mixed"`` memory hardly grows with their number. The two differ by rounding.
+                ``"mixed"`` memory hardly grows with their number. The two differ by rounding. ``"auto"``: unrolled
+                where the predicted memory of a chunk allows it; chosen once, before the first worker starts, and a run
+                goes on with what it began with. On another machine a new run may choose, and round, otherwise.
         """
 
-        gradient: Literal["unroll", "mixed"] = "unroll"
+        gradient: Literal["unroll", "mixed", "auto"] = "unroll"
 
     config: Config
 
@@ -72,13 +74,19 @@ class DescentLearner(GradientLearner):
     def descent(self, params: Params) -> Descent:
         """The inner loop of :meth:`fast_params`, as data."""
 
+    @property
+    @final
+    def walks_back(self) -> bool:
+        """Whether ``gradient="mixed"`` can be taken, and is another way than unrolling."""
+        return bool(self.exact_gradient and self.config.inner_steps) and _of_another_class(self) is None
+
     def chunk_gradient(self, params: Params, episodes: Episode) -> tuple[Params, Metrics]:
         """The meta-gradient summed over T stacked tasks, and their metrics.
 
         Raises:
             LearnerContractError: ``gradient="mixed"`` of a subclass that has an inner loop or a loss of its own.
         """
-        if self.config.gradient == "unroll" or not self.exact_gradient or not self.config.inner_steps:
+        if self.config.gradient != "mixed" or not self.exact_gradient or not self.config.inner_steps:
             return super().chunk_gradient(params, episodes)  # there is no graph to save without second derivatives
         _require_own_loop(self)
         gradients, metrics = map_tasks(self._walked_back, params, episodes, loop=self.loops)
@@ -103,9 +111,9 @@ class DescentLearner(GradientLearner):
             if step + 1 < len(descent.weights):
                 gradient, _ = task_gradient(lambda moving: loss({**fixed, **moving}), fast[step], create_graph=False)
             else:  # the first step of the way back
-                gradient, product = held_curvature(loss, fixed, fast[step])
-                held = [(gradient, product)]
-                del product  # the graph lives as long as its last name
+                gradient, pull = held_curvature(loss, fixed, fast[step])
+                held = [(gradient, pull)]
+                del pull  # the graph lives as long as its last name
             rate = {name: descent.rate(rates, name, step) for name in descent.moving}
             fast.append({name: p - rate[name] * gradient[name] for name, p in fast[step].items()})
             if weight:
@@ -164,15 +172,22 @@ class _Noise:
             yield
 
 
-def _require_own_loop(learner: DescentLearner) -> None:
-    """Raise where a subclass adapts or scores in a way that the walk back is not of."""
+def _of_another_class(learner: DescentLearner) -> tuple[str, str] | None:
+    """The method that a subclass replaces, and the class whose inner loop :meth:`descent` describes, if so."""
     kind = type(learner)
     of_descent = next(base for base in kind.__mro__ if "descent" in base.__dict__)
     for name in ("fast_params", "meta_loss"):
         owner = next(base for base in kind.__mro__ if name in base.__dict__)
         if owner not in (of_descent, MetaLearner):
-            raise LearnerContractError(
-                f"{kind.__name__} replaces {name}, and learner.gradient=mixed walks the inner loop of "
-                f"{of_descent.__name__} back; expected the two to be of one class. Use gradient=unroll, or write "
-                "descent() too."
-            )
+            return name, of_descent.__name__
+    return None
+
+
+def _require_own_loop(learner: DescentLearner) -> None:
+    """Raise where a subclass adapts or scores in a way that the walk back is not of."""
+    found = _of_another_class(learner)
+    if found is not None:
+        raise LearnerContractError(
+            f"{type(learner).__name__} replaces {found[0]}, and learner.gradient=mixed walks the inner loop of "
+            f"{found[1]} back; expected the two to be of one class. Use gradient=unroll, or write descent() too."
+        )
