@@ -71,18 +71,16 @@ def peak_bytes(learner: MetaLearner, params: Params, episodes: Episode, tasks: i
     if steps is None or steps <= _BEGIN:
         return int(measured(steps))
     fewer, more = measured(_BEGIN), measured(_BEGIN + 1)
-    per_step = more - fewer
-    if (
-        isinstance(learner, DescentLearner) and learner.config.gradient == "mixed" and learner.walks_back
-    ):  # with few steps the peak may lie where few fast parameters are kept
-        per_step = max(per_step, HEAP_FACTOR * scale * few * _fast_bytes(learner, params))
+    # Walked back, the peak may lie where few fast parameters are kept, as long as the steps are few.
+    per_step = max(more - fewer, HEAP_FACTOR * scale * few * _kept_per_step(learner, params))
     return int(more + (steps - _BEGIN - 1) * per_step)
 
 
-def _fast_bytes(learner: DescentLearner, params: Params) -> int:
-    """Bytes of one task's fast parameters."""
-    moving = learner.descent(params).moving
-    return sum(params[name].nbytes for name in moving)
+def _kept_per_step(learner: MetaLearner, params: Params) -> int:
+    """Bytes that walking one task back keeps of each step: its fast parameters."""
+    if not isinstance(learner, DescentLearner) or learner.config.gradient != "mixed" or not learner.walks_back:
+        return 0
+    return sum(params[name].nbytes for name in learner.descent(params).moving)
 
 
 def planned(
