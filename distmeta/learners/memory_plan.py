@@ -51,8 +51,8 @@ def peak_bytes(learner: MetaLearner, params: Params, episodes: Episode, tasks: i
         >>> def peak(steps, tasks=8):
         ...     learner = MAML(net, inner_steps=steps, vectorise="vmap")
         ...     return peak_bytes(learner, params, Episode(x, y, x, y), tasks)
-        >>> peak(1) < peak(5) < peak(10), peak(5, tasks=16) == 2 * peak(5)
-        (True, True)
+        >>> peak(1) < peak(5) < peak(10), round(peak(5, tasks=16) / peak(5), 3)
+        (True, 2.0)
     """
     few = 1 if learner.loops else min(tasks, 2)
     scale = 1.0 if learner.loops else tasks / few
