@@ -28,6 +28,8 @@ HEAP_FACTOR = 1.6
 AUTO_SHARE = 0.5
 """How much of a worker's memory an unrolled chunk may take by ``gradient="auto"``; libraries and data need some too."""
 
+_UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
+
 _BEGIN = 2  # inner steps; the first one may share what later ones have for each task
 
 _OWN_PAGES = 32 * 2**20  # a tensor of so many bytes lies outside of the heap, and leaves no hole in it
@@ -140,7 +142,7 @@ def _warning(learner: DescentLearner, chunk: str, need: int, memory: int) -> str
 
 
 def _size(count: int) -> str:
-    unit, name = (2**30, "GiB") if count >= 2**30 else (2**20, "MiB")
+    unit, name = next((unit, name) for unit, name in _UNITS if count >= unit or unit == 1024)
     return f"{count / unit:.{0 if count >= 100 * unit else 1}f} {name}"
 
 

@@ -124,7 +124,7 @@ def test_a_chunk_that_will_not_fit_is_told_before_any_worker_starts(gradient, fi
     need = peak_bytes(made, params, tasks(), 8)
     found, line = planned(made, params, tasks(), tasks=8, memory=MIB // 2)
     assert found is made
-    assert f"predicted to need {need / MIB:.1f} MiB, and a worker has 0.5 MiB." in line
+    assert f"predicted to need {need / MIB:.1f} MiB, and a worker has 512 KiB." in line
     assert line.endswith(f"Set {fix} smaller runtime.chunk_size.")
     assert planned(made, params, tasks(), tasks=8, memory=1000 * MIB) == (made, None)
 
