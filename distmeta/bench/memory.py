@@ -22,10 +22,12 @@ from distmeta.bench.benchmark import Benchmark, Budget, Tell
 from distmeta.bench.record import Row
 from distmeta.errors import ConfigError
 from distmeta.experiment.job import Job
+from distmeta.learners.memory_plan import peak_bytes
 from distmeta.learners.param_layout import ParamLayout
 from distmeta.runtime import chunks
 from distmeta.runtime.worker import Worker, WorkerSetup
 from distmeta.seeding import rng
+from distmeta.types import TaskRef
 
 _MIB = 2**20
 _LINUX = platform.system() == "Linux"
@@ -79,7 +81,21 @@ class Memory(Benchmark):
             Row({"chunk": self._chunk} if steps is None else {"steps": steps}, values)
             for steps, values in zip(self._steps, found, strict=True)
         ]
-        return [replace(row, figures={"times_the_first": row.median / rows[0].median}) for row in rows]
+        figures = [{"times_the_first": row.median / rows[0].median} for row in rows]
+        for row, steps, of_row in zip(rows, self._steps, figures, strict=True):
+            predicted = self._predicted(steps)
+            of_row |= {"predicted": predicted, "predicted_over_seen": predicted / row.median}
+        return [replace(row, figures=of_row) for row, of_row in zip(rows, figures, strict=True)]
+
+    def _predicted(self, steps: int | None) -> float:
+        """MiB."""
+        e, learner = cases.experiment_of(self._what), self._learner
+        if steps is not None:
+            learner = learner.with_config(inner_steps=steps, test_inner_steps=None)
+        params = learner.starting_params(rng(e.seed, "init"))
+        few = e.tasks.episodes([TaskRef("meta_train", 0, i) for i in range(2)], e.seed)
+        few = few.to(torch.device("cpu"), ParamLayout.of(params).torch_dtype)
+        return peak_bytes(learner, params, few, self._chunk) / _MIB
 
     @property
     def _chunk(self) -> int:
@@ -104,6 +120,7 @@ class Memory(Benchmark):
         return (
             "Memory is the peak of a fresh worker process while it computes one chunk, less what it holds before: "
             "libraries, model, episodes, and what one task with the same settings has left behind.",
+            "Predicted is what a run expects before it starts, of tensors counted on two tasks and few steps.",
         )
 
 

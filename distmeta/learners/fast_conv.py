@@ -16,13 +16,27 @@ copies nothing. Convolutions with few positions are products with columns of x i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import torch
 from torch.autograd import Function
 
 from distmeta.learners.one_level import call, joined, one_level, parted
+
+_UNREAD: ContextVar[bool] = ContextVar("distmeta_unread_weight_gradients", default=False)
+
+
+@contextlib.contextmanager
+def unread_weight_gradients() -> Iterator[None]:
+    """Leave out the values of gradients for kernels that are leaves: they are differentiated, and read by nobody."""
+    token = _UNREAD.set(True)
+    try:
+        yield
+    finally:
+        _UNREAD.reset(token)
 
 
 class Geometry(NamedTuple):
@@ -213,7 +227,9 @@ class _Conv(Function):
         if ctx.needs_input_grad[0]:
             dx = call(_ConvX, g, w, tuple(x.shape[3:]), ctx.geo)
         if ctx.needs_input_grad[1]:
-            dw = call(_ConvW, x, g, tuple(w.shape[3:]), len(w) < len(x), ctx.geo)
+            # A leaf's gradient is read by no other function of the graph; that of other weights may be.
+            function = _UnreadConvW if _UNREAD.get() and w.is_leaf else _ConvW
+            dw = call(function, x, g, tuple(w.shape[3:]), len(w) < len(x), ctx.geo)
         if ctx.needs_input_grad[2]:
             db = g.sum((1, 3, 4))
             db = db.sum(0, keepdim=True) if ctx.biases < len(g) else db
@@ -314,6 +330,14 @@ class _ConvW(Function):
         join = _Join(info.batch_size, x.shape[1], 1 if shared else None)
         dw = call(_ConvW, join.images(x), join.images(g), size, False, geo)
         return dw.reshape(info.batch_size, 1 if shared else x.shape[1], *dw.shape[1:]), 0
+
+
+class _UnreadConvW(_ConvW):
+    """A dw that is only differentiated: linear in x and g, so that its value is in no derivative; zeros instead."""
+
+    @staticmethod
+    def forward(x: torch.Tensor, g: torch.Tensor, size: tuple[int, int], shared: bool, geo: Geometry) -> torch.Tensor:
+        return x.new_zeros(()).expand(1 if shared else len(g), g.shape[2], x.shape[2] // geo.groups, *size)
 
 
 def _mapped(x: torch.Tensor, dim: int | None, size: int) -> torch.Tensor:

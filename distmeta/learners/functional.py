@@ -1,10 +1,12 @@
-"""Models as pure functions of their parameters, and the gradient of one task's loss, vectorised or not."""
+"""Models as pure functions of their parameters, and the gradient of one task's loss, vectorised or not.
+
+Its second derivatives are in :mod:`distmeta.learners.curvature`.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Literal
@@ -70,6 +72,16 @@ def vectorised(active: bool, *, exact_norms: bool = True) -> Iterator[None]:
             yield
     finally:
         _VECTORISED.reset(token)
+
+
+def is_vectorised() -> bool:
+    """Whether the code runs under ``torch.func.vmap``, see :func:`vectorised`."""
+    return _VECTORISED.get()
+
+
+def stacking() -> Level | None:
+    """The level of ``vmap`` behind which engine 2 computes on stacked tensors, if it does."""
+    return one_level() if _ENGINE.get() == 2 else None
 
 
 @contextlib.contextmanager
@@ -228,8 +240,8 @@ def task_gradient(
         The gradient by name (zeros for a parameter that the loss does not use) and the loss.
     """
     keep = create_graph and torch.is_grad_enabled()
-    if _VECTORISED.get():
-        level = one_level() if _ENGINE.get() == 2 else None
+    if is_vectorised():
+        level = stacking()
         if level is not None:
             return _stacked_gradient(loss, params, level, keep)
         with contextlib.nullcontext() if keep else torch.no_grad():
@@ -238,82 +250,10 @@ def task_gradient(
     with torch.enable_grad():
         point = {n: p if keep and p.requires_grad else p.detach().requires_grad_() for n, p in params.items()}
         value = loss(point)
-        return _named_gradient(value, point, create_graph=keep), value if keep else value.detach()
+        return named_gradient(value, point, create_graph=keep), value if keep else value.detach()
 
 
-def gradient_and_output(
-    loss: Callable[[Params], tuple[torch.Tensor, torch.Tensor]], params: Params
-) -> tuple[Params, torch.Tensor, torch.Tensor]:
-    """Gradient of one task's loss, taken as a constant, the loss, and what else ``loss`` returns.
-
-    Args:
-        loss: scalar loss, and a tensor, as functions of the parameters.
-        params: the point at which to differentiate.
-    """
-    if _VECTORISED.get():
-        gradient, (value, output) = torch.func.grad_and_value(loss, has_aux=True)(params)
-        return gradient, value, output
-    with torch.enable_grad():
-        point = {n: p.detach().requires_grad_() for n, p in params.items()}
-        value, output = loss(point)
-        return _named_gradient(value, point), value.detach(), output.detach()
-
-
-def curvature(
-    loss: Callable[[Params], torch.Tensor], fixed: Params, moving: Params, direction: Params
-) -> tuple[Params, Params]:
-    """Gradient of one task's loss, and the product of its Hessian with a direction, both taken as constants.
-
-    Args:
-        loss: scalar loss as a function of all parameters.
-        fixed: parameters that the direction does not touch.
-        moving: the others.
-        direction: tensors by the names of ``moving``.
-
-    Returns:
-        The gradient by name of ``moving``, and the product by the names of all.
-
-    Example:
-        >>> p = {"w": torch.tensor([1.0, 2.0])}
-        >>> g, h = curvature(lambda p: (p["w"] ** 3).sum(), {}, p, {"w": torch.tensor([1.0, 0.5])})
-        >>> g["w"].tolist(), h["w"].tolist()
-        ([3.0, 12.0], [6.0, 6.0])
-    """
-    if _VECTORISED.get():
-        level = one_level() if _ENGINE.get() == 2 else None
-        if level is not None:
-            return _stacked_curvature(loss, fixed, moving, direction, level)
-
-        def gradient_at(moving: Params) -> Params:
-            found: Params = torch.func.grad(loss)({**fixed, **moving})
-            return found
-
-        try:
-            # What the model draws in a try that fails must not be missing from the next.
-            with warnings.catch_warnings(), same_noise_after(next(iter(moving.values())).device):
-                # torch's own derivative formulas are compiled at the first call, by what torch calls deprecated.
-                warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
-                # Forward over reverse: no graph of the gradient is kept.
-                gradient, product = torch.func.jvp(gradient_at, (moving,), (direction,))  # type: ignore[misc]
-        except torch.OutOfMemoryError:
-            raise  # the other way needs more
-        except (NotImplementedError, RuntimeError):  # an operation has no forward derivative: squared errors, say
-
-            def along(point: Params) -> tuple[torch.Tensor, Params]:
-                found = torch.func.grad(loss)(point)
-                return torch.stack([(found[name] * direction[name]).sum() for name in moving]).sum(), found
-
-            product, gradient = torch.func.grad(along, has_aux=True)({**fixed, **moving})
-        return {name: gradient[name] for name in moving}, product
-    with torch.enable_grad():
-        point = {n: p.detach().requires_grad_() for n, p in {**fixed, **moving}.items()}
-        gradient = _named_gradient(loss(point), point, create_graph=True)
-        slope = torch.stack([(gradient[name] * direction[name]).sum() for name in moving]).sum()
-        product = _named_gradient(slope, point)
-    return {name: gradient[name].detach() for name in moving}, product
-
-
-def _named_gradient(value: torch.Tensor, point: Params, *, create_graph: bool = False) -> Params:
+def named_gradient(value: torch.Tensor, point: Params, *, create_graph: bool = False) -> Params:
     """Derivative with respect to every tensor of ``point``, zeros where there is none."""
     parts: Sequence[torch.Tensor | None] = (None,) * len(point)
     if value.requires_grad:  # not so where the model cuts the graph: zero slope, which the contract reports by name
@@ -324,7 +264,7 @@ def _named_gradient(value: torch.Tensor, point: Params, *, create_graph: bool = 
     }
 
 
-def _own_kernels(p: torch.Tensor) -> torch.Tensor:
+def own_kernels(p: torch.Tensor) -> torch.Tensor:
     """Kernels that all tasks share, ``[T, O, C, kh, kw]`` expanded, as one block: every use would make it again."""
     if p.dim() != 5 or p.stride(0) or len(p) == 1:
         return p
@@ -338,7 +278,7 @@ def _stacked_gradient(
     plain = {name: level.stacked(p) for name, p in params.items()}
     with torch.enable_grad():
         with level.outside():
-            plain = {name: _own_kernels(p) for name, p in plain.items()}
+            plain = {name: own_kernels(p) for name, p in plain.items()}
             point = {n: p if keep and p.requires_grad else p.detach().requires_grad_() for n, p in plain.items()}
         value = loss({name: level.mapped(p) for name, p in point.items()})
         losses = level.stacked(value)
@@ -351,21 +291,3 @@ def _stacked_gradient(
                 for (name, p), part in zip(point.items(), parts, strict=True)
             }
     return {name: level.mapped(part) for name, part in found.items()}, value if keep else value.detach()
-
-
-def _stacked_curvature(
-    loss: Callable[[Params], torch.Tensor], fixed: Params, moving: Params, direction: Params, level: Level
-) -> tuple[Params, Params]:
-    """:func:`curvature` of all tasks of a chunk, twice in reverse: the kernels of engine 2 have no forward mode."""
-    along = {name: level.stacked(part) for name, part in direction.items()}
-    with torch.enable_grad():
-        point = {name: level.stacked(p) for name, p in {**fixed, **moving}.items()}
-        with level.outside():
-            point = {name: _own_kernels(p).detach().requires_grad_() for name, p in point.items()}
-        losses = level.stacked(loss({name: level.mapped(p) for name, p in point.items()}))
-        with level.outside():
-            gradient = _named_gradient(losses.sum(), point, create_graph=True)
-            product = _named_gradient(torch.stack([(gradient[n] * along[n]).sum() for n in moving]).sum(), point)
-    return {name: level.mapped(gradient[name].detach()) for name in moving}, {
-        name: level.mapped(part) for name, part in product.items()
-    }

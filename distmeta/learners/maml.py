@@ -28,7 +28,8 @@ class MAML(DescentLearner):
         test_inner_steps: gradient steps in evaluation; as in training when left out.
         first_order: FOMAML: ignore second derivatives.
         adapt: which parameters move in the inner loop: ``"all"``, ``"head"`` (ANIL) or patterns of parameter names.
-        gradient: ``"unroll"``, or ``"mixed"``: the same derivative in memory that hardly grows with the steps.
+        gradient: ``"unroll"``; ``"mixed"``: the same derivative in memory that hardly grows with the steps; ``"auto"``:
+            unrolled where the memory is enough.
 
     Example:
         >>> import torch

@@ -47,6 +47,8 @@ class MAMLPlusPlus(DescentLearner):
         multi_step_until: MSL: the outer step from which the loss after the last inner step alone counts; 0: from the
             start.
         first_order_until: DA: the outer step from which second derivatives are taken; 0: from the start.
+        gradient: ``"unroll"``; ``"mixed"``: the same derivative in memory that hardly grows with the steps; ``"auto"``:
+            unrolled where the memory is enough.
 
     Example:
         >>> from torch import nn

@@ -29,7 +29,8 @@ class MetaSGD(DescentLearner):
             number for all.
         inner_steps: gradient steps on the support set in meta-training; the paper takes one.
         test_inner_steps: gradient steps in evaluation; as in training when left out.
-        gradient: ``"unroll"``, or ``"mixed"``: the same derivative in memory that hardly grows with the steps.
+        gradient: ``"unroll"``; ``"mixed"``: the same derivative in memory that hardly grows with the steps; ``"auto"``:
+            unrolled where the memory is enough.
 
     Example:
         >>> from torch import nn

@@ -17,13 +17,14 @@ from __future__ import annotations
 import contextlib
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, final
 
 import torch
 
 from distmeta.errors import LearnerContractError
 from distmeta.learners.base import MetaLearner
-from distmeta.learners.functional import curvature, gradient_and_output, same_noise_after, task_gradient
+from distmeta.learners.curvature import curvature, gradient_and_output, held_curvature
+from distmeta.learners.functional import same_noise_after, task_gradient
 from distmeta.learners.inner_loop import GradientLearner, split_rates, with_rates
 from distmeta.learners.losses import of_task, prediction_loss, prediction_metrics
 from distmeta.learners.over_tasks import map_tasks
@@ -60,10 +61,12 @@ class DescentLearner(GradientLearner):
 
         Args:
             gradient: how the exact meta-gradient is computed: ``"unroll"`` keeps the graph of all inner steps, with
-                ``"mixed"`` memory hardly grows with their number. The two differ by rounding.
+                ``"mixed"`` memory hardly grows with their number. The two differ by rounding. ``"auto"``: unrolled
+                where the predicted memory of a chunk allows it; chosen once, before the first worker starts, and a run
+                goes on with what it began with. On another machine a new run may choose, and round, otherwise.
         """
 
-        gradient: Literal["unroll", "mixed"] = "unroll"
+        gradient: Literal["unroll", "mixed", "auto"] = "unroll"
 
     config: Config
 
@@ -71,13 +74,19 @@ class DescentLearner(GradientLearner):
     def descent(self, params: Params) -> Descent:
         """The inner loop of :meth:`fast_params`, as data."""
 
+    @property
+    @final
+    def walks_back(self) -> bool:
+        """Whether ``gradient="mixed"`` can be taken, and is another way than unrolling."""
+        return bool(self.exact_gradient and self.config.inner_steps) and _of_another_class(self) is None
+
     def chunk_gradient(self, params: Params, episodes: Episode) -> tuple[Params, Metrics]:
         """The meta-gradient summed over T stacked tasks, and their metrics.
 
         Raises:
             LearnerContractError: ``gradient="mixed"`` of a subclass that has an inner loop or a loss of its own.
         """
-        if self.config.gradient == "unroll" or not self.exact_gradient or not self.config.inner_steps:
+        if self.config.gradient != "mixed" or not self.exact_gradient or not self.config.inner_steps:
             return super().chunk_gradient(params, episodes)  # there is no graph to save without second derivatives
         _require_own_loop(self)
         gradients, metrics = map_tasks(self._walked_back, params, episodes, loop=self.loops)
@@ -99,7 +108,12 @@ class DescentLearner(GradientLearner):
         value, from_queries = episode.query_x.new_zeros(()), {}
         for step, weight in enumerate(descent.weights):
             noise.keep()
-            gradient, _ = task_gradient(lambda moving: loss({**fixed, **moving}), fast[step], create_graph=False)
+            if step + 1 < len(descent.weights):
+                gradient, _ = task_gradient(lambda moving: loss({**fixed, **moving}), fast[step], create_graph=False)
+            else:  # the first step of the way back
+                gradient, pull = held_curvature(loss, fixed, fast[step])
+                held = [(gradient, pull)]
+                del pull  # the graph lives as long as its last name
             rate = {name: descent.rate(rates, name, step) for name in descent.moving}
             fast.append({name: p - rate[name] * gradient[name] for name, p in fast[step].items()})
             if weight:
@@ -115,8 +129,14 @@ class DescentLearner(GradientLearner):
             for name, part in from_queries.pop(step, {}).items():
                 total[name] = total[name] + part
             direction = {name: descent.rate(rates, name, step) * total[name] for name in descent.moving}
-            with noise.of(step):
-                gradient, product = curvature(loss, fixed, fast.pop(), direction)
+            point = fast.pop()
+            if held:
+                gradient, pull = held.pop()
+                product = pull(direction)
+                del pull
+            else:
+                with noise.of(step):
+                    gradient, product = curvature(loss, fixed, point, direction, needs_gradient=bool(rates))
             for name, found in of_rates.items():
                 found.insert(0, -total[name] * gradient[name])
                 if not descent.per_step:  # one sum, not a tensor for each step
@@ -152,15 +172,22 @@ class _Noise:
             yield
 
 
-def _require_own_loop(learner: DescentLearner) -> None:
-    """Raise where a subclass adapts or scores in a way that the walk back is not of."""
+def _of_another_class(learner: DescentLearner) -> tuple[str, str] | None:
+    """The method that a subclass replaces, and the class whose inner loop :meth:`descent` describes, if so."""
     kind = type(learner)
     of_descent = next(base for base in kind.__mro__ if "descent" in base.__dict__)
     for name in ("fast_params", "meta_loss"):
         owner = next(base for base in kind.__mro__ if name in base.__dict__)
         if owner not in (of_descent, MetaLearner):
-            raise LearnerContractError(
-                f"{kind.__name__} replaces {name}, and learner.gradient=mixed walks the inner loop of "
-                f"{of_descent.__name__} back; expected the two to be of one class. Use gradient=unroll, or write "
-                "descent() too."
-            )
+            return name, of_descent.__name__
+    return None
+
+
+def _require_own_loop(learner: DescentLearner) -> None:
+    """Raise where a subclass adapts or scores in a way that the walk back is not of."""
+    found = _of_another_class(learner)
+    if found is not None:
+        raise LearnerContractError(
+            f"{type(learner).__name__} replaces {found[0]}, and learner.gradient=mixed walks the inner loop of "
+            f"{found[1]} back; expected the two to be of one class. Use gradient=unroll, or write descent() too."
+        )

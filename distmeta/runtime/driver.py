@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
 from distmeta.errors import ChunksMissing, DistmetaError, FailureBudgetExceeded, ServerLost, WorkerLost
 from distmeta.experiment.experiment import Experiment
 from distmeta.intervals import EvaluationReport
 from distmeta.learners.base import MetaLearner
 from distmeta.learners.functional import frozen_digest
+from distmeta.learners.memory_plan import planned
 from distmeta.learners.param_layout import ParamLayout
 from distmeta.learners.probe import probe, require_equal_ways
 from distmeta.runtime import chunks
@@ -30,8 +32,9 @@ from distmeta.runtime.resuming import require_same_run
 from distmeta.runtime.step_time import STEP, Clocks, Laps, breakdown, metric, now
 from distmeta.runtime.timeline import Step, Timeline, Work
 from distmeta.runtime.worker import WorkerInfo, WorkerSetup
+from distmeta.runtime.worker_memory import bytes_per_worker
 from distmeta.seeding import rng
-from distmeta.types import ChunkResult, ParamVersion, Split, TaskRef
+from distmeta.types import ChunkResult, Episode, Params, ParamVersion, Split, TaskRef
 
 _WORK_PER_CALL = 150.0  # a call lasts at least so many times what it costs, unless that leaves workers without work
 _SMALL = 2**20  # bytes of gradients that the server adds up in less time than a call of its own costs
@@ -124,12 +127,14 @@ class Driver:
             "identity": {**experiment.identity(), "frozen": frozen_digest(self.learner.model)},
             "fingerprint": tasks.fingerprint,
             "engine": self.learner.config.vectorise,
+            "gradient": None,  # of learners that compute it in several ways, see _plan_memory
             "kernel": None,
             "best": None,
         }
         self._start_checkpoint = Checkpoint(0, self.layout.flatten(params), self.layout, {}, self._record)
         if store.steps():
             self._start_checkpoint = self._load()
+        self._plan_memory(params, episodes)
         self._server_losses = 0
         self._vector: Any = None  # reference to the newest version of the meta-parameters
         self._consistent = True  # server, log and record agree on the current step, meta-validation included
@@ -386,8 +391,21 @@ class Driver:
         self._store.best(checkpoint)  # the end of the run needs it; better refused now than after the last step
         # The engine was probed when the run began, perhaps with another version of torch: keep it, for equal bits.
         self.learner = self.learner.with_config(vectorise=checkpoint.record["engine"])
+        # So is the gradient that gradient="auto" chose by the memory of the machine that it began on.
+        if checkpoint.record.get("gradient") is not None:  # older versions did not record it, and had no "auto"
+            self.learner = self.learner.with_config(gradient=checkpoint.record["gradient"])
         self._record |= {"engine": checkpoint.record["engine"], "best": checkpoint.record["best"]}
         return checkpoint
+
+    def _plan_memory(self, params: Params, episodes: Episode) -> None:
+        """Choose how the gradient is computed where that is left to the memory, and warn where a chunk will not fit."""
+        e = self._experiment
+        episodes = episodes.to(torch.device("cpu"), self.layout.torch_dtype)
+        memory, tasks = bytes_per_worker(e.runtime), min(e.runtime.chunk_size, e.outer.meta_batch_size)
+        self.learner, line = planned(self.learner, params, episodes, tasks=tasks, memory=memory)
+        if line:
+            self._say(self.first_step, line)
+        self._record["gradient"] = getattr(self.learner.config, "gradient", None)
 
     def _newest(self) -> Checkpoint:
         found = self._store.newest()
