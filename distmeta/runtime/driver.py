@@ -29,12 +29,13 @@ from distmeta.runtime.outer_optimizer import require_schedulefree
 from distmeta.runtime.parameter_server import ParameterServer
 from distmeta.runtime.pool import Batch, WorkerPool, describe
 from distmeta.runtime.resuming import require_same_run
-from distmeta.runtime.step_time import STEP, Clocks, Laps, breakdown, metric, now
-from distmeta.runtime.timeline import Step, Timeline, Work
+from distmeta.runtime.step_report import Calls, StepReports
+from distmeta.runtime.step_time import Laps, now
+from distmeta.runtime.timeline import Timeline
 from distmeta.runtime.worker import WorkerInfo, WorkerSetup
 from distmeta.runtime.worker_memory import bytes_per_worker
 from distmeta.seeding import rng
-from distmeta.types import ChunkResult, Episode, Params, ParamVersion, Split, TaskRef
+from distmeta.types import Episode, Params, ParamVersion, Split, TaskRef
 
 _WORK_PER_CALL = 150.0  # a call lasts at least so many times what it costs, unless that leaves workers without work
 _SMALL = 2**20  # bytes of gradients that the server adds up in less time than a call of its own costs
@@ -60,18 +61,11 @@ class Trained:
 
 @dataclass(eq=False)
 class _Leased:
-    """The shares of one step that workers have, and when its calls were sent and answered, by chunk.
-
-    Args:
-        step: the outer step.
-        ahead: leased before the end of the step before was known here.
-    """
+    """The shares of one outer step that workers have."""
 
     step: int
-    ahead: bool
+    calls: Calls
     batch: Batch = field(init=False)
-    sent: dict[int, float] = field(default_factory=dict)
-    received: dict[int, float] = field(default_factory=dict)
 
 
 class Driver:
@@ -102,12 +96,10 @@ class Driver:
         may_lease_ahead: Callable[[], bool] = lambda: True,
     ) -> None:
         self._experiment, self._store, self._watch = experiment, store, watch
-        self._timeline, self._may_lease_ahead = timeline, may_lease_ahead
-        self._clocks = Clocks()
+        self._reports, self._may_lease_ahead = StepReports(timeline), may_lease_ahead
         self._ahead: _Leased | None = None  # shares of the next step that workers have already
         self._now = 0  # the step that is being done
         self._chunk_seconds: float | None = None  # of the last step's chunks, the median
-        self._applied = 0.0  # when the newest version was there
         self._log: Log = NullLog()
         self._pool: WorkerPool | None = None
         self._server: Any = None
@@ -180,8 +172,7 @@ class Driver:
         """
         self._log = log
         step, stopped = self._start_checkpoint.step, self._out_of_patience()
-        if self._timeline is not None:
-            self._timeline.begin(step, self._experiment.outer.iterations)
+        self._reports.begin(step, self._experiment.outer.iterations)
         self._warn_of_kernel(self._start_checkpoint)
         if stopped or step >= self._experiment.outer.iterations:
             self._say(step, f"Training ended at step {step} already; the meta-test follows.")
@@ -237,7 +228,10 @@ class Driver:
         self._consistent = False
         header = self._apply(leased)
         laps.lap("apply")
-        self._report(leased, results, header, laps)
+        values = self._reports.metrics(leased.calls, results, header, laps, self._workers)
+        self._chunk_seconds = statistics.median(result.seconds for result in results)
+        self._log.metrics(header.version, values)
+        self._watch(Event("step", header.version, values=values, of=self._experiment.outer.iterations))
 
     def _lease(self, step: int, *, ahead: bool = False) -> _Leased:
         """Send the first shares of a step to the workers.
@@ -246,16 +240,15 @@ class Driver:
         are held, and go there with the call that takes the step.
         """
         call, vector = self._backend.call, self._vector
-        leased = _Leased(step, ahead)
+        leased = _Leased(step, Calls(ahead))
         small = self.layout.size * np.dtype(self.layout.dtype).itemsize <= _SMALL and self._backend.overhead > 0
 
         def submit(worker: Any, share: Share) -> Any:
-            for chunk in share.chunks:
-                leased.sent.setdefault(chunk.id, now())
+            leased.calls.send(share)
             return call(worker, "train", share, step, vector, parts=2)
 
         def arrived(share: Share) -> bool:
-            leased.received.update(dict.fromkeys((chunk.id for chunk in share.chunks), now()))
+            leased.calls.receive(share)
             return small and len(leased.batch.held) < _HELD_AT_MOST
 
         def deliver(share: Share, sums: Any) -> Any:
@@ -298,43 +291,13 @@ class Driver:
                 if not leased.batch.settle():
                     raise
             else:
-                began, ended = header.spans[-1].start, header.spans[-1].end
-                self._clocks.observe(SERVER, sent=sent, began=began, ended=ended, received=now())
+                self._reports.applied(header, sent=sent)
                 return header
 
     def _leases_ahead(self, step: int) -> bool:
         """Whether the chunks of ``step`` may be leased while the step before it is applied."""
         more = step < self._experiment.outer.iterations and not self._validation_is_due(step)
         return more and self._backend.overlaps and self._may_lease_ahead()
-
-    def _report(self, leased: _Leased, results: list[ChunkResult], header: ParamVersion, laps: Laps) -> None:
-        columns = chunks.metrics(results)
-        self._chunk_seconds = statistics.median(result.seconds for result in results)
-        counters = self._workers.counters
-        for result in results:
-            sent, received = leased.sent[result.chunk.id], leased.received[result.chunk.id]
-            began, ended = result.spans[0].start, result.spans[-1].end
-            self._clocks.observe(result.worker, sent=sent, began=began, ended=ended, received=received)
-        server = self._clocks.aligned(SERVER, header.spans)
-        work = [Work(r.worker, r.chunk, self._clocks.aligned(r.worker, r.spans)) for r in results]
-        start = self._applied if leased.ahead else laps.spans[0].start
-        self._applied = end = max(start, server[-1].end)
-        spent = breakdown(start, end, self._workers.size, [span for one in work for span in one.spans], server)
-        values = {f"train/{name}": float(np.mean(column, dtype=np.float64)) for name, column in columns.items()}
-        values |= {
-            "train/grad_norm": header.grad_norm,
-            "train/lr": header.lr,
-            "runtime/tasks_per_second": sum(r.chunk.size for r in results) / max(end - start, 1e-9),
-            "runtime/worker_losses": counters.losses,
-            "runtime/duplicate_leases": counters.duplicates,
-            STEP: end - start,
-            **{metric(part): seconds for part, seconds in spent.items()},
-        }
-        if self._timeline is not None and self._timeline.wants(header.version):
-            names = sorted({*self._workers.names, *(one.worker for one in work)})
-            self._timeline.add(Step(header.version, start, end, names, work, server, laps.spans, values))
-        self._log.metrics(header.version, values)
-        self._watch(Event("step", header.version, values=values, of=self._experiment.outer.iterations))
 
     def _after(self, step: int) -> bool:
         """Meta-validation and checkpoint where they are due; whether to stop early."""

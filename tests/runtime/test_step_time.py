@@ -11,7 +11,7 @@ from distmeta.run.directory import RunDirectory
 from distmeta.run.inspecting import inspect_run
 from distmeta.run.training import meta_train
 from distmeta.runtime import driver as driver_module
-from distmeta.runtime import step_time
+from distmeta.runtime import step_report, step_time
 from distmeta.runtime.checkpoint import CheckpointStore
 from distmeta.runtime.driver import Driver
 from distmeta.runtime.step_time import PARTS, STEP, Clocks, breakdown, metric, summary
@@ -63,7 +63,7 @@ def test_a_clock_that_causality_allows_is_left_alone_and_one_that_it_does_not_is
 
 def test_with_a_clock_that_ticks_at_every_look_each_part_of_a_step_is_known(monkeypatch, tmp_path):
     ticks = itertools.count()
-    for module in (step_time, driver_module):
+    for module in (step_time, step_report, driver_module):
         monkeypatch.setattr(module, "now", lambda: float(next(ticks)))
 
     class Rows(list):
