@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from distmeta.learners.exact_norms import ExactNorms, Replacing
 from distmeta.learners.fast_kernels import FastKernels
+from distmeta.learners.first_order_kernels import FirstOrderKernels
 from distmeta.learners.one_level import Level, one_level
 from distmeta.learners.user_model import require_usable
 from distmeta.types import Params
@@ -70,6 +71,21 @@ def vectorised(active: bool, *, exact_norms: bool = True) -> Iterator[None]:
             yield
     finally:
         _VECTORISED.reset(token)
+
+
+@contextlib.contextmanager
+def differentiated_once() -> Iterator[None]:
+    """Mark that the code inside computes one task of a plain loop, of which no second derivative is taken.
+
+    Engine 2 has kernels for that: :class:`~distmeta.learners.first_order_kernels.FirstOrderKernels`.
+    """
+    with vectorised(False), FirstOrderKernels() if on_engine_2() else contextlib.nullcontext():
+        yield
+
+
+def on_engine_2() -> bool:
+    """Whether engine 2 computes, see :func:`using_engine`."""
+    return _ENGINE.get() == 2
 
 
 @contextlib.contextmanager
