@@ -415,10 +415,12 @@ def _join(parts: list[Metrics]) -> Metrics:
 
 
 def _accumulate(total: Params, loss: torch.Tensor, theta: Params) -> None:
-    parts = torch.autograd.grad(loss, list(theta.values()), allow_unused=True)
-    for name, part in zip(theta, parts, strict=True):
-        if part is not None:
-            total[name] += part
+    # Not autograd.grad: it looks up at every node whether it leads to theta, 5 to 10 % of the time of long graphs.
+    loss.backward()  # type: ignore[no-untyped-call]
+    for name, p in theta.items():
+        if p.grad is not None:
+            total[name] += p.grad
+            p.grad = None
 
 
 def _require_kind(learner: Engine, spec: TaskSpec) -> None:

@@ -21,6 +21,7 @@ from distmeta.learners.user_model import require_usable
 from distmeta.types import Params
 
 _VECTORISED: ContextVar[bool] = ContextVar("distmeta_vectorised", default=False)
+_ONCE: ContextVar[bool] = ContextVar("distmeta_differentiated_once", default=False)
 _ENGINE: ContextVar[Literal[1, 2]] = ContextVar("distmeta_engine", default=1)
 
 
@@ -75,12 +76,21 @@ def vectorised(active: bool, *, exact_norms: bool = True) -> Iterator[None]:
 
 @contextlib.contextmanager
 def differentiated_once() -> Iterator[None]:
-    """Mark that the code inside computes one task of a plain loop, of which no second derivative is taken.
+    """Mark that the code inside computes one task of a plain loop, of which no second derivative is taken."""
+    token = _ONCE.set(True)
+    try:
+        with vectorised(False):
+            yield
+    finally:
+        _ONCE.reset(token)
 
-    Engine 2 has kernels for that: :class:`~distmeta.learners.first_order_kernels.FirstOrderKernels`.
+
+def kernels_of_model() -> contextlib.AbstractContextManager[object]:
+    """Return the context of a call of the model: engine 2 has kernels for what is differentiated once.
+
+    Around the model alone, since every other call of torch inside would cost time.
     """
-    with vectorised(False), FirstOrderKernels() if on_engine_2() else contextlib.nullcontext():
-        yield
+    return FirstOrderKernels() if _ONCE.get() and on_engine_2() else contextlib.nullcontext()
 
 
 def on_engine_2() -> bool:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from distmeta.errors import LearnerContractError
 from distmeta.learners.base import MetaLearner
+from distmeta.learners.engine_choice import fills_caches
 from distmeta.learners.functional import differentiated_once, on_engine_2
 from distmeta.learners.over_tasks import unstack
 from distmeta.types import Episode, Metrics, Params
@@ -37,14 +38,15 @@ class MetricLearner(MetaLearner):
         return support, query
 
     def chunk_losses(self, params: Params, episodes: Episode) -> Generator[tuple[torch.Tensor, Metrics]]:
-        """Hook: the losses and metrics of T stacked tasks; on engine 2 task by task, which differentiates once.
+        """Hook: the losses and metrics of T stacked tasks; on engine 2 large ones task by task.
 
-        Tasks share weights and not statistics: vectorised they would save a few calls, and leave the caches.
+        Tasks share weights and not statistics: vectorised, large ones would save a few calls and leave the caches.
         """
-        if not on_engine_2():
+        tasks = unstack(episodes) if on_engine_2() else []
+        if not tasks or (len(tasks) > 1 and not fills_caches(self, params, tasks[0])):
             yield from super().chunk_losses(params, episodes)
             return
-        for episode in unstack(episodes):
+        for episode in tasks:
             with differentiated_once():
                 loss, metrics = self.meta_loss(params, episode)
             yield loss[None], {name: value[None] for name, value in metrics.items()}
