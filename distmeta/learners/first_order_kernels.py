@@ -62,7 +62,7 @@ class _BatchNorm(Function):
         return y
 
     @staticmethod
-    @once_differentiable  # type: ignore[misc, untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, gamma, mean, r = ctx.saved_tensors
         dx, dgamma, dbeta = _aten.native_batch_norm_backward(
@@ -124,7 +124,7 @@ def _conv2d(
 ) -> torch.Tensor:
     if input.dim() == 4 and weight.dim() == 4:
         input, weight = images(input), weight.contiguous(memory_format=_CHANNELS_LAST)
-    return F.conv2d(input, weight, bias, stride, padding, dilation, groups)  # type: ignore[arg-type]
+    return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
 
 
 class FirstOrderKernels(Replacing):
