@@ -104,7 +104,8 @@ def using_engine(engine: Literal[1, 2]) -> Iterator[None]:
 
     Args:
         engine: 1: torch's own kernels, norms from primitives, ``torch.func.grad`` in tasks; 2:
-            :class:`~distmeta.learners.fast_kernels.FastKernels`, autograd on the stacked tasks.
+            :class:`~distmeta.learners.fast_kernels.FastKernels`, autograd on the stacked tasks; for tasks in a loop see
+            :func:`differentiated_once`.
     """
     token = _ENGINE.set(engine)
     try:
