@@ -81,8 +81,9 @@ def suits_engine_2(learner: MetaLearner, params: Params, episode: Episode) -> bo
 def fills_caches(learner: MetaLearner, params: Params, episode: Episode) -> bool:
     """Whether the images of one task are as much as a processor's caches keep, so that tasks had better take turns.
 
-    Measured on one core with 1 MiB of second-level cache, metric learners with 5 ways, engine 2 on chunks of 8 against
-    task by task, interleaved: .99 at 2**19 numbers, 1.2 at 2**20, 1.6 at 2**20.6; .83 at 2**18.5.
+    The limit is a compromise of few measurements: one core of a busy machine, 5 ways, once each, how many times as fast
+    task by task is as engine 2 on chunks of 8. Max-pooling: .99 at 2**18.9 numbers, 1.2 at 2**19.9, 1.7 at 2**20.5.
+    Strides: .83 at 2**18.5, .97 at 2**19.3, .96 at 2**19.9, so that strided nets lose a few percent above the limit.
 
     Args:
         learner: bound to its model.
