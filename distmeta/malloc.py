@@ -10,12 +10,12 @@ import ctypes
 import sys
 
 # <malloc.h>
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 _MIB = 2**20
 
 
 def keep_freed_memory() -> bool:
-    """Let malloc keep what is freed, up to half a GiB at the top of the heap, for tensors of up to 32 MiB.
+    """Let malloc take tensors from the heap and keep what is freed, up to half a GiB at the top.
 
     For the whole process, and without effect on any number. ``MALLOC_...`` variables of the environment are overruled.
 
@@ -27,6 +27,7 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:  # another C library
         return False
-    # 32 MiB is the largest threshold that glibc takes.
-    settings = {_MMAP_THRESHOLD: 32 * _MIB, _TRIM_THRESHOLD: 512 * _MIB, _TOP_PAD: 64 * _MIB}
+    # No mappings of their own, which glibc takes from 32 MiB on whatever the threshold: clearing their pages is most of
+    # the time of elementwise work on them. Where the heap cannot grow, glibc maps memory all the same.
+    settings = {_MMAP_MAX: 0, _TRIM_THRESHOLD: 512 * _MIB, _TOP_PAD: 64 * _MIB}
     return all(mallopt(option, value) == 1 for option, value in settings.items())

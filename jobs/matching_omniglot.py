@@ -10,8 +10,7 @@ from distmeta import Evaluation, Experiment, FewShot, MatchingNet, Outer, Runtim
 
 experiment = Experiment(
     # Section 4.1.1: four blocks of 64 filters with max-pooling, 64 features.
-    # One large task per step: there is nothing to vectorise over.
-    learner=MatchingNet(conv4(width=64, pool="max", head=False), distance="cosine", temperature=0.1, vectorise="loop"),
+    learner=MatchingNet(conv4(width=64, pool="max", head=False), distance="cosine", temperature=0.1),
     tasks=FewShot(data="omniglot", ways=5, shots=1, queries=5, train_ways=20, train_queries=5, rotations="all"),
     outer=Outer(optimizer="adam", lr=1e-3, schedule="cosine", iterations=8000, meta_batch_size=1),
     runtime=Runtime(chunk_size=1),

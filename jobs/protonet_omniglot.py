@@ -9,8 +9,7 @@ from distmeta import Evaluation, Experiment, FewShot, Outer, ProtoNet, Runtime, 
 
 experiment = Experiment(
     # Section 3.1: four blocks of 64 filters with max-pooling, squared Euclidean distance, 64 features.
-    # One large task per step: there is nothing to vectorise over.
-    learner=ProtoNet(conv4(width=64, pool="max", head=False), vectorise="loop"),
+    learner=ProtoNet(conv4(width=64, pool="max", head=False)),
     # One-shot training on 60 ways with 5 queries per class; rotations are classes.
     tasks=FewShot(
         data="omniglot", ways=5, shots=1, queries=5, train_ways=60, train_shots=1, train_queries=5, rotations="all"

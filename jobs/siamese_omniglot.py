@@ -11,7 +11,7 @@ from distmeta import Evaluation, Experiment, FewShot, Outer, Runtime, Siamese, c
 experiment = Experiment(
     # Stride-2 blocks cost a third of max-pooling. Distances of their features start between 2 and 3: with a margin of
     # that size the network need neither shrink nor stretch them first.
-    learner=Siamese(conv4(width=64, pool="stride", head=False), form="contrastive", margin=3.0, vectorise="loop"),
+    learner=Siamese(conv4(width=64, pool="stride", head=False), form="contrastive", margin=3.0),
     # 20 ways with 5 queries: 2,000 pairs from 120 images, all of them used, both kinds weighing the same.
     tasks=FewShot(data="omniglot", ways=5, shots=1, queries=5, train_ways=20, train_queries=5, rotations="all"),
     outer=Outer(optimizer="adam", lr=1e-2, schedule="cosine", iterations=20000, meta_batch_size=1),

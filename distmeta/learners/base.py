@@ -22,7 +22,7 @@ from torch import nn
 from distmeta import config
 from distmeta.errors import LearnerContractError
 from distmeta.learners.engine import ModelKind
-from distmeta.learners.functional import differentiable_twice, trainable
+from distmeta.learners.functional import differentiable_twice, kernels_of_model, trainable
 from distmeta.learners.losses import of_task, prediction_loss, prediction_metrics
 from distmeta.learners.pictures import Picture
 from distmeta.learners.user_face import UserFace
@@ -203,7 +203,7 @@ class MetaLearner(UserFace):
         model = self.model
         theta = {name: params[name] for name, _ in model.named_parameters() if name in params}
         once = self.model_kind in ("sequence", "set")
-        with contextlib.nullcontext() if once else differentiable_twice(model):
+        with contextlib.nullcontext() if once else differentiable_twice(model), kernels_of_model():
             output = torch.func.functional_call(model, theta, inputs)
         return require_tensor(output, type(self).__name__)
 

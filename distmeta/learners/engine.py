@@ -196,13 +196,13 @@ class Engine(config.Configurable, ABC):
         ``exact_gradient`` than ``True``.
         """
         theta = {name: p.detach().requires_grad_() for name, p in params.items()}
-        total = {name: torch.zeros_like(p) for name, p in theta.items()}
+        total: Params = {}
         rows: list[Metrics] = []
         with contextlib.closing(self.chunk_losses(theta, episodes)) as parts:
             for losses, metrics in parts:
                 _accumulate(total, losses.sum(), theta)
                 rows.append({"loss": losses.detach()} | {name: value.detach() for name, value in metrics.items()})
-        return total, _join(rows)
+        return {n: total[n] if n in total else torch.zeros_like(p) for n, p in theta.items()}, _join(rows)
 
     @property
     def _scores_predictions(self) -> bool:
@@ -415,10 +415,13 @@ def _join(parts: list[Metrics]) -> Metrics:
 
 
 def _accumulate(total: Params, loss: torch.Tensor, theta: Params) -> None:
-    parts = torch.autograd.grad(loss, list(theta.values()), allow_unused=True)
-    for name, part in zip(theta, parts, strict=True):
-        if part is not None:
-            total[name] += part
+    # Not autograd.grad: it looks up at every node whether it leads to theta, 5 to 10 % of the time of long graphs.
+    loss.backward()  # type: ignore[no-untyped-call]
+    for name, p in theta.items():
+        if p.grad is not None:
+            # The first one is kept as it is, but for the sign of its zeros: that of a sum which starts at zero.
+            total[name] = total[name].add_(p.grad) if name in total else p.grad.add_(0.0)
+            p.grad = None
 
 
 def _require_kind(learner: Engine, spec: TaskSpec) -> None:

@@ -17,11 +17,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from distmeta.learners.exact_norms import ExactNorms, Replacing
 from distmeta.learners.fast_kernels import FastKernels
+from distmeta.learners.first_order_kernels import FirstOrderKernels
 from distmeta.learners.one_level import Level, one_level
 from distmeta.learners.user_model import require_usable
 from distmeta.types import Params
 
 _VECTORISED: ContextVar[bool] = ContextVar("distmeta_vectorised", default=False)
+_ONCE: ContextVar[bool] = ContextVar("distmeta_differentiated_once", default=False)
 _ENGINE: ContextVar[Literal[1, 2]] = ContextVar("distmeta_engine", default=1)
 
 
@@ -85,12 +87,37 @@ def stacking() -> Level | None:
 
 
 @contextlib.contextmanager
+def differentiated_once() -> Iterator[None]:
+    """Mark that the code inside computes one task of a plain loop, of which no second derivative is taken."""
+    token = _ONCE.set(True)
+    try:
+        with vectorised(False):
+            yield
+    finally:
+        _ONCE.reset(token)
+
+
+def kernels_of_model() -> contextlib.AbstractContextManager[object]:
+    """Return the context of a call of the model: engine 2 has kernels for what is differentiated once.
+
+    Around the model alone, since every other call of torch inside would cost time.
+    """
+    return FirstOrderKernels() if _ONCE.get() and on_engine_2() else contextlib.nullcontext()
+
+
+def on_engine_2() -> bool:
+    """Whether engine 2 computes, see :func:`using_engine`."""
+    return _ENGINE.get() == 2
+
+
+@contextlib.contextmanager
 def using_engine(engine: Literal[1, 2]) -> Iterator[None]:
     """Choose what vectorised tasks are computed by; both engines compute the same function, and round otherwise.
 
     Args:
         engine: 1: torch's own kernels, norms from primitives, ``torch.func.grad`` in tasks; 2:
-            :class:`~distmeta.learners.fast_kernels.FastKernels`, autograd on the stacked tasks.
+            :class:`~distmeta.learners.fast_kernels.FastKernels`, autograd on the stacked tasks; for tasks in a loop see
+            :func:`differentiated_once`.
     """
     token = _ENGINE.set(engine)
     try:

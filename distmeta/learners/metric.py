@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import replace
 from typing import final
 
@@ -10,7 +11,10 @@ import torch.nn.functional as F
 
 from distmeta.errors import LearnerContractError
 from distmeta.learners.base import MetaLearner
-from distmeta.types import Episode, Params
+from distmeta.learners.engine_choice import fills_caches
+from distmeta.learners.functional import differentiated_once, on_engine_2
+from distmeta.learners.over_tasks import unstack
+from distmeta.types import Episode, Metrics, Params
 
 
 class MetricLearner(MetaLearner):
@@ -32,6 +36,20 @@ class MetricLearner(MetaLearner):
         features = self.forward(params, torch.cat([episode.support_x, episode.query_x]))
         support, query = features[: len(episode.support_x)], features[len(episode.support_x) :]
         return support, query
+
+    def chunk_losses(self, params: Params, episodes: Episode) -> Generator[tuple[torch.Tensor, Metrics]]:
+        """Hook: the losses and metrics of T stacked tasks; on engine 2 large ones task by task.
+
+        Tasks share weights and not statistics: vectorised, large ones would save a few calls and leave the caches.
+        """
+        tasks = unstack(episodes) if on_engine_2() else []
+        if not tasks or (len(tasks) > 1 and not fills_caches(self, params, tasks[0])):
+            yield from super().chunk_losses(params, episodes)
+            return
+        for episode in tasks:
+            with differentiated_once():
+                loss, metrics = self.meta_loss(params, episode)
+            yield loss[None], {name: value[None] for name, value in metrics.items()}
 
     def support_weights(self, params: Params, episode: Episode) -> torch.Tensor:
         """Hook: the weight of each support example in the decision about each query, ``[M, N*K]``; rows sum to 1.

@@ -8,6 +8,7 @@ import distmeta
 from distmeta import MAML, Episode, LocalBackend, ProtoNet, TaskSpec, conv4, mlp
 from distmeta.errors import ModelContractError
 from distmeta.learners import one_level, probe
+from distmeta.learners.engine_choice import fills_caches
 from distmeta.learners.param_layout import ParamLayout
 from distmeta.runtime.checkpoint import CheckpointStore
 from distmeta.runtime.driver import Driver
@@ -131,3 +132,13 @@ def test_a_run_goes_on_with_the_engine_that_it_began_with(digits_dir, tmp_path, 
         before = trained(digits_dir, tmp_path / "old straight", 4)
     assert before[1] != resumed[1]
     assert trained(digits_dir, tmp_path / "old", 4) == before
+
+
+@pytest.mark.parametrize(("queries", "expected"), [(2, False), (27, False), (28, True)])
+def test_tasks_take_turns_where_the_images_of_one_fill_the_caches(queries, expected):
+    learner = ProtoNet(nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.Flatten()))
+    theta = {name: p.detach() for name, p in learner.model.named_parameters()}
+    # 16 * 32 * 32 = 2**14 numbers an image: 2**19 are 32 images
+    x, y = torch.rand(5, 1, 32, 32), torch.arange(5)
+    found = fills_caches(learner, theta, Episode(x, y, torch.rand(queries, 1, 32, 32), y))
+    assert found is expected
