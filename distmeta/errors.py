@@ -20,6 +20,7 @@
     │   └── CheckpointMismatch       the checkpoint belongs to another experiment
     └── RuntimeFailure               the machinery, not the mathematics
         ├── WorkerLost               a process or a node died
+        │   └── WorkerOutOfMemory    it had too little memory: fewer workers leave more to each
         ├── WorkerTimeout            a chunk took longer than it may
         ├── ServerLost               the parameter server's process or node died
         ├── ChunksMissing            a step cannot be applied yet: gradients were lost on their way
