@@ -88,10 +88,10 @@ class Runtime(Config):
         threads: CPU threads per worker.
         workers: worker processes; one per ``threads`` CPUs of the cluster when left out.
         gpus_per_worker: GPUs per worker, fractions allowed; ``None`` shares the cluster's GPUs out, 0 is CPU only.
-        leases_per_worker: chunks a worker may hold, so that the next is there when one ends.
-        speculate_after: seconds after which an idle worker may duplicate another's chunk (never before three times the
-            median chunk).
-        chunk_timeout: seconds after which a worker that holds a chunk counts as lost.
+        leases_per_worker: calls a worker may have, of one chunk or several, so that the next is there when one ends.
+        speculate_after: seconds after which an idle worker may duplicate another's call (never before three times the
+            median for as many tasks).
+        chunk_timeout: seconds after which a worker that has not answered a call counts as lost.
         startup_timeout: seconds that each worker may take to start.
         max_losses: worker losses within ``loss_window`` seconds before the run fails.
         loss_window: seconds.

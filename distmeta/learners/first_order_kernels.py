@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from distmeta.learners.exact_norms import Replacing
+from distmeta.learners.exact_norms import Replacing, norms_from
 
 _aten = torch.ops.aten
 _CHANNELS_LAST = torch.channels_last
@@ -71,46 +71,28 @@ class _BatchNorm(Function):
         return dx, dgamma, dbeta, None
 
 
-def _batch_norm(
-    input: torch.Tensor,
-    running_mean: torch.Tensor | None,
-    running_var: torch.Tensor | None,
-    weight: torch.Tensor | None = None,
-    bias: torch.Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
+def _normalise(
+    x: torch.Tensor,
+    dims: Sequence[int],
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    shape: Sequence[int],
+    eps: float,
 ) -> torch.Tensor:
-    fused = (torch.float32, torch.float64)
-    if (
-        not training
-        or input.dim() != 4
-        or not input.is_cpu
-        or input[:, 0].numel() < 2  # torch refuses it in its own words
-        or any(v is not None and (v.dtype not in fused or v.dtype != input.dtype) for v in (input, weight, bias))
-    ):
-        return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-    if input[:, 0].numel() <= _FEW:
-        input = input.contiguous(memory_format=_CHANNELS_LAST)
-        return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-    gamma = input.new_ones(input.shape[1]) if weight is None else weight
-    beta = input.new_zeros(input.shape[1]) if bias is None else bias
-    y: torch.Tensor = _BatchNorm.apply(input.contiguous(memory_format=_CHANNELS_LAST), gamma, beta, eps)  # type: ignore[no-untyped-call]
+    """Batch norm of any input, by torch's own where that is exact enough or the kernels do not take the input."""
+    one_type = all(v is None or v.dtype == x.dtype for v in (weight, bias))
+    if x.dim() != 4 or not x.is_cpu or not one_type or x.dtype not in (torch.float32, torch.float64):
+        return F.batch_norm(x, None, None, weight, bias, True, 0.0, eps)
+    x = x.contiguous(memory_format=_CHANNELS_LAST)
+    if x[:, 0].numel() <= _FEW:
+        return F.batch_norm(x, None, None, weight, bias, True, 0.0, eps)
+    gamma = x.new_ones(x.shape[1]) if weight is None else weight
+    beta = x.new_zeros(x.shape[1]) if bias is None else bias
+    y: torch.Tensor = _BatchNorm.apply(x, gamma, beta, eps)  # type: ignore[no-untyped-call]
     return y
 
 
-def _torch_batch_norm(
-    input: torch.Tensor,
-    weight: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    running_mean: torch.Tensor | None,
-    running_var: torch.Tensor | None,
-    training: bool,
-    momentum: float,
-    eps: float,
-    cudnn_enabled: bool,
-) -> torch.Tensor:
-    return _batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+_NORMS = norms_from(_normalise)
 
 
 def _conv2d(
@@ -141,7 +123,7 @@ class FirstOrderKernels(Replacing):
     """
 
     replacements = {
-        F.batch_norm: _batch_norm,
-        torch.batch_norm: _torch_batch_norm,
+        F.batch_norm: _NORMS[F.batch_norm],
+        torch.batch_norm: _NORMS[torch.batch_norm],
         F.conv2d: _conv2d,
     }

@@ -81,9 +81,14 @@ def is_vectorised() -> bool:
     return _VECTORISED.get()
 
 
+def on_engine_2() -> bool:
+    """Whether engine 2 computes, see :func:`using_engine`."""
+    return _ENGINE.get() == 2
+
+
 def stacking() -> Level | None:
     """The level of ``vmap`` behind which engine 2 computes on stacked tensors, if it does."""
-    return one_level() if _ENGINE.get() == 2 else None
+    return one_level() if on_engine_2() else None
 
 
 @contextlib.contextmanager
@@ -103,11 +108,6 @@ def kernels_of_model() -> contextlib.AbstractContextManager[object]:
     Around the model alone, since every other call of torch inside would cost time.
     """
     return FirstOrderKernels() if _ONCE.get() and on_engine_2() else contextlib.nullcontext()
-
-
-def on_engine_2() -> bool:
-    """Whether engine 2 computes, see :func:`using_engine`."""
-    return _ENGINE.get() == 2
 
 
 @contextlib.contextmanager

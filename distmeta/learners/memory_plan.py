@@ -1,9 +1,9 @@
 """How much memory a chunk's meta-gradient will need, before any worker computes one.
 
 The bytes of the tensors that are alive together are counted while the learner computes the meta-gradient of one or two
-tasks, with two and three inner steps. Tensors of a chunk grow linearly
-in its tasks, and graphs linearly in the steps. What a process holds is more: malloc keeps freed pieces between those in
-use. Small ones are many, in proportion to what is alive; of large ones there are some, whatever is alive.
+tasks, with two and three inner steps. Tensors of a chunk grow linearly in its tasks, and graphs linearly in the steps.
+What a process holds is more: malloc keeps freed pieces between those in use. Small ones are many, in proportion to what
+is alive; of large ones there are some, whatever is alive.
 """
 
 from __future__ import annotations

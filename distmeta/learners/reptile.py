@@ -19,10 +19,9 @@ import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from distmeta.learners.fast_adam import adam_descent
-from distmeta.learners.functional import on_engine_2
+from distmeta.learners.functional import stacking
 from distmeta.learners.inner_loop import GradientLearner, first_order_descent
 from distmeta.learners.losses import of_task, prediction_loss, prediction_metrics
-from distmeta.learners.one_level import one_level
 from distmeta.learners.over_tasks import map_tasks
 from distmeta.occurrences import occurrence
 from distmeta.types import Episode, Metrics, Params
@@ -88,7 +87,7 @@ class Reptile(GradientLearner):
         settings: dict[str, Any] = {"lr": c.inner_lr, "steps": c.inner_steps, "optimizer": c.inner_optimizer}
         if c.inner_optimizer == "adamw":
             settings |= {"beta1": 0.9, "weight_decay": c.inner_weight_decay}
-        level = one_level() if on_engine_2() and settings["optimizer"] != "sgd" else None
+        level = stacking() if settings["optimizer"] != "sgd" else None
         if level is not None:
             del settings["optimizer"]
             return adam_descent(loss, params, level, **settings)

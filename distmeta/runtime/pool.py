@@ -38,7 +38,7 @@ OUT_OF_MEMORY = (
 )
 
 Headers = tuple[ChunkResult, ...]
-"""Of the chunks of a share."""
+"""The results of a share, one for each of its chunks."""
 
 Submit = Callable[[Any, Share], tuple[Any, Any]]
 """(worker, share) -> (reference to the headers, reference to a payload or None)."""
@@ -81,7 +81,7 @@ class PoolCounters:
 
 
 class WorkerPool:
-    """A number of workers; the lost ones are replaced.
+    """Some workers; the lost ones are replaced.
 
     Args:
         backend: where they run.
@@ -413,8 +413,9 @@ class Batch:
             if lease.member is member and lease.headers is None:
                 lost.append(self._pool._running.pop(ref))
         held = [lease for lease in lost if lease.headers is None]
-        began = min((lease.started for lease in held), default=time.monotonic())
-        if held and (oldest := min(held, key=lambda lease: lease.started)).batch is self:
+        oldest = min(held, key=lambda lease: lease.started, default=None)
+        began = time.monotonic() if oldest is None else oldest.started
+        if oldest is not None and oldest.batch is self:
             # The oldest is the one it computed. A share that kills every worker must not go on killing them; but where
             # the workers' memory was too little together, it is not to blame.
             memory = isinstance(error, WorkerOutOfMemory)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from distmeta.data.picture_workers import cpus
 from distmeta.experiment.settings import Runtime
 
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # of containers
@@ -19,7 +20,7 @@ def bytes_per_worker(runtime: Runtime) -> int:
         >>> bytes_per_worker(Runtime(workers=1)) > 4 * bytes_per_worker(Runtime(workers=8)) > 2**20
         True
     """
-    workers = runtime.workers or max(1, _cpus() // runtime.threads)
+    workers = runtime.workers or max(1, cpus() // runtime.threads)
     if torch.cuda.is_available() and runtime.gpus_per_worker != 0:
         share = runtime.gpus_per_worker or torch.cuda.device_count() / workers
         return int(torch.cuda.get_device_properties(0).total_memory * min(share, 1))
@@ -42,7 +43,3 @@ def main_memory() -> int:
         if text.isdigit():  # otherwise "max"
             sizes.append(int(text))
     return min(sizes)
-
-
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
