@@ -67,8 +67,8 @@ class Memory(Benchmark):
             )
         }
         self.title = (
-            f"peak memory above the model: one chunk of {e.runtime.chunk_size} tasks of {type(e.learner).__name__}, "
-            f"{e.name}"
+            f"peak memory above the model: one chunk of {e.runtime.tasks_per_call} tasks of "
+            f"{type(e.learner).__name__}, {e.name}"
         )
 
     def rows(self, budget: Budget, tell: Tell) -> Sequence[Row]:
@@ -99,7 +99,7 @@ class Memory(Benchmark):
 
     @property
     def _chunk(self) -> int:
-        return int(cases.experiment_of(self._what).runtime.chunk_size)
+        return cases.experiment_of(self._what).runtime.tasks_per_call
 
     def _program(self, folder: Path, steps: int | None) -> Sequence[str]:
         """The command of a process that measures one variant."""
@@ -147,7 +147,7 @@ def measure(given: Any, settings: dict[str, Any]) -> float:
     worker = Worker("bench", WorkerSetup(learner, e.tasks, layout, e.seed, e.runtime.threads))
     vector = layout.flatten(params)
     (one,), (chunk,) = (
-        chunks.split(tasks, tasks, split="meta_train", step=0) for tasks in (1, int(e.runtime.chunk_size))
+        chunks.split(tasks, tasks, split="meta_train", step=0) for tasks in (1, e.runtime.tasks_per_call)
     )
     worker.train_chunk(one, 0, vector)  # libraries load their code, threads start
     _give_back()

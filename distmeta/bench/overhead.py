@@ -51,7 +51,7 @@ class Overhead(Benchmark):
         super().__init__()
         self._what, self._address = what.with_overrides({"runtime.workers": 1}), address
         self._experiment = e = cases.experiment_of(self._what)
-        parts = len(chunks.split(e.outer.meta_batch_size, e.runtime.chunk_size, split="meta_train", step=0))
+        parts = len(chunks.split(e.outer.meta_batch_size, e.runtime.tasks_per_call, split="meta_train", step=0))
         self.case = cases.case_of(e, "learner", "tasks", "outer", "runtime", parameters=_parameters(e))
         self.title = (
             f"one training step of {type(e.learner).__name__}, {e.name}: {e.outer.meta_batch_size} tasks in {parts} "
@@ -108,7 +108,7 @@ class Scaling(Benchmark):
         super().__init__()
         self._what, self._address = what.with_overrides({"runtime.threads": 1}), address
         self._experiment = e = cases.experiment_of(self._what)
-        tasks, size = e.outer.meta_batch_size, e.runtime.chunk_size
+        tasks, size = e.outer.meta_batch_size, e.runtime.tasks_per_call
         self._parts = len(chunks.split(tasks, size, split="meta_train", step=0))
         self._workers = sorted({1, *(workers or (n for n in _doubling(cpus()) if n <= self._parts))})
         most = self._workers[-1]

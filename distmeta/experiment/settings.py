@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from distmeta.config import Config
+from distmeta.errors import ConfigError
 
 
 class Outer(Config):
@@ -84,7 +85,8 @@ class Runtime(Config):
     """How the work is spread. Only ``chunk_size`` and ``threads`` can change the bits of a result.
 
     Args:
-        chunk_size: tasks adapted in one vectorised call.
+        chunk_size: tasks adapted in one vectorised call. ``"auto"``: as many as leave each worker that the run begins
+            with one call per step, and fit in half of its memory; chosen once, told, and kept with the run.
         threads: CPU threads per worker.
         workers: worker processes; one per ``threads`` CPUs of the cluster when left out.
         gpus_per_worker: GPUs per worker, fractions allowed; ``None`` shares the cluster's GPUs out, 0 is CPU only.
@@ -99,7 +101,7 @@ class Runtime(Config):
         keep_checkpoints: last checkpoints kept, beside the best.
     """
 
-    chunk_size: PositiveInt = 8
+    chunk_size: PositiveInt | Literal["auto"] = 8
     threads: PositiveInt = 1
     workers: PositiveInt | None = None
     gpus_per_worker: NonNegativeFloat | None = None
@@ -111,6 +113,16 @@ class Runtime(Config):
     loss_window: PositiveFloat = 600.0
     checkpoint_every: PositiveInt = 100
     keep_checkpoints: PositiveInt = 2
+
+    @property
+    def tasks_per_call(self) -> int:
+        """``chunk_size`` where it is a number, as it is once a run has begun."""
+        if isinstance(self.chunk_size, int):
+            return self.chunk_size
+        raise ConfigError(
+            "runtime.chunk_size=auto is chosen when a run begins, and nothing runs here; expected a number of tasks. "
+            "Set runtime.chunk_size=8, say."
+        )
 
 
 class Evaluation(Config):

@@ -26,7 +26,9 @@ HEAP_FACTOR = 1.6
 """Resident bytes over those of live tensors in glibc's heap, as :mod:`distmeta.malloc` sets it: 1.4 to 1.9 seen."""
 
 AUTO_SHARE = 0.5
-"""How much of a worker's memory an unrolled chunk may take by ``gradient="auto"``; libraries and data need some too."""
+"""How much of a worker's memory a chunk may take where "auto" chooses; libraries and data need some too."""
+
+_UNPREDICTED = 8  # tasks, where no memory can be predicted: as where nothing is asked for
 
 _UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
@@ -131,6 +133,33 @@ def planned(
     except Exception as error:  # noqa: BLE001 (a user's model may raise anything where its operations are counted)
         why = f"the memory of {chunk} could not be predicted ({type(error).__name__}: {first_sentence(str(error))})"
         return unrolled, f"learner.gradient=auto is unroll: {why}." if asked == "auto" else None
+
+
+def largest_chunk(
+    learner: MetaLearner, params: Params, episodes: Episode, *, most: int, memory: int
+) -> tuple[int, str]:
+    """``most`` tasks, or the half of them, and so on, that :data:`AUTO_SHARE` of the memory is enough for.
+
+    Args:
+        learner: bound to its model, its engine and its way to the gradient chosen.
+        params: the meta-parameters.
+        episodes: two or more tasks, stacked, in the shapes of the chunk's.
+        most: tasks.
+        memory: bytes that a worker may use.
+
+    Returns:
+        The number of tasks, 1 at least, and by which numbers it was chosen, for the user.
+    """
+    tasks = most
+    try:
+        need = peak_bytes(learner, params, episodes, tasks)
+        while tasks > 1 and need > AUTO_SHARE * memory:
+            tasks = -(-tasks // 2)
+            need = peak_bytes(learner, params, episodes, tasks)
+    except Exception as error:  # noqa: BLE001 (a user's model may raise anything where its operations are counted)
+        tasks = min(most, _UNPREDICTED)
+        return tasks, f"memory could not be predicted ({type(error).__name__}: {first_sentence(str(error))})"
+    return tasks, f"predicted to need {_size(need)}, of {_size(memory)} per worker"
 
 
 def _warning(learner: DescentLearner, chunk: str, need: int, memory: int) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from distmeta.run.results import EvaluationRequest, EvaluationResult, TaskSelect
 from distmeta.runtime.backend import Backend
 from distmeta.runtime.checkpoint import Checkpoint
 from distmeta.runtime.evaluation import evaluate_on, require_tasks
-from distmeta.runtime.resuming import require_same_experiment
+from distmeta.runtime.resuming import as_begun, require_same_experiment
 from distmeta.runtime.worker import WorkerSetup
 from distmeta.seeding import rng
 
@@ -105,7 +105,7 @@ class FinishedRun:
         last, best = trained_checkpoints(directory, say)
         if say is not None and (text := unfinished(directory, last)):
             say(f"note: {text}")
-        return cls(directory, job, last, best)
+        return cls(directory, replace(job, experiment=as_begun(job.experiment, last.record["identity"])), last, best)
 
     def selection(self, request: EvaluationRequest) -> TaskSelection:
         """Number and seed of the tasks: those of this run where none were given."""
@@ -125,7 +125,7 @@ class FinishedRun:
         changed = {key: value for key, value in request.overrides.items() if not key.startswith("runtime.")}
         _require_changeable(changed)
         trained, split = _with_data(self.job.experiment, request.data), request.split
-        experiment = trained.with_overrides(request.overrides)
+        experiment = as_begun(trained.with_overrides(request.overrides), self.last.record["identity"])
         tasks, original = experiment.tasks, self.directory.record.dataset or DatasetFacts.of(self.job.experiment)
         if split not in tasks.splits:
             have = ", ".join(tasks.splits)

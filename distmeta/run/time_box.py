@@ -75,7 +75,7 @@ def measure(job: Job, place: Place, *, seconds: float) -> Pace:
             with suppress(_StopMeasuring):
                 driver.train(NullLog())
             most = trial.evaluation.test_tasks  # as many as there are, at the most
-            tasks = min(len(infos) * runtime.chunk_size, most)
+            tasks = min(len(infos) * driver.experiment.runtime.tasks_per_call, most)
             while True:
                 asked = time.monotonic()
                 driver.evaluate(store.load(), "meta_test", tasks, trial.evaluation.seed)

@@ -73,6 +73,7 @@ def _run(
             place.phase("checking tasks and data")
             # Raises where the experiment is invalid. Ray starts while the model is probed.
             driver = Driver(experiment, store, place.watch, before_probe=opening.begin, timeline=timeline)
+            experiment = driver.experiment
         except BaseException:
             directory.discard()
             raise

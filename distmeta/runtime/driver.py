@@ -16,7 +16,7 @@ from distmeta.experiment.experiment import Experiment
 from distmeta.intervals import EvaluationReport
 from distmeta.learners.base import MetaLearner
 from distmeta.learners.functional import frozen_digest
-from distmeta.learners.memory_plan import planned
+from distmeta.learners.memory_plan import largest_chunk, planned
 from distmeta.learners.param_layout import ParamLayout
 from distmeta.learners.probe import probe, require_equal_ways
 from distmeta.runtime import chunks
@@ -28,12 +28,12 @@ from distmeta.runtime.events import Event, Log, NullLog
 from distmeta.runtime.outer_optimizer import require_schedulefree
 from distmeta.runtime.parameter_server import ParameterServer
 from distmeta.runtime.pool import Batch, WorkerPool, describe
-from distmeta.runtime.resuming import require_same_run
+from distmeta.runtime.resuming import as_begun, require_same_run
 from distmeta.runtime.step_report import Calls, StepReports
 from distmeta.runtime.step_time import Laps, now
 from distmeta.runtime.timeline import Timeline
 from distmeta.runtime.worker import WorkerInfo, WorkerSetup
-from distmeta.runtime.worker_memory import bytes_per_worker
+from distmeta.runtime.worker_memory import bytes_per_worker, workers_of
 from distmeta.seeding import rng
 from distmeta.types import Episode, Params, ParamVersion, Split, TaskRef
 
@@ -95,7 +95,9 @@ class Driver:
         timeline: Timeline | None = None,
         may_lease_ahead: Callable[[], bool] = lambda: True,
     ) -> None:
-        self._experiment, self._store, self._watch = experiment, store, watch
+        self.experiment: Experiment = experiment
+        """What is run; ``"auto"`` is replaced by what the run began with."""
+        self._store, self._watch = store, watch
         self._reports, self._may_lease_ahead = StepReports(timeline), may_lease_ahead
         self._ahead: _Leased | None = None  # shares of the next step that workers have already
         self._now = 0  # the step that is being done
@@ -114,19 +116,19 @@ class Driver:
         self.learner: MetaLearner = found.learner
         params = self.learner.starting_params(rng(experiment.seed, "init"))
         self.layout = ParamLayout.of(params)
+        frozen = frozen_digest(self.learner.model)
+        begun = self._load(frozen) if store.steps() else None
+        self._plan_memory(params, episodes, 0 if begun is None else begun.step)
         self._record: dict[str, Any] = {
             # Frozen weights, such as those of a pretrained encoder, shape the result as much as the settings do.
-            "identity": {**experiment.identity(), "frozen": frozen_digest(self.learner.model)},
+            "identity": {**self.experiment.identity(), "frozen": frozen},
             "fingerprint": tasks.fingerprint,
             "engine": self.learner.config.vectorise,
-            "gradient": None,  # of learners that compute it in several ways, see _plan_memory
+            "gradient": getattr(self.learner.config, "gradient", None),  # of learners with several ways to it
             "kernel": None,
-            "best": None,
+            "best": None if begun is None else begun.record["best"],
         }
-        self._start_checkpoint = Checkpoint(0, self.layout.flatten(params), self.layout, {}, self._record)
-        if store.steps():
-            self._start_checkpoint = self._load()
-        self._plan_memory(params, episodes)
+        self._start_checkpoint = begun or Checkpoint(0, self.layout.flatten(params), self.layout, {}, self._record)
         self._server_losses = 0
         self._vector: Any = None  # reference to the newest version of the meta-parameters
         self._consistent = True  # server, log and record agree on the current step, meta-validation included
@@ -142,7 +144,7 @@ class Driver:
         Raises:
             RuntimeFailure: they do not start, or differ in kind.
         """
-        e = self._experiment
+        e = self.experiment
         self._backend = backend
         self._begin(f"starting workers and the parameter server on {backend.name}")
         # Before the workers: where a node's memory runs out, Ray ends the actor first that began last.
@@ -152,7 +154,7 @@ class Driver:
         infos = self._pool.join()
         self._record["kernel"] = infos[0].kernel
         self._say(0, describe(infos, backend))
-        outer, size = e.outer, e.runtime.chunk_size
+        outer, size = e.outer, e.runtime.tasks_per_call
         parts = len(chunks.split(outer.meta_batch_size, size, split="meta_train", step=0))
         if parts < len(infos):
             self._say(
@@ -172,13 +174,13 @@ class Driver:
         """
         self._log = log
         step, stopped = self._start_checkpoint.step, self._out_of_patience()
-        self._reports.begin(step, self._experiment.outer.iterations)
+        self._reports.begin(step, self.experiment.outer.iterations)
         self._warn_of_kernel(self._start_checkpoint)
-        if stopped or step >= self._experiment.outer.iterations:
+        if stopped or step >= self.experiment.outer.iterations:
             self._say(step, f"Training ended at step {step} already; the meta-test follows.")
         self._checkpoint()
         try:
-            while step < self._experiment.outer.iterations and not stopped:
+            while step < self.experiment.outer.iterations and not stopped:
                 try:
                     self._step(step)
                     step += 1
@@ -191,16 +193,16 @@ class Driver:
                     self._checkpoint()
             raise
         best = self._store.best(self._store.load())
-        settings = self._experiment.evaluation
+        settings = self.experiment.evaluation
         self._begin("meta-test")
         return Trained(step, stopped, best, self.evaluate(best, "meta_test", settings.test_tasks, settings.seed))
 
     def evaluate(self, checkpoint: Checkpoint, split: Split, tasks: int, seed: int) -> EvaluationReport | None:
         """Evaluate a checkpoint on ``tasks`` tasks of ``split``; ``None`` where the data has no such split."""
-        if split not in self._experiment.tasks.splits:
+        if split not in self.experiment.tasks.splits:
             return None
-        require_tasks(self._experiment.tasks, split, "--tasks", tasks)
-        for text in cautions(self._experiment.tasks, split):
+        require_tasks(self.experiment.tasks, split, "--tasks", tasks)
+        for text in cautions(self.experiment.tasks, split):
             self._say(checkpoint.step, text)
         return self._evaluate(split, tasks, seed, self._backend.put(checkpoint.learned), checkpoint.step)
 
@@ -231,7 +233,7 @@ class Driver:
         values = self._reports.metrics(leased.calls, results, header, laps, self._workers)
         self._chunk_seconds = statistics.median(result.seconds for result in results)
         self._log.metrics(header.version, values)
-        self._watch(Event("step", header.version, values=values, of=self._experiment.outer.iterations))
+        self._watch(Event("step", header.version, values=values, of=self.experiment.outer.iterations))
 
     def _lease(self, step: int, *, ahead: bool = False) -> _Leased:
         """Send the first shares of a step to the workers.
@@ -259,7 +261,7 @@ class Driver:
 
     def _shares(self, step: int) -> Sequence[Share]:
         """The chunks of a step, in as many calls as pay: their number changes no bit."""
-        outer, size = self._experiment.outer, self._experiment.runtime.chunk_size
+        outer, size = self.experiment.outer, self.experiment.runtime.tasks_per_call
         parts = chunks.split(outer.meta_batch_size, size, split="meta_train", step=step)
         least = _WORK_PER_CALL * self._backend.overhead
         if not least or self._chunk_seconds is None:
@@ -296,12 +298,12 @@ class Driver:
 
     def _leases_ahead(self, step: int) -> bool:
         """Whether the chunks of ``step`` may be leased while the step before it is applied."""
-        more = step < self._experiment.outer.iterations and not self._validation_is_due(step)
+        more = step < self.experiment.outer.iterations and not self._validation_is_due(step)
         return more and self._backend.overlaps and self._may_lease_ahead()
 
     def _after(self, step: int) -> bool:
         """Meta-validation and checkpoint where they are due; whether to stop early."""
-        runtime, last = self._experiment.runtime, step == self._experiment.outer.iterations
+        runtime, last = self.experiment.runtime, step == self.experiment.outer.iterations
         stop = False
         if self._validation_is_due(step):
             stop = self._validate(step)
@@ -312,14 +314,14 @@ class Driver:
         return stop
 
     def _validation_is_due(self, step: int) -> bool:
-        every = self._experiment.evaluation.every
-        if not every or "meta_validation" not in self._experiment.tasks.splits:
+        every = self.experiment.evaluation.every
+        if not every or "meta_validation" not in self.experiment.tasks.splits:
             return False
-        return step % every == 0 or step == self._experiment.outer.iterations
+        return step % every == 0 or step == self.experiment.outer.iterations
 
     def _validate(self, step: int) -> bool:
-        settings = self._experiment.evaluation
-        averages = self._experiment.outer.averages
+        settings = self.experiment.evaluation
+        averages = self.experiment.outer.averages
         vector = self._backend.call(self._server, "learned") if averages else self._vector
         report = self._evaluate("meta_validation", settings.validation_tasks, settings.seed, vector, step)
         values = {f"validation/{name}": value for name, value in report.summary().items()}
@@ -336,39 +338,49 @@ class Driver:
 
     def _out_of_patience(self) -> bool:
         """Return whether the run stops early; the checkpoint records it, so that a stopped run stays stopped."""
-        patience, best = self._experiment.evaluation.patience, self._record["best"]
+        patience, best = self.experiment.evaluation.patience, self._record["best"]
         return patience is not None and best is not None and best["since"] >= patience
 
     def _evaluate(self, split: Split, tasks: int, seed: int, vector: Any, version: int) -> EvaluationReport:
-        size = self._experiment.runtime.chunk_size
+        size = self.experiment.runtime.tasks_per_call
         return evaluate(
             self._backend, self._workers, vector, version=version, split=split, tasks=tasks, seed=seed, chunk_size=size
         )
 
     # -- state -----------------------------------------------------------------------------------------------------
 
-    def _load(self) -> Checkpoint:
-        """The newest whole checkpoint, if this experiment may go on from it."""
+    def _load(self, frozen: str | None) -> Checkpoint:
+        """The newest whole checkpoint, if this experiment may go on from it; the rest of the run is as it began."""
         checkpoint = self._newest()
-        require_same_run(self._experiment, checkpoint, self._record["identity"]["frozen"], self.layout)
+        self.experiment = as_begun(self.experiment, checkpoint.record["identity"])
+        require_same_run(self.experiment, checkpoint, frozen, self.layout)
         self._store.best(checkpoint)  # the end of the run needs it; better refused now than after the last step
         # The engine was probed when the run began, perhaps with another version of torch: keep it, for equal bits.
         self.learner = self.learner.with_config(vectorise=checkpoint.record["engine"])
         # So is the gradient that gradient="auto" chose by the memory of the machine that it began on.
         if checkpoint.record.get("gradient") is not None:  # older versions did not record it, and had no "auto"
             self.learner = self.learner.with_config(gradient=checkpoint.record["gradient"])
-        self._record |= {"engine": checkpoint.record["engine"], "best": checkpoint.record["best"]}
         return checkpoint
 
-    def _plan_memory(self, params: Params, episodes: Episode) -> None:
-        """Choose how the gradient is computed where that is left to the memory, and warn where a chunk will not fit."""
-        e = self._experiment
+    def _plan_memory(self, params: Params, episodes: Episode, step: int) -> None:
+        """Choose chunks and how the gradient is computed where that is left open; warn where a chunk will not fit."""
+        runtime, batch = self.experiment.runtime, self.experiment.outer.meta_batch_size
         episodes = episodes.to(torch.device("cpu"), self.layout.torch_dtype)
-        memory, tasks = bytes_per_worker(e.runtime), min(e.runtime.chunk_size, e.outer.meta_batch_size)
+        memory, workers = bytes_per_worker(runtime), workers_of(runtime)
+        most = -(-batch // workers)
+        tasks = min(most if runtime.chunk_size == "auto" else runtime.chunk_size, batch)
+        lines = []
+        if runtime.chunk_size == "auto":
+            # Walked back where even one task at a time leaves no room for the graphs of all steps.
+            least, _ = planned(self.learner, params, episodes, tasks=1, memory=memory)
+            tasks, why = largest_chunk(least, params, episodes, most=most, memory=memory)
+            self.experiment = self.experiment.with_overrides({"runtime.chunk_size": tasks})
+            plural = "s" * (workers > 1)
+            lines.append(f"runtime.chunk_size=auto is {tasks}: {batch} tasks on {workers} worker{plural}, {why}.")
         self.learner, line = planned(self.learner, params, episodes, tasks=tasks, memory=memory)
-        if line:
-            self._say(self.first_step, line)
-        self._record["gradient"] = getattr(self.learner.config, "gradient", None)
+        for text in (*lines, line):
+            if text:
+                self._say(step, text)
 
     def _newest(self) -> Checkpoint:
         found = self._store.newest()
@@ -386,7 +398,7 @@ class Driver:
 
     def _spawn_server(self, checkpoint: Checkpoint) -> None:
         """Start a parameter server that holds ``checkpoint``."""
-        e = self._experiment
+        e = self.experiment
         resources = Resources(cpus=0, gpus=0, timeout=e.runtime.startup_timeout)
         state = {"version": checkpoint.step, "optimizer": dict(checkpoint.optimizer)}
         self._server = self._backend.spawn(ParameterServer, SERVER, resources, e.outer, checkpoint.vector, **state)
@@ -396,7 +408,7 @@ class Driver:
     def _recover(self, step: int, error: ServerLost) -> int:
         """A new server from the newest whole checkpoint; the steps since then are done again, with the same bits."""
         self._server_losses += 1
-        if self._server_losses > self._experiment.runtime.max_losses:
+        if self._server_losses > self.experiment.runtime.max_losses:
             text = f"The parameter server was lost {self._server_losses} times: {error.message}"
             raise FailureBudgetExceeded(text, raw=error.raw)
         self._backend.kill(self._server)  # it may only be out of reach

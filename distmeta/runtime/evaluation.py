@@ -120,7 +120,7 @@ def evaluate_on(
             split=split,
             tasks=tasks,
             seed=seed,
-            chunk_size=runtime.chunk_size,
+            chunk_size=runtime.tasks_per_call,
         )
     finally:
         pool.close()

@@ -43,6 +43,18 @@ def require_same_experiment(
         )
 
 
+def as_begun(experiment: Experiment, identity: Mapping[str, Any]) -> Experiment:
+    """``experiment`` with the number of tasks per call that ``runtime.chunk_size="auto"`` was when its run began.
+
+    Args:
+        experiment: of the run.
+        identity: of the run, as its checkpoints record it.
+    """
+    if experiment.runtime.chunk_size != "auto":
+        return experiment
+    return experiment.with_overrides({"runtime.chunk_size": identity["runtime"]["chunk_size"]})
+
+
 def require_same_run(experiment: Experiment, checkpoint: Checkpoint, frozen: str | None, layout: ParamLayout) -> None:
     """Raise where the steps to come would be of another experiment than the steps done.
 

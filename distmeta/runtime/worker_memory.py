@@ -13,6 +13,16 @@ from distmeta.experiment.settings import Runtime
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # of containers
 
 
+def workers_of(runtime: Runtime) -> int:
+    """How many workers a run has on this machine.
+
+    Example:
+        >>> workers_of(Runtime(workers=3))
+        3
+    """
+    return runtime.workers or max(1, cpus() // runtime.threads)
+
+
 def bytes_per_worker(runtime: Runtime) -> int:
     """Main memory, or a GPU's where there is one, over the workers that share it; this machine stands for all.
 
@@ -20,7 +30,7 @@ def bytes_per_worker(runtime: Runtime) -> int:
         >>> bytes_per_worker(Runtime(workers=1)) > 4 * bytes_per_worker(Runtime(workers=8)) > 2**20
         True
     """
-    workers = runtime.workers or max(1, cpus() // runtime.threads)
+    workers = workers_of(runtime)
     if torch.cuda.is_available() and runtime.gpus_per_worker != 0:
         share = runtime.gpus_per_worker or torch.cuda.device_count() / workers
         return int(torch.cuda.get_device_properties(0).total_memory * min(share, 1))

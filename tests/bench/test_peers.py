@@ -109,7 +109,7 @@ def test_the_loops_compute_what_distmeta_does(libraries, monkeypatch, tmp_path, 
     for loop in ("learn2learn", "torchopt", "vmap"):
         answers = peer_loops.Answers(loop)
         assert answers.load("a", file) == {}
-        theirs = answers.check("a", tasks=2, file=str(tmp_path / "gradient.pt"))["losses"]
+        theirs = answers.check("a", tasks=case.checked, file=str(tmp_path / "gradient.pt"))["losses"]
         np.testing.assert_allclose(theirs, losses, rtol=1e-10)
         other = torch.load(tmp_path / "gradient.pt", weights_only=True).numpy()
         assert np.linalg.norm(other - gradient) < 1e-10 * np.linalg.norm(gradient)
@@ -136,6 +136,17 @@ def test_only_what_computes_the_same_is_timed(libraries, no_ray, tmp_path):
     assert "ray is not installed" in told
     assert (record.case["omniglot-1.tasks.size"], record.case["threads"]) == (16, 1)
     assert plot(record, tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_peer_that_is_ended_leaves_the_others(libraries, no_ray):
+    """As by the kernel, where a step needs more memory than there is; the comparison takes fewer tasks."""
+    end = "next(model.parameters()).dtype == torch.float64 or os.kill(os.getpid(), 9)"
+    (libraries / "torchopt.py").write_text("import os" + TORCHOPT.replace("= model, lr", f"= model, lr; {end}"))
+    record = Peers(["omniglot-1"], overrides=TINY, peers=("torchopt", "learn2learn"), threads=1).run(0.3)
+    assert [row.at["system"] for row in record.rows] == ["learn2learn", "distmeta, 1 thread"]
+    assert "torchopt is not timed on omniglot-1: The Python process of torchopt ended with code -9" in "".join(
+        record.notes
+    )
 
 
 def test_a_case_is_a_size_and_inner_steps():

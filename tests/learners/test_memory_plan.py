@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 import distmeta
+from distmeta.errors import CheckpointMismatch, ConfigError
 from distmeta.learners.maml import MAML
-from distmeta.learners.memory_plan import HEAP_FACTOR, _Live, peak_bytes, planned
+from distmeta.learners.memory_plan import HEAP_FACTOR, _Live, largest_chunk, peak_bytes, planned
 from distmeta.learners.protonet import ProtoNet
 from distmeta.runtime import driver
 from distmeta.runtime.backend import LocalBackend
@@ -185,3 +186,61 @@ def test_a_run_goes_on_with_the_gradient_that_it_began_with_on_a_machine_of_othe
     assert elsewhere[:2] == trained(tmp_path / "straight", 4, "unroll")[:2]
     resumed = trained(tmp_path / "small", 4)
     assert resumed == ("mixed", trained(tmp_path / "mixed", 4, "mixed")[1], [])
+
+
+def test_the_largest_chunk_is_halved_until_half_of_the_memory_is_enough():
+    made, params = learner(inner_steps=5)
+    need = {size: peak_bytes(made, params, tasks(), size) for size in (1, 3, 5, 10)}
+    for size, memory in [(10, 2 * need[10]), (5, 2 * need[10] - 2), (3, 2 * need[3]), (1, 1)]:
+        found, why = largest_chunk(made, params, tasks(), most=10, memory=memory)
+        assert found == size
+        assert why.startswith("predicted to need ")
+        assert why.endswith(" per worker")
+
+
+def test_where_no_memory_can_be_predicted_chunks_are_those_of_the_default():
+    made, params = learner(kind=ForwardMode)
+    for most, size in [(100, 8), (5, 5)]:
+        found, why = largest_chunk(made, params, tasks(), most=most, memory=10**12)
+        assert found == size == min(most, distmeta.Runtime().chunk_size)
+        assert why.startswith("memory could not be predicted (RuntimeError: Memory cannot be counted")
+
+
+def chunked(folder, iterations, chunk_size, workers, *, gradient="unroll"):
+    job = distmeta.Experiment(
+        learner=MAML(distmeta.mlp((16,)), inner_lr=0.01, inner_steps=3, gradient=gradient),
+        tasks=distmeta.Sinusoids(),
+        outer=distmeta.Outer(iterations=iterations, meta_batch_size=10),
+        runtime=distmeta.Runtime(chunk_size=chunk_size, workers=workers),
+        evaluation=distmeta.Evaluation(every=0, validation_tasks=2, test_tasks=2),
+    )
+    store, told = CheckpointStore(folder, keep=2), []
+    run = driver.Driver(job, store, told.append)
+    run.start(LocalBackend())
+    try:
+        run.train(NoLog())
+    finally:
+        run.close()
+    found = store.load().record["identity"]["runtime"]["chunk_size"]
+    assert run.experiment.runtime.chunk_size == found
+    return found, store.load().params_sha256, [one.text for one in told if "runtime.chunk_size=auto" in one.text]
+
+
+def test_chunks_left_to_the_run_are_chosen_once_and_kept(tmp_path, monkeypatch):
+    size, _, told = chunked(tmp_path / "a", 2, "auto", 2)
+    assert size == 5
+    assert len(told) == 1
+    assert told[0].startswith("runtime.chunk_size=auto is 5: 10 tasks on 2 workers, predicted to need ")
+    straight = chunked(tmp_path / "b", 4, 5, 2)[1]
+    # Other workers and another machine, whose memory has room for one task at a time.
+    with monkeypatch.context() as small:
+        small.setattr(driver, "bytes_per_worker", lambda _: 1000)
+        assert chunked(tmp_path / "a", 4, "auto", 3) == (5, straight, [])
+        assert chunked(tmp_path / "c", 1, "auto", 1, gradient="auto")[0] == 1
+    with pytest.raises(CheckpointMismatch, match=r"runtime\.chunk_size=5 and now has 2"):
+        chunked(tmp_path / "a", 5, 2, 2)
+
+
+def test_chunks_left_open_have_no_number_where_nothing_runs():
+    with pytest.raises(ConfigError, match=r"runtime\.chunk_size=auto is chosen when a run begins"):
+        _ = distmeta.Runtime(chunk_size="auto").tasks_per_call
