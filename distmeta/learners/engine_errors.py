@@ -7,6 +7,7 @@ import copy
 import torch
 
 from distmeta.learners.base import MetaLearner
+from distmeta.learners.inner_loop import GradientLearner
 from distmeta.learners.param_layout import ParamLayout
 from distmeta.seeding import rng
 from distmeta.types import Episode
@@ -24,8 +25,15 @@ def in_float64(learner: MetaLearner) -> MetaLearner:
     return learner.with_model(model)
 
 
+def shortened(learner: MetaLearner) -> MetaLearner:
+    """``learner`` with two inner steps at most: later ones are computed as the second is, and each takes as long."""
+    if not isinstance(learner, GradientLearner) or learner.config.inner_steps <= 2:
+        return learner
+    return learner.with_config(inner_steps=2, test_inner_steps=None)
+
+
 class EngineErrors:
-    """How far the meta-gradients of engines are from a plain loop's, which is computed once.
+    """How far the meta-gradients of engines are from a plain loop's, which is computed once; see :func:`shortened`.
 
     Args:
         learner: on any engine.
@@ -34,7 +42,7 @@ class EngineErrors:
 
     def __init__(self, learner: MetaLearner, episodes: Episode) -> None:
         self.in_float64 = True
-        self._learner, self._episodes = learner, episodes
+        self._learner, self._episodes = shortened(learner), episodes
         self._reference: torch.Tensor | None = None
 
     def of(self, engine: str) -> str | None:

@@ -18,7 +18,7 @@ from distmeta.errors import (
 )
 from distmeta.learners.base import MetaLearner
 from distmeta.learners.engine_choice import suits_engine_2
-from distmeta.learners.engine_errors import EngineErrors
+from distmeta.learners.engine_errors import EngineErrors, shortened
 from distmeta.learners.functional import evaluating, has_fused_rnn, in_training, vectorised
 from distmeta.learners.losses import of_task
 from distmeta.learners.param_layout import ParamLayout
@@ -341,19 +341,19 @@ def _choose_engine(learner: MetaLearner, loop: MetaLearner, params: Params, epis
     vmapped, fast = (learner.with_config(vectorise=engine) for engine in ("vmap", "vmap-2"))
     asked = learner.config.vectorise
     errors = EngineErrors(learner, episodes)
-    reason = _why_not(vmapped, params, episodes, errors)
-    if reason is None and asked != "vmap":
+    if asked != "vmap":
         with in_training(learner.model):
             suits = suits_engine_2(learner, params, episodes.counted().map(lambda part: part[0]))
-        if asked == "vmap-2" or (suits and errors.in_float64):
-            reason_2 = _why_not(fast, params, episodes, errors)
-            if reason_2 is None:
-                return Probe(fast, None)
-            if asked == "vmap-2":
-                raise ModelContractError(
-                    f"learner.vectorise=vmap-2 but distmeta's kernels cannot take this model ({reason_2}). Set "
-                    "learner.vectorise=vmap, or auto."
-                )
+        # First, since what passes needs no look at the slower engines: they take most of the time with large images.
+        reason = _why_not(fast, params, episodes, errors) if suits or asked == "vmap-2" else ""
+        if reason is None and (errors.in_float64 or asked == "vmap-2"):
+            return Probe(fast, None)
+        if asked == "vmap-2":
+            raise ModelContractError(
+                f"learner.vectorise=vmap-2 but distmeta's kernels cannot take this model ({reason}). Set "
+                "learner.vectorise=vmap, or auto."
+            )
+    reason = _why_not(vmapped, params, episodes, errors)
     if reason is None:
         return Probe(vmapped, None)
     if learner.model_kind == "set":
@@ -362,7 +362,7 @@ def _choose_engine(learner: MetaLearner, loop: MetaLearner, params: Params, epis
             f"({reason}); expected a set model in which no task has an influence on another. Mix numbers along the "
             "axes of rows and features only, never along the first, and use no batch normalisation."
         )
-    if asked in ("vmap", "vmap-2"):
+    if asked == "vmap":
         raise ModelContractError(
             f"learner.vectorise={asked} but torch.func.vmap cannot take this model ({reason}). Set "
             "learner.vectorise=loop, or auto."
@@ -376,8 +376,9 @@ def _why_not(learner: MetaLearner, params: Params, episodes: Episode, errors: En
         with warnings.catch_warnings():
             # Where torch lacks a batching rule it warns once and runs task by task: our own loop is no slower.
             warnings.filterwarnings("error", message="There is a performance drop")
-            learner.meta_gradient(params, episodes)
-            learner.for_evaluation().evaluate(params, episodes)
+            few = shortened(learner)
+            few.meta_gradient(params, episodes)
+            few.for_evaluation().evaluate(params, episodes)
             return errors.of(learner.config.vectorise)
     except Exception as error:  # noqa: BLE001 (a user's module may raise anything under vmap)
         return f"{type(error).__name__}: {_short(str(error))}"
