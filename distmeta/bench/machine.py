@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from distmeta.data.picture_workers import cpus
+from distmeta.runtime import processor
 from distmeta.tracking.git_state import git_tags
 
 LIMIT = "The limit, matmul, is the rate of float32 products of two 1024x1024 matrices, 2 x 1024^3 operations each."
@@ -110,9 +111,4 @@ class MatmulLimit:
 
 def _cpu() -> str:
     """Name of the processor."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                return value.strip()
-    return platform.processor() or platform.machine()
+    return processor.entries().get("model name") or platform.processor() or platform.machine()

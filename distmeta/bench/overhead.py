@@ -12,7 +12,7 @@ from pathlib import Path
 from distmeta.bench import cases
 from distmeta.bench.benchmark import Benchmark, Budget, Tell
 from distmeta.bench.record import Row
-from distmeta.bench.statistics import paired_ratio
+from distmeta.bench.statistics import interval_told, paired_ratio
 from distmeta.bench.stepping import SteppedRun, Steps
 from distmeta.data.picture_workers import cpus
 from distmeta.errors import ConfigError
@@ -79,8 +79,8 @@ class Overhead(Benchmark):
         rows = [Row({"backend": "local"}, here), Row({"backend": "ray"}, there)]
         added = rows[1].median - rows[0].median
         self._lost = (
-            f"Ray adds {added:.2f} ms to a step, {ratio - 1:.1%} (95 % interval {low - 1:.1%} to {high - 1:.1%}, from "
-            "the ratios within rounds)."
+            f"Ray adds {added:.2f} ms to a step, {ratio - 1:.1%} ("
+            f"{interval_told(f'{low - 1:.1%}', f'{high - 1:.1%}', len(here))})."
         )
         return [rows[0], replace(rows[1], figures={"added_ms": added, "lost_share": ratio - 1})]
 

@@ -21,7 +21,7 @@ from distmeta.bench import cases
 from distmeta.bench.benchmark import Benchmark, Budget, Tell
 from distmeta.bench.peer_process import Peer
 from distmeta.bench.record import Row
-from distmeta.bench.statistics import paired_ratio
+from distmeta.bench.statistics import interval_told, paired_ratio
 from distmeta.bench.stepping import SteppedRun, Steps
 from distmeta.config import did_you_mean
 from distmeta.data.picture_workers import cpus
@@ -56,7 +56,7 @@ PLAIN = "vmap"
 TOLERANCE = 1e-4
 """Relative difference of losses and of meta-gradients above which a peer's speed is not reported."""
 
-_OMNIGLOT = {"width": 64, "pool": "stride", "inner_lr": 0.4, "tasks": 32, "chunk": 8, "checked": 2}
+_OMNIGLOT = {"width": 64, "pool": "stride", "inner_lr": 0.4, "tasks": 32, "chunk": "auto", "checked": 2}
 _SIZES: Mapping[str, tuple[Mapping[str, Any], Mapping[str, int]]] = {
     # Finn et al. 2017: as many queries as shots. Most papers after it have 15 queries per class.
     "omniglot": (_OMNIGLOT, {"shots": 1, "queries": 1}),
@@ -307,8 +307,8 @@ class Peers(Benchmark):
         for other in against.values():
             ratio, low, high = paired_ratio(here[-1].repetitions, other.repetitions)
             self._notes.append(
-                f"{case.name}: {here[-1].at['system']} is {ratio:.2f} times as fast as {other.at['system']} (95 % "
-                f"interval {low:.2f} to {high:.2f}, from the ratios within rounds)."
+                f"{case.name}: {here[-1].at['system']} is {ratio:.2f} times as fast as {other.at['system']} ("
+                f"{interval_told(f'{low:.2f}', f'{high:.2f}', len(other.repetitions))})."
             )
         return [
             replace(

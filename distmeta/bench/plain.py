@@ -217,7 +217,7 @@ class Plain(Benchmark):
             f"{TOLERANCE:g} of their size apart.",
             "Plain code is a loop over tasks with a backward pass for each, in the settings of a worker's process; "
             "MANN, NTM and InContext are the same network on one batch. Learners have their default engine. at "
-            "least and at most: 95 % interval.",
+            "least and at most: 95 % interval, where there are three repetitions or more.",
             *self._notes,
         )
 

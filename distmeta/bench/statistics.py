@@ -78,6 +78,23 @@ def paired_ratio(top: Sequence[float], bottom: Sequence[float]) -> tuple[float, 
     return median(ratios), float(low), float(high)
 
 
+def interval_told(low: str, high: str, rounds: int) -> str:
+    """The interval of a paired ratio for people, or why there is none.
+
+    Args:
+        low: its lower end.
+        high: its upper end.
+        rounds: whose ratios they are.
+
+    Example:
+        >>> interval_told("1.2", "1.3", 8), interval_told("1.2", "1.2", 1)
+        ('95 % interval 1.2 to 1.3, from the ratios within rounds', 'too few repetitions for an interval: 1')
+    """
+    if rounds < FEWEST:
+        return f"too few repetitions for an interval: {rounds}"
+    return f"95 % interval {low} to {high}, from the ratios within rounds"
+
+
 def _resampled(values: Sequence[float], side: str) -> FloatArray:
     """Medians ``[resamples]`` of as many values, drawn with replacement."""
     array = np.asarray(values, np.float64)

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from distmeta.config import Config
 from distmeta.errors import ConfigError
@@ -81,6 +89,12 @@ class Outer(Config):
         return self
 
 
+def _number_or_auto(value: object) -> object:
+    if value == "auto" or (isinstance(value, int | float) and float(value).is_integer() and value >= 1):
+        return value
+    raise ValueError("expected a whole number from 1, or auto")
+
+
 class Runtime(Config):
     """How the work is spread. Only ``chunk_size`` and ``threads`` can change the bits of a result.
 
@@ -101,7 +115,7 @@ class Runtime(Config):
         keep_checkpoints: last checkpoints kept, beside the best.
     """
 
-    chunk_size: PositiveInt | Literal["auto"] = 8
+    chunk_size: Annotated[PositiveInt | Literal["auto"], BeforeValidator(_number_or_auto)] = 8
     threads: PositiveInt = 1
     workers: PositiveInt | None = None
     gpus_per_worker: NonNegativeFloat | None = None

@@ -158,7 +158,7 @@ def largest_chunk(
             need = peak_bytes(learner, params, episodes, tasks)
     except Exception as error:  # noqa: BLE001 (a user's model may raise anything where its operations are counted)
         tasks = min(most, _UNPREDICTED)
-        return tasks, f"memory could not be predicted ({type(error).__name__}: {first_sentence(str(error))})"
+        return tasks, f"of memory that cannot be predicted: {type(error).__name__}: {first_sentence(str(error))}"
     return tasks, f"predicted to need {_size(need)}, of {_size(memory)} per worker"
 
 

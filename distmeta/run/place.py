@@ -79,6 +79,13 @@ class Place:
         """Tell the watcher which part of the work has begun."""
         self.watch(Event("phase", 0, text=text))
 
+    def sized(self, experiment: Experiment) -> Experiment:
+        """``experiment`` with one worker where it computes in this process and asks for no number."""
+        local = self.backend == "local" or isinstance(self.backend, LocalBackend)
+        if local and experiment.runtime.workers is None:
+            return experiment.with_overrides({"runtime.workers": 1})
+        return experiment
+
     @contextmanager
     def open(self, what: Experiment | Job | None = None, runtime: Runtime | None = None) -> Iterator[Backend]:
         """The backend, open inside the ``with`` block; one that was given stays open after it.

@@ -63,7 +63,7 @@ def measure(job: Job, place: Place, *, seconds: float) -> Pace:
     """
     watch, runtime = _Stopwatch(seconds), job.experiment.runtime
     # Time steps only: no validation, no iteration limit.
-    trial = job.experiment.with_overrides({"evaluation.every": 0, "outer.iterations": 10**9})
+    trial = place.sized(job.experiment).with_overrides({"evaluation.every": 0, "outer.iterations": 10**9})
     with tempfile.TemporaryDirectory() as folder:
         store = CheckpointStore(Path(folder))
         driver = Driver(trial, store, watch)  # checks everything, before a backend is opened

@@ -72,7 +72,7 @@ def _run(
         try:
             place.phase("checking tasks and data")
             # Raises where the experiment is invalid. Ray starts while the model is probed.
-            driver = Driver(experiment, store, place.watch, before_probe=opening.begin, timeline=timeline)
+            driver = Driver(place.sized(experiment), store, place.watch, before_probe=opening.begin, timeline=timeline)
             experiment = driver.experiment
         except BaseException:
             directory.discard()

@@ -376,7 +376,10 @@ class Driver:
             tasks, why = largest_chunk(least, params, episodes, most=most, memory=memory)
             self.experiment = self.experiment.with_overrides({"runtime.chunk_size": tasks})
             plural = "s" * (workers > 1)
-            lines.append(f"runtime.chunk_size=auto is {tasks}: {batch} tasks on {workers} worker{plural}, {why}.")
+            lines.append(
+                f"runtime.chunk_size=auto is {tasks}, for {batch} tasks per step on {workers} worker{plural} (a chunk "
+                f"is {why}). The run keeps it, and has the bits of runtime.chunk_size={tasks}."
+            )
         self.learner, line = planned(self.learner, params, episodes, tasks=tasks, memory=memory)
         for text in (*lines, line):
             if text:
@@ -391,9 +394,7 @@ class Driver:
     def _warn_of_kernel(self, checkpoint: Checkpoint) -> None:
         kernel = checkpoint.record["kernel"]
         if kernel not in (None, self._record["kernel"]):
-            text = (
-                f"Started on [{kernel}], going on with [{self._record['kernel']}]: as good, not equal to the last bit."
-            )
+            text = f"Started on [{kernel}], going on with [{self._record['kernel']}]: as good, with other last bits."
             self._say(checkpoint.step, text)
 
     def _spawn_server(self, checkpoint: Checkpoint) -> None:

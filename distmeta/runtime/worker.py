@@ -14,6 +14,7 @@ from distmeta.errors import NonFiniteGradientError
 from distmeta.learners.base import MetaLearner
 from distmeta.learners.param_layout import ParamLayout
 from distmeta.malloc import keep_freed_memory
+from distmeta.runtime import processor
 from distmeta.runtime.chunks import Share, TreeSum
 from distmeta.runtime.step_time import Laps
 from distmeta.seeding import torch_seed
@@ -50,7 +51,8 @@ class WorkerInfo:
     Args:
         pid: process id.
         host: name of its machine.
-        kernel: everything that may change the bits of a result: device, torch, instruction set, threads.
+        kernel: everything that may change the bits of a result: device (of a CPU maker, family, model and instruction
+            set), torch, threads.
     """
 
     pid: int
@@ -88,9 +90,10 @@ class Worker:
 
     def info(self) -> WorkerInfo:
         """Process, host and kernel fingerprint."""
-        device = (
-            torch.cuda.get_device_name() if self._device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-        )
+        if self._device.type == "cuda":
+            device = torch.cuda.get_device_name()
+        else:
+            device = f"{processor.kind()}, {torch.backends.cpu.get_cpu_capability()}"
         return WorkerInfo(
             os.getpid(), platform.node(), f"{device}; torch {torch.__version__}; {self._setup.threads} threads"
         )

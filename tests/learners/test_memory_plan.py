@@ -203,7 +203,7 @@ def test_where_no_memory_can_be_predicted_chunks_are_those_of_the_default():
     for most, size in [(100, 8), (5, 5)]:
         found, why = largest_chunk(made, params, tasks(), most=most, memory=10**12)
         assert found == size == min(most, distmeta.Runtime().chunk_size)
-        assert why.startswith("memory could not be predicted (RuntimeError: Memory cannot be counted")
+        assert why.startswith("of memory that cannot be predicted: RuntimeError: Memory cannot be counted")
 
 
 def chunked(folder, iterations, chunk_size, workers, *, gradient="unroll"):
@@ -230,7 +230,8 @@ def test_chunks_left_to_the_run_are_chosen_once_and_kept(tmp_path, monkeypatch):
     size, _, told = chunked(tmp_path / "a", 2, "auto", 2)
     assert size == 5
     assert len(told) == 1
-    assert told[0].startswith("runtime.chunk_size=auto is 5: 10 tasks on 2 workers, predicted to need ")
+    assert told[0].startswith("runtime.chunk_size=auto is 5, for 10 tasks per step on 2 workers (a chunk is predicted")
+    assert told[0].endswith("per worker). The run keeps it, and has the bits of runtime.chunk_size=5.")
     straight = chunked(tmp_path / "b", 4, 5, 2)[1]
     # Other workers and another machine, whose memory has room for one task at a time.
     with monkeypatch.context() as small:
@@ -244,3 +245,24 @@ def test_chunks_left_to_the_run_are_chosen_once_and_kept(tmp_path, monkeypatch):
 def test_chunks_left_open_have_no_number_where_nothing_runs():
     with pytest.raises(ConfigError, match=r"runtime\.chunk_size=auto is chosen when a run begins"):
         _ = distmeta.Runtime(chunk_size="auto").tasks_per_call
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5, "foo", float("nan"), None])
+def test_a_chunk_is_a_number_of_tasks(size):
+    with pytest.raises(ConfigError, match=r"'chunk_size' is .*: expected a whole number from 1, or auto\. Change it"):
+        distmeta.Runtime(chunk_size=size)
+
+
+def test_in_this_process_there_is_one_worker(tmp_path):
+    job = distmeta.Experiment(
+        learner=MAML(distmeta.mlp((16,)), inner_lr=0.01),
+        tasks=distmeta.Sinusoids(),
+        outer=distmeta.Outer(iterations=1, meta_batch_size=10),
+        runtime=distmeta.Runtime(chunk_size="auto"),
+        evaluation=distmeta.Evaluation(every=0, validation_tasks=2, test_tasks=2),
+    )
+    told = []
+    place = distmeta.Place(tracking=False, watch=lambda event: told.append(event.text))
+    run = distmeta.meta_train(job, run_dir=tmp_path / "run", place=place)
+    assert any(text.startswith("runtime.chunk_size=auto is 10, for 10 tasks per step on 1 worker (a") for text in told)
+    assert distmeta.inspect_run(run.run_dir)["experiment"]["runtime"]["chunk_size"] == 10

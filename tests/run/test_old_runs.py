@@ -22,7 +22,7 @@ from distmeta.runtime.checkpoint import CheckpointStore
 from distmeta.tracking.tracker import sync
 
 OLD = Path(__file__).parent / "old_runs"
-KERNEL = "AVX512; torch 2.13.0+cpu; 1 threads"
+KERNEL = "AVX512; torch 2.13.0+cpu; 1 threads"  # of a CPU of AMD, which it did not record
 FINISHED = "9de790fd4713a4362eecdccb72bcfc5f24fc98f11c2f067c5cdca2b9a8020c61"
 RESUMED = "be9c6eb547f7941022d1fb9656d92db4b71e6f083ceb0426ebd2c0563b769da7"
 
@@ -75,12 +75,16 @@ def test_a_best_one_that_a_run_removes_meanwhile_is_looked_up_again(old, monkeyp
 
 
 def test_a_killed_run_is_resumed_to_the_same_bits(old):
+    shutil.copytree(old / "interrupted", old / "again")
     directory = RunDirectory.open(old / "interrupted")
     result = distmeta.meta_train(directory.job(), run_dir=directory.path, resume=True)
     assert result.step == 400
     facts = distmeta.inspect_run(directory.path)
     assert (facts["status"], facts["params_sha256"]) == ("finished", result.params_sha256)
-    if facts["kernel"] == KERNEL:
+    again = RunDirectory.open(old / "again")
+    two = distmeta.meta_train(again.job(), run_dir=again.path, resume=True)
+    assert two.params_sha256 == result.params_sha256
+    if facts["kernel"].startswith("AuthenticAMD ") and facts["kernel"].endswith(f", {KERNEL}"):
         assert result.params_sha256 == RESUMED
 
 

@@ -9,7 +9,7 @@ import torch
 from distmeta.bench import cases
 from distmeta.errors import NonFiniteGradientError
 from distmeta.learners.param_layout import ParamLayout
-from distmeta.runtime import chunks
+from distmeta.runtime import chunks, processor
 from distmeta.runtime.backend import LocalBackend
 from distmeta.runtime.chunks import Share
 from distmeta.runtime.worker import Worker, WorkerSetup
@@ -42,6 +42,7 @@ def test_it_computes_with_the_threads_of_its_setup(start, threads):
     worker, _ = start(threads=threads)
     assert torch.get_num_threads() == threads
     assert f"{threads} threads" in worker.info().kernel
+    assert worker.info().kernel.startswith(f"{processor.kind()}, ")
 
 
 def test_a_chunk_has_the_same_bits_whoever_computes_it_and_whatever_came_before(start):
