@@ -12,7 +12,7 @@ from pathlib import Path
 from distmeta.bench import cases
 from distmeta.bench.benchmark import Benchmark, Budget, Tell
 from distmeta.bench.record import Row
-from distmeta.bench.statistics import interval_told, paired_ratio
+from distmeta.bench.statistics import interval_text, paired_ratio
 from distmeta.bench.stepping import SteppedRun, Steps
 from distmeta.data.picture_workers import cpus
 from distmeta.errors import ConfigError
@@ -80,7 +80,7 @@ class Overhead(Benchmark):
         added = rows[1].median - rows[0].median
         self._lost = (
             f"Ray adds {added:.2f} ms to a step, {ratio - 1:.1%} ("
-            f"{interval_told(f'{low - 1:.1%}', f'{high - 1:.1%}', len(here))})."
+            f"{interval_text(f'{low - 1:.1%}', f'{high - 1:.1%}', len(here))})."
         )
         return [rows[0], replace(rows[1], figures={"added_ms": added, "lost_share": ratio - 1})]
 

@@ -21,7 +21,7 @@ from distmeta.bench import cases
 from distmeta.bench.benchmark import Benchmark, Budget, Tell
 from distmeta.bench.peer_process import Peer
 from distmeta.bench.record import Row
-from distmeta.bench.statistics import interval_told, paired_ratio
+from distmeta.bench.statistics import interval_text, paired_ratio
 from distmeta.bench.stepping import SteppedRun, Steps
 from distmeta.config import did_you_mean
 from distmeta.data.picture_workers import cpus
@@ -214,14 +214,12 @@ class Peers(Benchmark):
                 tell(f"comparing gradients, and a first step of each: {case.name}")
                 file, losses, gradient = case.prepare(folder)
                 for peer in peers:
+                    at = {"case": case.name, "system": peer.name}
                     try:
-                        agrees = self._agrees(peer, case, file, losses, gradient, folder / "gradient.pt")
-                        timed = self._timed(peer, case) if agrees else None
+                        if self._agrees(peer, case, file, losses, gradient, folder / "gradient.pt"):
+                            variants.append((at, self._timed(peer, case)))
                     except RuntimeFailure as error:  # its own, or ended for want of memory
                         self._notes.append(f"{peer.name} is not timed on {case.name}: {error.message}")
-                        continue
-                    if timed is not None:
-                        variants.append(({"case": case.name, "system": peer.name}, timed))
             for label, backend, workers in self._backends(stack, tell):
                 for case in self._cases:
                     tell(f"starting {label}: {case.name}")
@@ -308,7 +306,7 @@ class Peers(Benchmark):
             ratio, low, high = paired_ratio(here[-1].repetitions, other.repetitions)
             self._notes.append(
                 f"{case.name}: {here[-1].at['system']} is {ratio:.2f} times as fast as {other.at['system']} ("
-                f"{interval_told(f'{low:.2f}', f'{high:.2f}', len(other.repetitions))})."
+                f"{interval_text(f'{low:.2f}', f'{high:.2f}', len(other.repetitions))})."
             )
         return [
             replace(

@@ -78,7 +78,7 @@ def paired_ratio(top: Sequence[float], bottom: Sequence[float]) -> tuple[float, 
     return median(ratios), float(low), float(high)
 
 
-def interval_told(low: str, high: str, rounds: int) -> str:
+def interval_text(low: str, high: str, rounds: int) -> str:
     """The interval of a paired ratio for people, or why there is none.
 
     Args:
@@ -87,7 +87,7 @@ def interval_told(low: str, high: str, rounds: int) -> str:
         rounds: whose ratios they are.
 
     Example:
-        >>> interval_told("1.2", "1.3", 8), interval_told("1.2", "1.2", 1)
+        >>> interval_text("1.2", "1.3", 8), interval_text("1.2", "1.2", 1)
         ('95 % interval 1.2 to 1.3, from the ratios within rounds', 'too few repetitions for an interval: 1')
     """
     if rounds < FEWEST:

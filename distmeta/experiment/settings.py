@@ -100,7 +100,7 @@ class Runtime(Config):
 
     Args:
         chunk_size: tasks adapted in one vectorised call. ``"auto"``: as many as leave each worker that the run begins
-            with one call per step, and fit in half of its memory; chosen once, told, and kept with the run.
+            with one call per step, and fit in half of its memory; chosen once, reported, kept with the run.
         threads: CPU threads per worker.
         workers: worker processes; one per ``threads`` CPUs of the cluster when left out.
         gpus_per_worker: GPUs per worker, fractions allowed; ``None`` shares the cluster's GPUs out, 0 is CPU only.

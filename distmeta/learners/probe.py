@@ -341,11 +341,11 @@ def _choose_engine(learner: MetaLearner, loop: MetaLearner, params: Params, epis
     vmapped, fast = (learner.with_config(vectorise=engine) for engine in ("vmap", "vmap-2"))
     asked = learner.config.vectorise
     errors = EngineErrors(learner, episodes)
-    if asked != "vmap":
-        with in_training(learner.model):
-            suits = suits_engine_2(learner, params, episodes.counted().map(lambda part: part[0]))
+    with in_training(learner.model):
+        suits = asked == "auto" and suits_engine_2(learner, params, episodes.counted().map(lambda part: part[0]))
+    if suits or asked == "vmap-2":
         # First, since what passes needs no look at the slower engines: they take most of the time with large images.
-        reason = _why_not(fast, params, episodes, errors) if suits or asked == "vmap-2" else ""
+        reason = _why_not(fast, params, episodes, errors)
         if reason is None and (errors.in_float64 or asked == "vmap-2"):
             return Probe(fast, None)
         if asked == "vmap-2":

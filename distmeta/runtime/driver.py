@@ -96,7 +96,7 @@ class Driver:
         may_lease_ahead: Callable[[], bool] = lambda: True,
     ) -> None:
         self.experiment: Experiment = experiment
-        """What is run; ``"auto"`` is replaced by what the run began with."""
+        """The experiment, with the choice that the run began with in place of ``"auto"``."""
         self._store, self._watch = store, watch
         self._reports, self._may_lease_ahead = StepReports(timeline), may_lease_ahead
         self._ahead: _Leased | None = None  # shares of the next step that workers have already

@@ -1,4 +1,4 @@
-"""What kind of processor computes: libraries below torch choose their kernels by it, and with them the last bits."""
+"""The kind of processor: libraries below torch choose kernels by it, and with the kernels the last bits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _CPUINFO = Path("/proc/cpuinfo")
 
 @cache
 def entries() -> dict[str, str]:
-    """What Linux tells of the first processor, by name; empty elsewhere."""
+    """The entries of the first processor in ``/proc/cpuinfo``, by name; none where there is no such file."""
     try:
         text = _CPUINFO.read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -152,6 +152,18 @@ class NoLog:
         pass
 
 
+def run_to_the_end(job, folder):
+    """The driver, its last checkpoint, and the messages of a run in this process."""
+    store, events = CheckpointStore(folder, keep=2), []
+    run = driver.Driver(job, store, events.append)
+    run.start(LocalBackend())
+    try:
+        run.train(NoLog())
+    finally:
+        run.close()
+    return run, store.load(), [event.text for event in events]
+
+
 def trained(folder, iterations, gradient="auto"):
     job = distmeta.Experiment(
         learner=MAML(distmeta.mlp((16,)), inner_lr=0.01, inner_steps=3, gradient=gradient),
@@ -160,16 +172,9 @@ def trained(folder, iterations, gradient="auto"):
         runtime=distmeta.Runtime(chunk_size=2),
         evaluation=distmeta.Evaluation(every=0, validation_tasks=2, test_tasks=2),
     )
-    store, told = CheckpointStore(folder, keep=2), []
-    run = driver.Driver(job, store, told.append)
-    run.start(LocalBackend())
-    try:
-        run.train(NoLog())
-    finally:
-        run.close()
-    last = store.load()
+    run, last, told = run_to_the_end(job, folder)
     assert run.learner.config.gradient == last.record["gradient"]
-    return last.record["gradient"], last.params_sha256, [one.text for one in told if "learner.gradient" in one.text]
+    return last.record["gradient"], last.params_sha256, [text for text in told if "learner.gradient" in text]
 
 
 def test_a_run_goes_on_with_the_gradient_that_it_began_with_on_a_machine_of_other_memory(tmp_path, monkeypatch):
@@ -214,16 +219,10 @@ def chunked(folder, iterations, chunk_size, workers, *, gradient="unroll"):
         runtime=distmeta.Runtime(chunk_size=chunk_size, workers=workers),
         evaluation=distmeta.Evaluation(every=0, validation_tasks=2, test_tasks=2),
     )
-    store, told = CheckpointStore(folder, keep=2), []
-    run = driver.Driver(job, store, told.append)
-    run.start(LocalBackend())
-    try:
-        run.train(NoLog())
-    finally:
-        run.close()
-    found = store.load().record["identity"]["runtime"]["chunk_size"]
+    run, last, told = run_to_the_end(job, folder)
+    found = last.record["identity"]["runtime"]["chunk_size"]
     assert run.experiment.runtime.chunk_size == found
-    return found, store.load().params_sha256, [one.text for one in told if "runtime.chunk_size=auto" in one.text]
+    return found, last.params_sha256, [text for text in told if "runtime.chunk_size=auto" in text]
 
 
 def test_chunks_left_to_the_run_are_chosen_once_and_kept(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The kind of processor, as each system tells it."""
+"""The kind of processor, on each system."""
 
 from __future__ import annotations
 
