@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What only a machine with a GPU can tell, in under ten minutes, as one JSON file: the tests that need a GPU, the speed of
-# the inner loop beside the card's matmul limit, the same step in other libraries, and one accuracy. It needs neither ray
-# nor mlflow: all runs are local.
+# the inner loop beside the card's matmul limit, in float32, TF32 and bfloat16, the same step in other libraries, and one
+# accuracy. It needs neither ray nor mlflow: all runs are local.
 #
 #   .github/gpu-check.sh [--out FILE.json] [--data OMNIGLOT_SHARDS] [--peers PYTHON] [--cpu]
 #
@@ -71,10 +71,12 @@ has() {
 
 if [[ $device == cuda ]]; then
     inner=(--chunks "8,32,128" --steps "1,5" --threads 1 --seconds 50)
+    lower=(--chunks "32,128" --steps 1 --threads 1 --seconds 12)
     step=(--set runtime.chunk_size=32 --seconds 90)
     train=(--set outer.iterations=600 --set evaluation.test_tasks=600)
 else
     inner=(--chunks 2 --steps 1 --threads 1 --seconds 1 --set tasks.size=8)
+    lower=("${inner[@]}")
     step=(--cases omniglot-1 --threads 1 --seconds 1 --set tasks.size=8 --set outer.meta_batch_size=2)
     train=(--set outer.iterations=2 --set outer.meta_batch_size=2 --set evaluation.test_tasks=4)
 fi
@@ -82,7 +84,7 @@ fi
 if has "$python" pytest; then
     # Only the files that have such tests are read, and no plugin of the whole suite is needed.
     mapfile -t files < <(grep --recursive --files-with-matches --include='*.py' 'mark\.gpu' tests)
-    part tests 100 "$python" -m pytest -m gpu -rs -p no:cacheprovider -W default \
+    part tests 90 "$python" -m pytest -m gpu -rs -p no:cacheprovider -W default \
         -o addopts=--import-mode=importlib "${files[@]}"
 else
     skip tests "pytest is not installed"
@@ -90,14 +92,19 @@ fi
 
 part inner-loop 100 "$python" -m distmeta bench inner-loop --device "$device" "${inner[@]}" --json
 
+for precision in tf32 bfloat16; do
+    part "inner-loop-$precision" 40 "$python" -m distmeta bench inner-loop --device "$device" "${lower[@]}" \
+        --set "learner.precision=$precision" --json
+done
+
 part peers 180 "$python" -m distmeta bench peers --device "$device" --python "${peers:-$python}" "${step[@]}" --json
 
 # A short run; its accuracy is far below that of jobs/RESULTS.md, and far above chance.
 if [[ -n $data ]]; then
-    part accuracy 150 "$python" -m distmeta train jobs/maml_omniglot.py --data "$data" --backend local --no-tracking \
+    part accuracy 140 "$python" -m distmeta train jobs/maml_omniglot.py --data "$data" --backend local --no-tracking \
         --run-dir "$work/run" --set evaluation.every=0 --set runtime.chunk_size=32 "${train[@]}" --json
 elif has "$python" matplotlib && has "$python" PIL; then
-    part accuracy 150 "$python" -m distmeta train jobs/maml_glyphs.py --backend local --no-tracking \
+    part accuracy 140 "$python" -m distmeta train jobs/maml_glyphs.py --backend local --no-tracking \
         --run-dir "$work/run" --set evaluation.every=0 --set runtime.chunk_size=16 "${train[@]}" --json
 else
     skip accuracy "no --data, and matplotlib or pillow, from which the glyphs are made, is not installed"
@@ -129,7 +136,7 @@ found = {
     "python": platform.python_version(),
     "parts": {},
 }
-for name in ("tests", "inner-loop", "peers", "accuracy"):
+for name in ("tests", "inner-loop", "inner-loop-tf32", "inner-loop-bfloat16", "peers", "accuracy"):
     skipped, code = work / f"{name}.skipped", work / f"{name}.code"
     if skipped.exists():
         found["parts"][name] = {"status": "skipped", "reason": skipped.read_text().strip()}
@@ -147,6 +154,6 @@ found["seconds"] = int(time.time()) - started
 out.write_text(json.dumps(found, indent=1) + "\n")
 print(f"\n{out}")
 for name, part in found["parts"].items():
-    print(f"{name:12} {part['status']:8} {part.get('reason') or str(part['seconds']) + ' s'}")
+    print(f"{name:20} {part['status']:8} {part.get('reason') or str(part['seconds']) + ' s'}")
 sys.exit(any(part["status"] == "failed" for part in found["parts"].values()))
 END

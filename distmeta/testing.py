@@ -114,7 +114,8 @@ def check_gradient(experiment: Experiment, *, tasks: int = 3) -> GradientCheck:
         ('vmap', {})
     """
     spec = experiment.tasks.spec_of("meta_train")
-    learner = in_float64(experiment.learner.bind(spec, experiment.seed).in_main_memory())
+    exact = experiment.learner.with_config(precision="float32")
+    learner = in_float64(exact.bind(spec, experiment.seed).in_main_memory())
     episodes = _episodes(experiment, tasks).to(torch.device("cpu"), torch.float64)
     learner = probe(learner, spec, episodes, experiment.tasks.spec).learner
     params = learner.init_meta_params(rng(experiment.seed, "init"))

@@ -25,6 +25,7 @@ from distmeta.learners.engine import ModelKind
 from distmeta.learners.functional import differentiable_twice, kernels_of_model, trainable
 from distmeta.learners.losses import of_task, prediction_loss, prediction_metrics
 from distmeta.learners.pictures import Picture
+from distmeta.learners.precision import Precision, of_algorithm, of_model
 from distmeta.learners.user_face import UserFace
 from distmeta.learners.user_model import plain, require_tensor
 from distmeta.types import Episode, Metrics, ModelFactory, Params
@@ -85,10 +86,15 @@ class MetaLearner(UserFace):
                 vectorised call of torch's own kernels; ``"vmap-2"``: the same with distmeta's kernels for 2-d
                 convolutions, their norms and pooling, on CPUs; ``"auto"``: probed once before the first worker starts.
                 A run goes on with what it began with. All compute the same function, and round otherwise.
+            precision: what the model computes with in training. ``"float32"``; ``"tf32"``: products and convolutions of
+                a GPU in TF32; ``"bfloat16"``: products and convolutions, and what lies between them, in bfloat16.
+                Parameters, losses, the steps in a task and the meta-gradient are float32 in any case, and so is all of
+                evaluation and use.
         """
 
         batch_norm: Literal["batch"] = "batch"
         vectorise: Literal["auto", "vmap", "vmap-2", "loop"] = "auto"
+        precision: Precision = "float32"
 
     config: Config
 
@@ -203,9 +209,13 @@ class MetaLearner(UserFace):
         model = self.model
         theta = {name: params[name] for name, _ in model.named_parameters() if name in params}
         once = self.model_kind in ("sequence", "set")
-        with contextlib.nullcontext() if once else differentiable_twice(model), kernels_of_model():
+        with (
+            contextlib.nullcontext() if once else differentiable_twice(model),
+            kernels_of_model(),
+            of_model(inputs[0].device),
+        ):
             output = torch.func.functional_call(model, theta, inputs)
-        return require_tensor(output, type(self).__name__)
+        return of_algorithm(require_tensor(output, type(self).__name__))
 
 
 def _require_names(cls: type[MetaLearner]) -> None:

@@ -25,6 +25,7 @@ from distmeta.learners import queries_alone
 from distmeta.learners.functional import evaluating, in_training, laid_out, using_engine, vectorised
 from distmeta.learners.losses import of_task, prediction_metrics
 from distmeta.learners.over_tasks import map_tasks, unstack
+from distmeta.learners.precision import computing_in
 from distmeta.learners.predictive import Predictive
 from distmeta.learners.support_statistics import keeping_statistics
 from distmeta.learners.user_model import built_for, plain, require_usable
@@ -286,7 +287,9 @@ class Engine(config.Configurable, ABC):
         Returns:
             The summed gradient, T and per-task metrics ``[T]``.
         """
-        with in_training(self.model), using_engine(self._engine_for(params)):
+        device = next(iter(params.values())).device
+        engine = self._engine_for(params) if self.config.precision == "float32" else 1  # its kernels are of float32
+        with in_training(self.model), using_engine(engine), computing_in(self.config.precision, device):
             gradient, metrics = self.chunk_gradient(laid_out(params), episodes)
         return MetaGradient(gradient, tasks=len(episodes.query_x), metrics=metrics)
 

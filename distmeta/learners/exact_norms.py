@@ -39,6 +39,8 @@ def _normalise(
     shape: Sequence[int],
     eps: float,
 ) -> torch.Tensor:
+    if x.dtype == torch.bfloat16:  # a variance needs more digits
+        return _normalise(x.float(), dims, weight, bias, shape, eps).to(x.dtype)
     # Not torch.var_mean: it is several times slower on the CPU, and the centred values are needed anyway.
     centred = x - x.mean(tuple(dims), keepdim=True)
     variance = (centred * centred).mean(tuple(dims), keepdim=True)

@@ -22,6 +22,7 @@ from distmeta.learners.engine_errors import EngineErrors, shortened
 from distmeta.learners.functional import evaluating, has_fused_rnn, in_training, vectorised
 from distmeta.learners.losses import of_task
 from distmeta.learners.param_layout import ParamLayout
+from distmeta.learners.precision import Precision
 from distmeta.learners.user_model import mixed_types
 from distmeta.seeding import rng
 from distmeta.types import Episode, Params, TaskSpec
@@ -63,6 +64,12 @@ def probe(learner: MetaLearner, spec: TaskSpec, episodes: Episode, test: TaskSpe
     refuse_running_statistics(learner.model)
     params = learner.init_meta_params(rng(0, "init"))
     layout = ParamLayout.of(params)
+    precision, learner = learner.config.precision, learner.with_config(precision="float32")
+    if precision != "float32" and layout.torch_dtype != torch.float32:
+        raise ModelContractError(
+            f"learner.precision={precision}, but the model's parameters are {layout.dtype}; expected float32. Give "
+            "model.float(), or leave learner.precision out."
+        )
     episodes = episodes.to(next(iter(params.values())).device, layout.torch_dtype)
     loop = learner.with_config(vectorise="loop")
     messages = [learner._unused_wrapper]
@@ -73,6 +80,8 @@ def probe(learner: MetaLearner, spec: TaskSpec, episodes: Episode, test: TaskSpe
     if found.learner.loops:
         _require_loop(loop, params, episodes)
     messages.append(found.message or "")
+    if precision != "float32":
+        found = replace(found, learner=_in_precision(found.learner, precision, params, episodes))
     if learner.model_kind != "sequence" and has_fused_rnn(learner.model):
         messages.append("cuDNN's recurrent kernels have no second derivative: on a GPU torch's own are used, slower.")
     return replace(found, message=" ".join(filter(None, messages)) or None)
@@ -402,6 +411,25 @@ def _require_loop(learner: MetaLearner, params: Params, episodes: Episode) -> No
             f"{name} can train the model but not evaluate it, in eval mode: {type(error).__name__}: "
             f"{_short(str(error))} ({line_of(error)}). Fix that line."
         ) from error
+
+
+def _in_precision(learner: MetaLearner, precision: Precision, params: Params, episodes: Episode) -> MetaLearner:
+    """The learner in the precision asked for; raises where it cannot compute the meta-gradient in it."""
+    found = learner.with_config(precision=precision)
+    try:
+        gradient = found.meta_gradient(params, episodes).gradient
+    except Exception as error:
+        raise ModelContractError(
+            f"learner.precision={precision} fails where float32 does not: {type(error).__name__}: {_short(str(error))} "
+            f"({line_of(error)}). Expected a model that torch.autocast can take. Make that line take tensors of both "
+            "types, or leave learner.precision out."
+        ) from error
+    if bad := [name for name, part in gradient.items() if not bool(torch.isfinite(part).all())]:
+        raise NonFiniteGradientError(
+            f"With learner.precision={precision} the first meta-gradient of {listed(bad)} is NaN or infinite; expected "
+            "finite numbers. Leave learner.precision out, or lower learner.inner_lr."
+        )
+    return found
 
 
 def _not_differentiable(name: str, error: Exception) -> ModelContractError:

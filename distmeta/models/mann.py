@@ -70,14 +70,14 @@ class MANNNetwork(nn.Module):
         # half of the cost of the weights' gradient.
         for gates in self.sees(x.flatten(2)).unbind(1):
             h, cell = lstm_step(torch.addmm(gates, last, self.recurs.weight.T), cell)
-            interface = self.interface(h)
+            interface = self.interface(h).to(x.dtype)  # addresses in full, where the rest is in bfloat16
             vectors = interface[:, self.reads :].tanh().reshape(batch, -1, self.reads, self.width)
             key, add = vectors[:, 0], vectors[:, -1]  # the same vector if writes="key"
             gate = interface[:, : self.reads].sigmoid()[:, :, None]
             least = least_used(usage)
             writing = write_weights(gate, reading, least)
             memory = write(memory, writing, add, least)
-            reading = (self.strength * cosine_similarity(memory, key)).softmax(-1)
+            reading = (self.strength * cosine_similarity(memory, key)).softmax(-1).to(x.dtype)
             usage = next_usage(usage, reading, writing, self.usage_decay)
             last = torch.cat([torch.bmm(reading, memory).flatten(1), h], -1)
             states.append(last)

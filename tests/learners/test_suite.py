@@ -251,6 +251,20 @@ def test_engines_agree_in_training_and_evaluation(name):
 
 
 @every_learner
+@pytest.mark.parametrize("vectorise", ["vmap", "loop"])
+def test_bfloat16_is_of_the_model_in_training_alone(name, vectorise):
+    single, half = (build(name, vectorise=vectorise, precision=p) for p in ("float32", "bfloat16"))
+    params, episodes = single.init_meta_params(rng(0, "init")), chunk(name)
+    expected, found = (flat(who.meta_gradient(params, episodes).gradient) for who in (single, half))
+    assert found.dtype == torch.float32
+    assert torch.equal(found, flat(half.meta_gradient(params, episodes).gradient))
+    assert not torch.equal(found, expected)
+    assert float(F.cosine_similarity(found, expected, dim=0)) > 0.9
+    judged = [who.for_evaluation().evaluate(params, episodes) for who in (single, half)]
+    assert all(torch.equal(value, judged[1][key]) for key, value in judged[0].items())
+
+
+@every_learner
 def test_chunks_add_up(name):
     learner, episodes = build(name, torch.float64), chunk(name, dtype=torch.float64)
     params = learner.init_meta_params(rng(0, "init"))

@@ -1,0 +1,90 @@
+"""The numbers that training computes with: float32, TF32 or bfloat16. Parameters, losses and gradients stay float32."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+
+from distmeta.learners.exact_norms import Replacing
+
+Precision = Literal["float32", "tf32", "bfloat16"]
+
+_PRECISION: ContextVar[Precision] = ContextVar("distmeta_precision", default="float32")
+
+
+@contextlib.contextmanager
+def computing_in(precision: Precision, device: torch.device) -> Iterator[None]:
+    """Compute what the model does inside, and its derivatives, in this precision.
+
+    Args:
+        precision: see ``precision`` of :class:`~distmeta.learners.base.MetaLearner`.
+        device: of the parameters. TF32 is of GPUs; a CPU computes in float32 instead, as it does where a model is
+            probed before it is sent to a GPU.
+
+    Example:
+        >>> with computing_in("bfloat16", torch.device("cpu")), of_model(torch.device("cpu")):
+        ...     print((torch.ones(2, 2) @ torch.ones(2, 2)).dtype)
+        torch.bfloat16
+    """
+    token = _PRECISION.set(precision)
+    try:
+        with _tf32() if precision == "tf32" and device.type == "cuda" else contextlib.nullcontext():
+            yield
+    finally:
+        _PRECISION.reset(token)
+
+
+def of_model(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Return the context of a call of the model: torch's rules of what bfloat16 is good for.
+
+    Derivatives follow from what the call recorded, in the same types.
+    """
+    return _autocast(device) if _PRECISION.get() == "bfloat16" else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _autocast(device: torch.device) -> Iterator[None]:
+    # Without the cache of weights: what it keeps would outlive the graph that it belongs to.
+    with torch.autocast(device.type, torch.bfloat16, cache_enabled=False), _Convolutions():
+        yield
+
+
+def of_algorithm(output: torch.Tensor) -> torch.Tensor:
+    """The output of the model as the algorithm goes on with it: sums over examples and losses need more digits."""
+    return output.float() if _PRECISION.get() == "bfloat16" and output.dtype == torch.bfloat16 else output
+
+
+def _lowered(convolution: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    def lower(value: Any) -> Any:
+        single = isinstance(value, torch.Tensor) and value.dtype == torch.float32
+        return value.to(torch.bfloat16) if single else value
+
+    def lowered(*args: Any, **kwargs: Any) -> torch.Tensor:
+        return convolution(*map(lower, args), **{name: lower(value) for name, value in kwargs.items()})
+
+    return lowered
+
+
+class _Convolutions(Replacing):
+    """Cast what convolutions are given: behind ``torch.func.vmap`` torch's autocast misses them, and only them."""
+
+    replacements: ClassVar = {
+        function: _lowered(function)
+        for function in (F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+    }
+
+
+@contextlib.contextmanager
+def _tf32() -> Iterator[None]:
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = True
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
