@@ -60,7 +60,8 @@ class GradientCheck:
             raise LearnerContractError(
                 f"The meta-gradient of {wrong} is not the derivative of the loss; expected an error of at most "
                 f"{self.tolerance:.0e}. Look for .detach(), .data, torch.no_grad() or a custom backward where the "
-                "model uses it."
+                "model uses it. If fewer learner.inner_steps pass, the model is right, and the derivative through so "
+                "many steps is beyond the digits of float64."
             )
 
 

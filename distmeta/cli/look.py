@@ -44,7 +44,7 @@ def inspect(run_dir: RunDir, as_json: Json = False) -> None:
         if value is not None:
             console.out.print(f"{key:<{max(map(len, facts))}}  {value}")
     if spent:
-        console.out.print("a step, of the mean worker:")
+        console.out.print("a step, of the mean worker, over all steps done:")
     for line in spent:
         console.out.print(f"  {line}")
     lost = any(name.startswith("checkpoint") for name in damaged)
@@ -169,7 +169,7 @@ def list_all(as_json: Json = False) -> None:
         print_json(found)
         return
     for title, rows in found.items():
-        console.out.print(title if rows else f"{title}: none here")
+        console.out.print(title if rows else f"{title}: none in ./{title}")
         for name, text in rows.items():
             console.out.print(f"  {name:<24} {text}")
 

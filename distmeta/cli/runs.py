@@ -44,7 +44,7 @@ def train(
         bool, typer.Option("--profile", help="Keep a time line of all processes, a Chrome trace; see --profile-steps.")
     ] = False,
     profile_steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps of the time line, after the warm-up; 10.")
+        int | None, typer.Option(min=1, help="Steps of the time line, after the warm-up; 10. Turns --profile on.")
     ] = None,
 ) -> None:
     """Meta-train by a job file: progress, validation, final meta-test accuracy with its 95 % interval."""

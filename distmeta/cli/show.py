@@ -111,7 +111,8 @@ def result(found: RunResult, job: Job, as_json: bool) -> None:
     for path in found.pictures:
         console.out.print(f"picture  {path}")
     if found.profile is not None:
-        console.out.print(f"profile  {found.profile}  (open it at ui.perfetto.dev); a step, of the mean worker:")
+        console.out.print(f"profile  {found.profile}  (open it at ui.perfetto.dev)")
+        console.out.print(f"a step, of the mean worker, over {found.profiled}:")
         for line in found.spent:
             console.out.print(f"  {line}")
     if found.how_to_open:

@@ -190,9 +190,11 @@ class RunDirectory:
         try:
             return RunRecord.from_dict(read_record(self.path / _RUN, undigested=True, fix=self._way_back()))
         except (OSError, KeyError, TypeError) as error:
+            why = f"{_RUN} could not be read ({error})"
+            if isinstance(error, FileNotFoundError):
+                why = f"there is no {_RUN} in it" if self.path.is_dir() else "there is no such folder"
             raise ConfigError(
-                f"{self.path} is not a run: {_RUN} could not be read ({error}). Give the folder that `distmeta train` "
-                "printed."
+                f"{self.path} is not a run: {why}. Give the folder that `distmeta train` printed."
             ) from None
 
     def update(self, **changes: Any) -> None:

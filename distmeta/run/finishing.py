@@ -38,6 +38,7 @@ class RunResult:
         how_to_open: the command that opens MLflow's record; empty without MLflow.
         report: the report, an HTML file; ``None`` where it could not be written.
         profile: the time line of some steps, a Chrome trace; ``None`` where none was asked for.
+        profiled: which steps these are, in words.
         spent: five lines, where the time of those steps went.
     """
 
@@ -51,6 +52,7 @@ class RunResult:
     how_to_open: str = ""
     report: Path | None = None
     profile: Path | None = None
+    profiled: str = ""
     spent: tuple[str, ...] = ()
 
     def __repr__(self) -> str:

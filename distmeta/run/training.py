@@ -98,7 +98,7 @@ def _run(
                 tracker.truncate(driver.first_step)  # rows after the last checkpoint, whose steps are done again
                 tags = _tags(what, experiment, infos[0].kernel)
                 tracker.start(flatten(experiment.settings()), tags, _dataset(experiment.tasks))
-                with _kept(timeline, directory) as profiled:
+                with _kept(timeline, directory, place) as profiled:
                     trained = driver.train(tracker)
                 with writing(directory.path):
                     result = replace(finish(directory, experiment, driver, trained, tracker, place), **profiled)
@@ -122,7 +122,7 @@ def _run(
 
 
 @contextmanager
-def _kept(timeline: Timeline | None, directory: RunDirectory) -> Iterator[dict[str, Any]]:
+def _kept(timeline: Timeline | None, directory: RunDirectory, place: Place) -> Iterator[dict[str, Any]]:
     """Write the time line at the end, of a run that was interrupted too; fills in the fields of the result."""
     found: dict[str, Any] = {}
     try:
@@ -130,7 +130,10 @@ def _kept(timeline: Timeline | None, directory: RunDirectory) -> Iterator[dict[s
     finally:
         if timeline is not None and timeline.steps:
             with writing(directory.path):
-                found |= {"profile": directory.keep_profile(timeline), "spent": tuple(timeline.summary())}
+                path, lines = directory.keep_profile(timeline), tuple(timeline.summary())
+                found |= {"profile": path, "profiled": timeline.span, "spent": lines}
+    if timeline is not None and not timeline.steps:
+        place.say("No profile is kept: this command did no outer step.")
 
 
 def _close_finished(tracker: Tracker, folder: Path) -> str:

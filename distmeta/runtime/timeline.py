@@ -89,6 +89,12 @@ class Timeline:
         """Keep a step; one that is done again after a failure takes the place of its first."""
         self.steps = [*(old for old in self.steps if old.version < step.version), step]
 
+    @property
+    def span(self) -> str:
+        """Which steps they are, for people."""
+        first, last = self.steps[0].version, self.steps[-1].version
+        return f"step {first}" if first == last else f"steps {first} to {last}"
+
     def summary(self) -> list[str]:
         """Five lines: where the time of the steps went."""
         return summary([step.values for step in self.steps])

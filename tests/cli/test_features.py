@@ -65,4 +65,17 @@ def test_a_profile_is_kept_and_its_five_lines_are_printed_by_train_and_inspect(t
     assert {"step 2"} == {name for name in versions if name.startswith("step ")}
     line = r"^  compute +\d+\.\d\d ms +\d+\.\d %  adapt, differentiate, one flat vector$"
     assert re.search(line, done.out, re.MULTILINE)
-    assert re.search(line, run_command("inspect", "run", folder=tmp_path).out, re.MULTILINE)
+    assert "a step, of the mean worker, over step 2:" in done.out
+    shown = run_command("inspect", "run", folder=tmp_path).out
+    assert re.search(line, shown, re.MULTILINE)
+    assert "over all steps done:" in shown
+    assert re.search(r"^chunk_size +8$", shown, re.MULTILINE)
+
+
+def test_a_profile_of_no_step_is_told(tmp_path):
+    (tmp_path / "job.py").write_text(JOB)
+    words = ("--backend", "local", "--no-tracking", "--run-dir", "run", "--profile", "--set", "outer.iterations=0")
+    done = run_command("train", "job.py", *words, folder=tmp_path)
+    assert done.code == 0, done.err
+    assert "No profile is kept: this command did no outer step." in done.err
+    assert not (tmp_path / "run" / "profile.json").exists()

@@ -210,7 +210,7 @@ def test_the_kept_modules_are_those_of_the_training(home, tmp_path):
 def test_what_is_no_source_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"There is no folder .*nowhere; expected a run directory, a folder of"):
         distmeta.load(tmp_path / "nowhere")
-    with pytest.raises(ConfigError, match=r"is not a run: run.json could not be read"):
+    with pytest.raises(ConfigError, match=r"is not a run: there is no run.json in it"):
         distmeta.load(tmp_path)
 
 
