@@ -13,6 +13,7 @@ from distmeta.bench import machine
 from distmeta.bench.machine import MatmulLimit
 from distmeta.bench.record import Record, Row
 from distmeta.bench.statistics import FEWEST, Better
+from distmeta.bench.wording import counted, settings_text
 from distmeta.seeding import rng
 
 Tell = Callable[[str], None]
@@ -67,6 +68,8 @@ class Benchmark(ABC):
 
     title: str
     case: Mapping[str, Any]
+    fixed: tuple[str, ...] = ()
+    """Settings that the benchmark sets itself: overrides of them have no effect."""
     device = torch.device("cpu")
 
     def __init__(self) -> None:
@@ -104,30 +107,38 @@ class Benchmark(ABC):
         return ()
 
     @final
-    def run(self, seconds: float | None = None, tell: Tell = lambda text: None) -> Record:
+    def run(
+        self,
+        seconds: float | None = None,
+        tell: Tell = lambda text: None,
+        overrides: Mapping[str, Any] | None = None,
+    ) -> Record:
         """Measure.
 
         Args:
-            seconds: of the whole benchmark; each variant is measured once even if that takes longer.
+            seconds: for the repetitions, see :class:`Budget`; each variant is measured once even if that takes longer.
             tell: receives what begins.
+            overrides: settings by dotted key that the user changed, for the title.
         """
         began, facts = time.monotonic(), machine.facts(self.device)
-        tell(f"measuring: {self.title}")
+        shown = {key: value for key, value in (overrides or {}).items() if key not in self.fixed}
+        title = ", ".join(filter(None, (self.title, settings_text(shown))))
+        tell(f"measuring: {title}")
         rows = tuple(self.rows(Budget(seconds or self.seconds), tell))
         facts |= {"load_average_after": machine.load(), "seconds": round(time.monotonic() - began, 1)}
         notes = list(self.notes())
         fewest = min(len(row.repetitions) for row in rows)
         if fewest < FEWEST:
             notes.append(
-                f"Only {fewest} repetition{'s' * (fewest > 1)} fitted into {seconds or self.seconds:g} s; --against "
+                f"Only {counted(fewest, 'repetition')} fitted into {seconds or self.seconds:g} s; --against "
                 f"needs {FEWEST} to tell a change. Give more --seconds, or measure fewer variants."
             )
         before = facts["load_average"]
         if before is not None and before > facts["cores"] / 2:
             notes.append(
-                f"The load average was {before:g} on {facts['cores']} cores when this began: other work took part of "
-                "the machine. Ratios within this run count more than its absolute numbers."
+                f"The load average was {before:g} on {counted(facts['cores'], 'core')} when this began: other work "
+                "took part of the machine. Ratios within this run count more than its absolute numbers."
             )
         return Record(
-            self.kind, self.title, self.case, self.unit, self.better, rows, tuple(self._limits), tuple(notes), facts
+            self.kind, title, self.case, self.unit, self.better, rows, tuple(self._limits), tuple(notes), facts
         )

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from distmeta.bench.record import Record, Row
 from distmeta.bench.statistics import FEWEST, Better, ratio_of_medians
+from distmeta.bench.wording import counted
 from distmeta.errors import ConfigError, listed
 
 Verdict = Literal["better", "worse", "no clear difference"]
@@ -34,6 +35,7 @@ class Change:
         interval: 95 % interval of the ratio.
         verdict: by the interval and the tolerance.
         word: the verdict for people.
+        why: the reason why no difference is clear, in a few words; empty where one is.
     """
 
     at: Mapping[str, Any]
@@ -43,6 +45,7 @@ class Change:
     interval: tuple[float, float]
     verdict: Verdict
     word: str
+    why: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
@@ -105,18 +108,33 @@ def compare(now: Record, then: Record, *, tolerance: float = 0.05, name: str = "
     changes = []
     for row, before in common:
         ratio, low, high = _times_as_good(row.repetitions, before.repetitions, now.better)
-        verdict = _verdict((low, high), tolerance) if _enough(row, before) else "no clear difference"
+        verdict = _verdict((low, high), tolerance)
+        why = _too_few(row, before) or (_within(low, high, tolerance) if verdict == "no clear difference" else "")
         limits = now.limit_of(row), then.limit_of(before)
-        if verdict != "no clear difference" and limits[0] is not None and limits[1] is not None:
+        if not why and limits[0] is not None and limits[1] is not None:
             drift = ratio_of_medians(limits[0].repetitions, limits[1].repetitions)[0]
             if _verdict((low / drift, high / drift), tolerance) != verdict:
-                verdict = "no clear difference"
-        changes.append(Change(row.at, before.median, row.median, ratio, (low, high), verdict, words[verdict]))
+                why = f"machine {'busier' if drift < 1 else 'quieter'}: its limit is {drift:.2f} times that of then"
+        if why:
+            verdict = "no clear difference"
+        changes.append(Change(row.at, before.median, row.median, ratio, (low, high), verdict, words[verdict], why))
     return changes
 
 
-def _enough(*rows: Row) -> bool:
-    return all(len(row.repetitions) >= FEWEST for row in rows)
+def _too_few(now: Row, then: Row) -> str:
+    """Which side has too few repetitions; empty where both have enough."""
+    few = [
+        f"{counted(len(row.repetitions), 'repetition')} {when}"
+        for row, when in ((then, "then"), (now, "now"))
+        if len(row.repetitions) < FEWEST
+    ]
+    return f"only {' and '.join(few)}, {FEWEST} needed" if few else ""
+
+
+def _within(low: float, high: float, tolerance: float) -> str:
+    """How an interval that is not beyond the tolerance lies to it."""
+    inside = 1 / (1 + tolerance) <= low and high <= 1 + tolerance
+    return f"interval {'within' if inside else 'reaches into'} the tolerance of {100 * tolerance:g} %"
 
 
 def _times_as_good(now: tuple[float, ...], then: tuple[float, ...], better: Better) -> tuple[float, float, float]:

@@ -16,6 +16,7 @@ from distmeta.bench.flops import FLOPS, flops_per_task
 from distmeta.bench.machine import LIMIT, timed
 from distmeta.bench.record import Row
 from distmeta.bench.statistics import paired_ratio
+from distmeta.bench.wording import counted
 from distmeta.data.picture_workers import cpus
 from distmeta.errors import ConfigError
 from distmeta.learners.base import MetaLearner
@@ -26,6 +27,7 @@ from distmeta.seeding import rng
 from distmeta.types import Episode, Params, TaskRef
 
 _REPETITION_S = 0.05
+_FIXED = ("runtime.chunk_size", "runtime.threads", "runtime.workers")
 
 
 class InnerLoop(Benchmark):
@@ -68,8 +70,8 @@ class InnerLoop(Benchmark):
         self._threads = tuple(threads) if threads else tuple(sorted({1, there if device == "cpu" else 1}))
         if max(self._threads) > there:
             raise ConfigError(
-                f"--threads {max(self._threads)}: this process may use {there} cores; expected at most as many. Leave "
-                "out the larger numbers."
+                f"--threads {max(self._threads)}: this process may use {counted(there, 'core')}; expected at most as "
+                "many. Leave out the larger numbers."
             )
         if device == "cuda" and not torch.cuda.is_available():
             raise ConfigError("--device cuda: torch finds no CUDA device. Leave --device out, or install its driver.")
@@ -89,6 +91,7 @@ class InnerLoop(Benchmark):
             ),
             "device": device,
         }
+        self.fixed = (*_FIXED, *(("learner.inner_steps",) if steps is not None else ()))
         self.title = f"meta-gradients of {type(experiment.learner).__name__}, {experiment.name}, on {device}"
 
     def _ready(self, steps: int | None) -> tuple[MetaLearner, Params]:
@@ -121,7 +124,7 @@ class InnerLoop(Benchmark):
         tell("warming up")
         for variant in variants:
             variant.warm()
-        tell(f"{len(variants)} variants in turn")
+        tell(f"{counted(len(variants), 'variant')} in turn")
         found = self.beside_limits(budget, variants, self._threads, self._limit_size)
         rows = []
         for variant, repetitions in zip(variants, found, strict=True):
@@ -148,7 +151,7 @@ def _first(count: int, part: torch.Tensor) -> torch.Tensor:
 
 
 def _with(steps: int | None) -> str:
-    return "" if steps is None else f", {steps} inner steps"
+    return "" if steps is None else f", {counted(steps, 'inner step')}"
 
 
 @dataclass

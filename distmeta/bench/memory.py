@@ -20,6 +20,7 @@ import torch
 from distmeta.bench import cases, fresh
 from distmeta.bench.benchmark import Benchmark, Budget, Tell
 from distmeta.bench.record import Row
+from distmeta.bench.wording import counted
 from distmeta.errors import ConfigError
 from distmeta.experiment.job import Job
 from distmeta.learners.memory_plan import peak_bytes
@@ -66,8 +67,9 @@ class Memory(Benchmark):
                 varied=("learner.inner_steps",),
             )
         }
+        self.fixed = ("learner.inner_steps", "runtime.workers")
         self.title = (
-            f"peak memory above the model: one chunk of {e.runtime.tasks_per_call} tasks of "
+            f"peak memory above the model: one chunk of {counted(e.runtime.tasks_per_call, 'task')} of "
             f"{type(e.learner).__name__}, {e.name}"
         )
 

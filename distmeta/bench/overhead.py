@@ -14,6 +14,7 @@ from distmeta.bench.benchmark import Benchmark, Budget, Tell
 from distmeta.bench.record import Row
 from distmeta.bench.statistics import interval_text, paired_ratio
 from distmeta.bench.stepping import SteppedRun, Steps
+from distmeta.bench.wording import counted
 from distmeta.data.picture_workers import cpus
 from distmeta.errors import ConfigError
 from distmeta.experiment.experiment import Experiment
@@ -54,9 +55,10 @@ class Overhead(Benchmark):
         parts = len(chunks.split(e.outer.meta_batch_size, e.runtime.tasks_per_call, split="meta_train", step=0))
         self.case = cases.case_of(e, "learner", "tasks", "outer", "runtime", parameters=_parameters(e))
         self.title = (
-            f"one training step of {type(e.learner).__name__}, {e.name}: {e.outer.meta_batch_size} tasks in {parts} "
-            f"chunk{'s' * (parts > 1)}, one worker, threads {e.runtime.threads}"
+            f"one training step of {type(e.learner).__name__}, {e.name}: {counted(e.outer.meta_batch_size, 'task')} "
+            f"in {counted(parts, 'chunk')}, one worker, {counted(e.runtime.threads, 'thread')}"
         )
+        self.fixed = ("runtime.workers",)
         self._lost = ""
 
     def rows(self, budget: Budget, tell: Tell) -> Sequence[Row]:
@@ -114,15 +116,16 @@ class Scaling(Benchmark):
         most = self._workers[-1]
         if most > self._parts:
             raise ConfigError(
-                f"--workers {most}: a step has {self._parts} chunks (outer.meta_batch_size={tasks}, "
+                f"--workers {most}: a step has {counted(self._parts, 'chunk')} (outer.meta_batch_size={tasks}, "
                 f"runtime.chunk_size={size}), so {most - self._parts} would have nothing to do; expected at most "
                 f"{self._parts}. Make smaller chunks: --set runtime.chunk_size={max(1, tasks // most)}."
             )
         self.case = cases.case_of(e, "learner", "tasks", "outer", "runtime", parameters=_parameters(e))
         self.title = (
-            f"training steps of {type(e.learner).__name__}, {e.name}, by workers of one thread on Ray: {tasks} tasks "
-            f"in {self._parts} chunks"
+            f"training steps of {type(e.learner).__name__}, {e.name}, by workers of one thread on Ray: "
+            f"{counted(tasks, 'task')} in {counted(self._parts, 'chunk')}"
         )
+        self.fixed = ("runtime.threads", "runtime.workers")
 
     def rows(self, budget: Budget, tell: Tell) -> Sequence[Row]:
         """See :meth:`Benchmark.rows`."""
@@ -132,7 +135,7 @@ class Scaling(Benchmark):
             ray = stack.enter_context(_on_ray(self._what, self._address, sum(self._workers)))
             variants = []
             for count in self._workers:
-                tell(f"starting {count} worker{'s' * (count > 1)}")
+                tell(f"starting {counted(count, 'worker')}")
                 sized = self._experiment.with_overrides({"runtime.workers": count})
                 variants.append(Steps(stack.enter_context(SteppedRun(sized, ray, folder / str(count)))))
             tell("steps in turn")
@@ -155,9 +158,10 @@ class Scaling(Benchmark):
                     f"{self._parts} chunks of equal cost on {count} workers take {rounds} rounds: at most "
                     f"{self._parts / rounds / count:.0%} efficient."
                 )
-        over = self._workers[-1] - cpus()
-        if over > 0 and self._address is None:
-            found.append(f"This machine has {cpus()} cores: {over} workers more take turns on them.")
+        if self._workers[-1] > cpus() and self._address is None:
+            found.append(
+                f"This machine has {counted(cpus(), 'core')} for {self._workers[-1]} workers, which take turns."
+            )
         return found
 
 

@@ -23,6 +23,7 @@ from distmeta.bench.peer_process import Peer
 from distmeta.bench.record import Row
 from distmeta.bench.statistics import interval_text, paired_ratio
 from distmeta.bench.stepping import SteppedRun, Steps
+from distmeta.bench.wording import counted
 from distmeta.config import did_you_mean
 from distmeta.data.picture_workers import cpus
 from distmeta.errors import ConfigError, RuntimeFailure, listed
@@ -52,6 +53,11 @@ INSTALL = {
 
 PLAIN = "vmap"
 """The peer that is no library: torch alone, in this interpreter."""
+
+_BEST = (
+    f"The column times best peer is relative to the fastest of {', '.join(INSTALL)}; plain vmap, torch alone, is not "
+    "counted among the peers and has a column of its own, times vmap, where it is measured."
+)
 
 TOLERANCE = 1e-4
 """Relative difference of losses and of meta-gradients above which a peer's speed is not reported."""
@@ -184,7 +190,9 @@ class Peers(Benchmark):
             )
         there = cpus()
         if (threads or 1) > there:
-            raise ConfigError(f"--threads {threads}: this process may use {there} cores; expected at most as many.")
+            raise ConfigError(
+                f"--threads {threads}: this process may use {counted(there, 'core')}; expected at most as many."
+            )
         if device == "cuda" and not torch.cuda.is_available():
             raise ConfigError("--device cuda: torch finds no CUDA device. Leave --device out, or install its driver.")
         self.device, self._threads, self._address = torch.device(device), threads or there, address
@@ -200,9 +208,11 @@ class Peers(Benchmark):
             for one in self._cases
             for key, value in cases.case_of(one.experiment, "learner", "tasks", "outer", "runtime").items()
         } | {"device": device, "threads": self._threads}
-        cores = f"{self._threads} thread{'s' * (self._threads > 1)}" if device == "cpu" else "one GPU"
+        cores = counted(self._threads, "thread") if device == "cpu" else "one GPU"
         self.title = f"training steps of MAML, {listed([one.name for one in self._cases])}: peers on {cores}"
+        self.fixed = ("runtime.workers",)
         self._notes: list[str] = []
+        self._best: tuple[str, ...] = ()
 
     def rows(self, budget: Budget, tell: Tell) -> Sequence[Row]:
         """See :meth:`Benchmark.rows`."""
@@ -227,7 +237,7 @@ class Peers(Benchmark):
                     run = stack.enter_context(SteppedRun(sized, backend, folder / backend.name / case.name))
                     variants.append(({"case": case.name, "system": label}, _TasksPerSecond(Steps(run), case.tasks)))
             variants.sort(key=lambda one: [each.name for each in self._cases].index(one[0]["case"]))
-            tell(f"{len(variants)} variants in turn")
+            tell(f"{counted(len(variants), 'variant')} in turn")
             found = self.beside_limits(budget, [measure for _, measure in variants], (1,))
         rows = [Row(at, values) for (at, _), values in zip(variants, found, strict=True)]
         return [found for case in self._cases for found in self._with_ratios(case, rows)]
@@ -289,8 +299,7 @@ class Peers(Benchmark):
         tell("starting Ray")
         runtime = self._cases[0].experiment.runtime.replace(workers=self._workers * len(self._cases))
         ray = stack.enter_context(Place(backend="ray", address=self._address).open(None, runtime))
-        plural = "s" * (self._workers > 1)
-        return [*found, (f"distmeta train, {self._workers} worker{plural}", ray, self._workers)]
+        return [*found, (f"distmeta train, {counted(self._workers, 'worker')}", ray, self._workers)]
 
     def _with_ratios(self, case: _Case, rows: Sequence[Row]) -> list[Row]:
         """Add to the rows of a case their ratios to the best library and to plain ``vmap``; note that of the last."""
@@ -299,6 +308,7 @@ class Peers(Benchmark):
         against: dict[str, Row] = {}
         if libraries:
             against["times_best_peer"] = max(libraries, key=lambda row: row.median)
+            self._best = (_BEST,)
         plain = next((row for row in here if row.at["system"] == PLAIN), None)
         if plain is not None:
             against["times_vmap"] = plain
@@ -329,6 +339,7 @@ class Peers(Benchmark):
                 ("Peers have torch's defaults, TF32 in convolutions among them; distmeta computes in float32.",)
                 * on_gpu
             ),
+            *self._best,
             *self._notes,
         )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distmeta.bench.record import Record, Row
+from distmeta.bench.wording import counted
 from distmeta.figures.style import BLUE, FAINT, GREY, INK, RED, dress, new_figure, save
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLOURS = (BLUE, RED, GREY, INK)
+_LABELS_POINTS = 36  # height of the tick labels and the label below an axis
 _UNITS = {"us": "microseconds per episode", "ms/step": "ms per step", "s": "seconds", "MiB": "MiB above the model"}
 
 
@@ -43,7 +45,7 @@ def _figure(record: Record, width: float, height: float) -> Figure:
     machine = record.machine
     told = (
         str(machine.get("gpu") or machine.get("cpu", "")),
-        f"{machine['cores']} cores" if "cores" in machine else "",
+        counted(machine["cores"], "core") if "cores" in machine else "",
         f"torch {machine['torch']}" if "torch" in machine else "",
         f"load average {machine['load_average']:g}" if machine.get("load_average") is not None else "",
     )
@@ -55,7 +57,7 @@ def _figure(record: Record, width: float, height: float) -> Figure:
 def _by_chunk(record: Record) -> Figure:
     """One panel for each number of inner steps, one line for each number of threads, tasks per second by chunk size."""
     steps = list(dict.fromkeys(row.at.get("steps") for row in record.rows))
-    figure = _figure(record, max(5.2, 4.2 * len(steps)), 3.9)
+    figure = _figure(record, max(5.2, 4.2 * len(steps)), 4.2)
     for column, step in enumerate(steps):
         axes = figure.add_subplot(1, len(steps), column + 1)
         rows = [row for row in record.rows if row.at.get("steps") == step]
@@ -63,7 +65,7 @@ def _by_chunk(record: Record) -> Figure:
             _COLOURS * len(rows), dict.fromkeys(row.at["threads"] for row in rows), strict=False
         ):
             some = [row for row in rows if row.at["threads"] == threads]
-            label = f"{threads} thread{'s' * (threads > 1)}"
+            label = counted(threads, "thread")
             _line(axes, [row.at["chunk"] for row in some], some, colour, label)
             limit = record.limit_of(some[0])
             work = some[0].figures.get("mflop_per_task")
@@ -74,8 +76,8 @@ def _by_chunk(record: Record) -> Figure:
         dress(axes, "tasks per chunk", record.unit if not column else "")
         axes.set_ylim(bottom=0)
         if step is not None:
-            axes.set_title(f"{step} inner step{'s' * (step != 1)}", fontsize=10, color=INK, loc="left")
-        axes.legend(frameon=False, labelcolor=INK, fontsize=8)
+            axes.set_title(counted(step, "inner step"), fontsize=10, color=INK, loc="left")
+    _legend_below(figure.axes[0])  # the same lines in all panels
     return figure
 
 
@@ -114,10 +116,13 @@ def _over_numbers(record: Record, key: str, *, ideal: bool) -> Figure:
     if ideal:
         axes.plot(at, [first * x / at[0] for x in at], color=GREY, linewidth=1, linestyle=":", label="no loss")
     _line(axes, at, record.rows, BLUE, "measured, quartiles")
+    if all("predicted" in row.figures for row in record.rows):
+        predicted = [row.figures["predicted"] for row in record.rows]
+        axes.plot(at, predicted, color=RED, linestyle=":", marker="o", markersize=4, mfc="white", label="predicted")
     _ticks(axes, at, log=False)
     dress(axes, "inner steps" if key == "steps" else key, _UNITS.get(record.unit, record.unit))
-    axes.set_ylim(bottom=0)
-    axes.legend(frameon=False, labelcolor=INK, fontsize=8)
+    axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
+    _legend_below(axes)
     return figure
 
 
@@ -128,16 +133,21 @@ def _bars(record: Record) -> Figure:
     axes = figure.add_subplot()
     names = [_short(row) for row in rows]
     axes.barh(names, [row.median for row in rows], height=0.55, color=BLUE, alpha=0.85)
-    top = max(row.quartiles[2] for row in rows)
+    top = max(max(row.quartiles[2], row.figures.get("predicted", 0)) for row in rows)
     for i, row in enumerate(rows):
         low, middle, high = row.quartiles
         axes.errorbar(middle, i, xerr=[[middle - low], [high - middle]], color=INK, capsize=3, linewidth=1)
-        axes.text(high + 0.015 * top, i, f"{middle:.3g}", va="center", color=INK, fontsize=9)
+        if "predicted" in row.figures:
+            axes.vlines(row.figures["predicted"], i - 0.4, i + 0.4, color=RED, linestyle=":", label="predicted")
+        number = axes.text(high + 0.015 * top, i, f"{middle:.3g}", va="center", color=INK, fontsize=9)
+        number.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})  # readable on a line
     axes.invert_yaxis()
     dress(axes, _UNITS.get(record.unit, record.unit), "")
     axes.grid(axis="y", visible=False)
     axes.grid(axis="x", color=FAINT, linewidth=0.7)
     axes.set_xlim(0, 1.15 * top)
+    if axes.get_legend_handles_labels()[1]:
+        _legend_below(axes)
     return figure
 
 
@@ -161,6 +171,23 @@ def _line(axes: Axes, at: Sequence[float], rows: Sequence[Row], colour: str, lab
         linewidth=1.6,
         capsize=3,
         label=label,
+    )
+
+
+def _legend_below(axes: Axes) -> None:
+    """A legend below the labels of the axes, where it hides nothing."""
+    from matplotlib.transforms import ScaledTranslation
+
+    points = ScaledTranslation(0, -_LABELS_POINTS / 72, axes.figure.dpi_scale_trans)
+    axes.legend(
+        loc="upper left",
+        bbox_to_anchor=(0, 0),
+        bbox_transform=axes.transAxes + points,
+        borderaxespad=0,
+        ncols=2,
+        frameon=False,
+        labelcolor=INK,
+        fontsize=8,
     )
 
 

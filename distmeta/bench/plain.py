@@ -15,6 +15,7 @@ from distmeta.bench import cases, plain_steps
 from distmeta.bench.benchmark import Benchmark, Budget, Tell
 from distmeta.bench.record import Row
 from distmeta.bench.statistics import median, paired_ratio
+from distmeta.bench.wording import counted
 from distmeta.config import did_you_mean
 from distmeta.data.picture_workers import cpus
 from distmeta.errors import ConfigError
@@ -145,11 +146,13 @@ class Plain(Benchmark):
                 f"{did_you_mean(unknown[0], known)}"
             )
         if threads > cpus():
-            raise ConfigError(f"--threads {threads}: this process may use {cpus()} cores; expected at most as many.")
+            raise ConfigError(
+                f"--threads {threads}: this process may use {counted(cpus(), 'core')}; expected at most as many."
+            )
         self._threads = threads
         self._works = {name: known[name] for name in chosen}
         self.case = {"size": size, "threads": threads}
-        self.title = f"gradients of learners, times as fast as the plainest PyTorch code, threads {threads}"
+        self.title = f"gradients of learners, times as fast as the plainest PyTorch code, {counted(threads, 'thread')}"
         self._notes: list[str] = []
 
     def rows(self, budget: Budget, tell: Tell) -> Sequence[Row]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from distmeta.bench.statistics import Better, quartiles
-from distmeta.errors import ConfigError, FileDamaged
-from distmeta.files import read_record, write_record
+from distmeta.errors import ConfigError, FileDamaged, listed
+from distmeta.files import parse_record, write_record
 
 _FORMAT = 1
+_KEYS = ("kind", "case", "rows", "format", "title", "unit", "better", "limits", "notes", "machine")
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,14 @@ class Record:
         """
         fix = "Give a file that `distmeta bench ... --out FILE.json` wrote."
         try:
-            return cls.from_dict(read_record(path, fix=fix))
+            content = path.read_bytes()
+            other = _other_keys(content)
+            if other is not None:
+                found = f"the keys {listed(other)}" if other else "no keys"
+                raise ConfigError(
+                    f"{path} is no record of a benchmark: it has {found}; expected {listed(_KEYS)}. {fix}"
+                )
+            return cls.from_dict(parse_record(content, path, fix=fix))
         except FileDamaged as error:
             raise ConfigError(error.message) from None
         except OSError as error:
@@ -138,6 +147,17 @@ class Record:
             ) from None
         except (LookupError, TypeError, ValueError) as error:
             raise ConfigError(f"{path} is no record of a benchmark ({type(error).__name__}: {error}). {fix}") from None
+
+
+def _other_keys(content: bytes) -> list[str] | None:
+    """The keys of a JSON object that is something else; ``None`` of a record, damaged or not, and of no object."""
+    try:
+        values = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    # Damage may have changed a key: most of them make a record.
+    is_other = isinstance(values, dict) and len(values.keys() & set(_KEYS)) <= len(_KEYS) / 2
+    return list(values) if is_other else None
 
 
 def _rows(values: Sequence[Mapping[str, Any]]) -> tuple[Row, ...]:

@@ -25,6 +25,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+_LABELS = {"lost_share": "added, share of local"}
+"""Figures whose names in the record are not their labels in the table."""
+
 AnyJob = Annotated[
     Path | None, typer.Argument(metavar="[JOB.py]", help="Job file whose case is measured; a built-in one without.")
 ]
@@ -36,7 +39,11 @@ class BenchOptions:
 
     seconds: Annotated[
         float | None,
-        typer.Option(min=0.1, help="Seconds of the benchmark; 20, of startup, memory and plain 60, of peers 120."),
+        typer.Option(
+            min=0.1,
+            help="Seconds for the repetitions; starting and warming up take up to half of these seconds, and come on "
+            "top where they need more. 20 when left out; startup, memory, plain 60; peers 120.",
+        ),
     ] = None
     out: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Keep all repetitions, machine, versions.")] = (
         None
@@ -89,7 +96,7 @@ def inner_loop(
             device=device,
         )
 
-    _run(build, options)
+    _run(build, options, settings)
 
 
 @app.command("peers")
@@ -133,7 +140,7 @@ def peers(
             address=address,
         )
 
-    _run(build, options)
+    _run(build, options, settings)
 
 
 @app.command("plain")
@@ -173,7 +180,7 @@ def sampling(
 
         return Sampling(_what(job, settings, data_dir, cases.glyphs), batches=numbers("--batches", batches, 1))
 
-    _run(build, options)
+    _run(build, options, settings)
 
 
 @app.command("overhead")
@@ -193,7 +200,7 @@ def overhead(
 
         return Overhead(_what(job, settings, data_dir, cases.sinusoids), address=address)
 
-    _run(build, options)
+    _run(build, options, settings)
 
 
 @app.command("scaling")
@@ -217,7 +224,7 @@ def scaling(
         what = _what(job, settings, data_dir, cases.random_images)
         return Scaling(what, workers=None if workers is None else numbers("--workers", workers, 1), address=address)
 
-    _run(build, options)
+    _run(build, options, settings)
 
 
 @app.command("startup")
@@ -251,7 +258,7 @@ def memory(
         what = _what(job, settings, data_dir, cases.random_images)
         return Memory(what, steps=None if steps is None else numbers("--steps", steps, 0))
 
-    _run(build, options)
+    _run(build, options, settings)
 
 
 def _what(job: Path | None, settings: list[str] | None, data_dir: str | None, built_in: Callable[[], Any]) -> What:
@@ -262,7 +269,7 @@ def _what(job: Path | None, settings: list[str] | None, data_dir: str | None, bu
     return found
 
 
-def _run(build: Callable[[], Benchmark], options: BenchOptions) -> None:
+def _run(build: Callable[[], Benchmark], options: BenchOptions, settings: list[str] | None = None) -> None:
     """Check everything, measure, show, write, compare."""
     for option, path in (("--out", options.out), ("--png", options.png)):
         if path is not None and not path.parent.is_dir():
@@ -276,7 +283,7 @@ def _run(build: Callable[[], Benchmark], options: BenchOptions) -> None:
         benchmark = build()
         if earlier is not None:
             require_comparable(benchmark.kind, benchmark.case, earlier, str(options.against))
-        record = benchmark.run(options.seconds, view.phase)
+        record = benchmark.run(options.seconds, view.phase, overrides(settings, None, None))
     changes = (
         None
         if earlier is None
@@ -300,9 +307,19 @@ def _run(build: Callable[[], Benchmark], options: BenchOptions) -> None:
 
 
 def _show(record: Record, options: BenchOptions) -> None:
+    from distmeta.bench.wording import counted
+
     console.out.print(record.title)
     figures = list(dict.fromkeys(name for row in record.rows for name in row.figures))
-    table = [(*record.rows[0].at, record.unit, "quartiles", "n", *(name.replace("_", " ") for name in figures))]
+    table = [
+        (
+            *record.rows[0].at,
+            record.unit,
+            "quartiles",
+            "n",
+            *(_LABELS.get(name, name.replace("_", " ")) for name in figures),
+        )
+    ]
     for row in record.rows:
         low, middle, high = row.quartiles
         table.append(
@@ -317,12 +334,14 @@ def _show(record: Record, options: BenchOptions) -> None:
     console.rows(table)
     for limit in record.limits:
         low, middle, high = limit.quartiles
-        console.out.print(f"matmul   {_number(middle)} GFLOP/s ({_number(low)} to {_number(high)}) with {limit.name}")
+        rate = f"{_number(middle)} GFLOP/s ({_number(low)} to {_number(high)})"
+        console.out.print(f"matmul   {rate} with {counted(limit.at['threads'], 'thread')}")
     machine = record.machine
     load = machine["load_average"]
     console.out.print(
-        f"machine  {machine.get('gpu') or machine['cpu']}, {machine['cores']} cores, torch {machine['torch']}, "
-        f"distmeta {machine['distmeta']}" + ("" if load is None else f", load average {load:g}")
+        f"machine  {machine.get('gpu') or machine['cpu']}, {counted(machine['cores'], 'core')}, "
+        f"torch {machine['torch']}, distmeta {machine['distmeta']}"
+        + ("" if load is None else f", load average {load:g}")
     )
     for text in record.notes:
         console.out.print(f"note     {text}")
@@ -332,20 +351,24 @@ def _show(record: Record, options: BenchOptions) -> None:
 
 
 def _show_changes(record: Record, earlier: Record, changes: list[Change], options: BenchOptions) -> None:
+    from distmeta.bench.wording import counted
+
     console.out.print(f"against {options.against}, of {earlier.machine.get('time', 'an unknown time')}")
     table = [(*changes[0].at, "then", "now", "times as good", "95 % interval", "")]
     for change in changes:
         low, high = change.interval
         then, now = _number(change.then), _number(change.now)
+        word = f"{change.word} ({change.why})" if change.why else change.word
         table.append(
-            (*map(str, change.at.values()), then, now, f"{change.ratio:.3f}", f"{low:.3f} to {high:.3f}", change.word)
+            (*map(str, change.at.values()), then, now, f"{change.ratio:.3f}", f"{low:.3f} to {high:.3f}", word)
         )
     console.rows(table)
     for limit in record.limits:
         before = next((one for one in earlier.limits if one.at == limit.at), None)
         if before is not None:
             console.out.print(
-                f"matmul   {_number(before.median)} GFLOP/s then, {_number(limit.median)} now, {limit.name}"
+                f"matmul   {_number(before.median)} GFLOP/s then, {_number(limit.median)} now, with "
+                f"{counted(limit.at['threads'], 'thread')}"
             )
     for key in ("cpu", "gpu", "cores", "torch"):
         was, is_ = earlier.machine.get(key), record.machine.get(key)

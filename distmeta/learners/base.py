@@ -87,9 +87,9 @@ class MetaLearner(UserFace):
                 convolutions, their norms and pooling, on CPUs; ``"auto"``: probed once before the first worker starts.
                 A run goes on with what it began with. All compute the same function, and round otherwise.
             precision: what the model computes with in training. ``"float32"``; ``"tf32"``: products and convolutions of
-                a GPU in TF32; ``"bfloat16"``: products and convolutions, and what lies between them, in bfloat16.
-                Parameters, losses, the steps in a task and the meta-gradient are float32 in any case, and so is all of
-                evaluation and use.
+                a GPU in TF32; ``"bfloat16"``: products and convolutions, and what lies between them, in bfloat16, for
+                GPUs; a CPU rounds the same numbers and is hardly faster, or slower. Parameters, losses, the steps in a
+                task and the meta-gradient are float32 in any case, and so is all of evaluation and use.
         """
 
         batch_norm: Literal["batch"] = "batch"

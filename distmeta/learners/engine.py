@@ -288,8 +288,8 @@ class Engine(config.Configurable, ABC):
             The summed gradient, T and per-task metrics ``[T]``.
         """
         device = next(iter(params.values())).device
-        engine = self._engine_for(params) if self.config.precision == "float32" else 1  # its kernels are of float32
-        with in_training(self.model), using_engine(engine), computing_in(self.config.precision, device):
+        precision = computing_in(self.config.precision, device)
+        with in_training(self.model), using_engine(self._engine_for(params)), precision:
             gradient, metrics = self.chunk_gradient(laid_out(params), episodes)
         return MetaGradient(gradient, tasks=len(episodes.query_x), metrics=metrics)
 

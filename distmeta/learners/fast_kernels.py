@@ -23,6 +23,8 @@ def _normalise(
     shape: Sequence[int],
     eps: float,
 ) -> torch.Tensor:
+    # Statistics and their derivatives need more digits; the next convolution casts the result again.
+    x = x.float() if x.dtype == torch.bfloat16 else x
     of_images = x.dim() == 4 and tuple(dims) == (0, 2, 3)
     if (
         of_images

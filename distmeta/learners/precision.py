@@ -50,7 +50,7 @@ def of_model(device: torch.device) -> contextlib.AbstractContextManager[object]:
 @contextlib.contextmanager
 def _autocast(device: torch.device) -> Iterator[None]:
     # Without the cache of weights: what it keeps would outlive the graph that it belongs to.
-    with torch.autocast(device.type, torch.bfloat16, cache_enabled=False), _Convolutions():
+    with torch.autocast(device.type, torch.bfloat16, cache_enabled=False), _Cast():
         yield
 
 
@@ -59,23 +59,39 @@ def of_algorithm(output: torch.Tensor) -> torch.Tensor:
     return output.float() if _PRECISION.get() == "bfloat16" and output.dtype == torch.bfloat16 else output
 
 
-def _lowered(convolution: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+def _lowered(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     def lower(value: Any) -> Any:
-        single = isinstance(value, torch.Tensor) and value.dtype == torch.float32
-        return value.to(torch.bfloat16) if single else value
+        if not isinstance(value, torch.Tensor) or value.dtype not in (torch.float32, torch.bfloat16):
+            return value
+        return value.bfloat16().float() if value.is_cpu else value.bfloat16()
 
     def lowered(*args: Any, **kwargs: Any) -> torch.Tensor:
-        return convolution(*map(lower, args), **{name: lower(value) for name, value in kwargs.items()})
+        with torch.autocast("cpu", enabled=False):
+            found = function(*map(lower, args), **{name: lower(value) for name, value in kwargs.items()})
+        return found.bfloat16() if found.dtype == torch.float32 else found
 
     return lowered
 
 
-class _Convolutions(Replacing):
-    """Cast what convolutions are given: behind ``torch.func.vmap`` torch's autocast misses them, and only them."""
+class _Cast(Replacing):
+    """Cast what convolutions are given: behind ``torch.func.vmap`` torch's autocast misses them, and only them.
+
+    On a CPU, convolutions and attention are computed in float32 from rounded numbers, and the results rounded. In
+    bfloat16 (torch 2.13, a CPU with AMX), oneDNN's convolutions returned wrong numbers, others each time, or ended the
+    process for two in a thousand random shapes; and the derivative of attention took twenty times as long.
+    """
 
     replacements: ClassVar = {
         function: _lowered(function)
-        for function in (F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+        for function in (
+            F.conv1d,
+            F.conv2d,
+            F.conv3d,
+            F.conv_transpose1d,
+            F.conv_transpose2d,
+            F.conv_transpose3d,
+            F.scaled_dot_product_attention,
+        )
     }
 
 

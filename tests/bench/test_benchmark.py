@@ -79,6 +79,16 @@ def test_a_record_has_the_machine_and_cautions(monkeypatch):
     assert busy.startswith("The load average was 99")
 
 
+def test_the_title_has_the_overrides_that_count():
+    told, benchmark = [], Counted(3)
+    benchmark.fixed = ("runtime.workers",)
+    overrides = {"learner.gradient": "mixed", "runtime.workers": 2, "tasks.data": f"/{'a' * 50}/omniglot"}
+    record = benchmark.run(5, told.append, overrides)
+    assert record.title == f"made up, learner.gradient=mixed, tasks.data=...{'a' * 20}/omniglot"
+    assert told[0] == f"measuring: {record.title}"
+    assert Counted(3).run(5).title == "made up"
+
+
 def test_random_images_are_tasks_like_others():
     tasks = cases.RandomImages(ways=3, shots=2, queries=4, size=8, channels=3)
     tasks.check()

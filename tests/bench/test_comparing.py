@@ -40,6 +40,27 @@ def test_what_lies_within_the_tolerance_or_the_noise_is_no_clear_change():
     assert verdict(record(120, spread=noisy), record(100, spread=noisy)) == "no clear difference"
 
 
+def why(now, then, **options):
+    (change,) = compare(now, then, **options)
+    assert change.to_dict()["why"] == change.why
+    assert (change.verdict == "no clear difference") == bool(change.why)
+    return change.why
+
+
+def test_no_clear_difference_has_a_reason():
+    one, two = (record(200, spread=QUIET[:n]) for n in (1, 2))
+    assert why(record(100), two) == "only 2 repetitions then, 3 needed"
+    assert why(one, record(100)) == "only 1 repetition now, 3 needed"
+    assert why(one, two) == "only 2 repetitions then and 1 repetition now, 3 needed"
+    assert why(record(101), record(100), tolerance=0.1) == "interval within the tolerance of 10 %"
+    noisy = (0.5, 1.6, 0.8, 1.3, 0.6, 1.5)
+    assert why(record(120, spread=noisy), record(100)) == "interval reaches into the tolerance of 5 %"
+    then = record(100, limit=70)
+    assert why(record(50, limit=35), then) == "machine busier: its limit is 0.50 times that of then"
+    assert why(record(200, limit=140), then) == "machine quieter: its limit is 2.00 times that of then"
+    assert why(record(200), record(100)) == why(record(50, limit=70), then) == ""
+
+
 def test_two_repetitions_tell_nothing():
     few, enough = QUIET[:2], QUIET[:3]
     assert verdict(record(200, spread=few), record(100)) == "no clear difference"

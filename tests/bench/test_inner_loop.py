@@ -23,11 +23,13 @@ def small():
 
 def test_every_variant_has_its_share_of_the_limit(small, tmp_path):
     settings = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    record = InnerLoop(small, chunks=(1, 2), steps=(0, 2), **TINY).run(0.5)
+    told = []
+    record = InnerLoop(small, chunks=(1, 2), steps=(0, 2), **TINY).run(0.5, told.append)
     assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == settings
     assert [row.at for row in record.rows] == [
         {"steps": steps, "threads": 1, "chunk": chunk} for steps in (0, 2) for chunk in (1, 2)
     ]
+    assert "counting operations, 2 inner steps" in told
     (limit,) = record.limits
     work = {row.at["steps"]: row.figures["mflop_per_task"] for row in record.rows}
     assert 0 < work[0] < work[2]
@@ -58,6 +60,9 @@ def test_a_learner_without_inner_steps():
 def test_what_the_machine_lacks_is_refused(small, monkeypatch):
     with pytest.raises(ConfigError, match=r"--threads 999: this process may use \d+ cores"):
         InnerLoop(small, threads=(1, 999))
+    monkeypatch.setattr("distmeta.bench.inner_loop.cpus", lambda: 1)
+    with pytest.raises(ConfigError, match="--threads 2: this process may use 1 core;"):
+        InnerLoop(small, threads=(2,))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="--device cuda: torch finds no CUDA device"):
         InnerLoop(small, device="cuda")

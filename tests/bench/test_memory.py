@@ -11,6 +11,11 @@ from distmeta.bench.benchmark import Budget
 from distmeta.bench.memory import Memory
 
 
+def test_the_title_has_the_size_of_the_chunk():
+    for size, words in ((1, "one chunk of 1 task of MAML"), (2, "one chunk of 2 tasks of MAML")):
+        assert words in Memory(cases.random_images().with_overrides({"runtime.chunk_size": size})).title
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak can begin anew on Linux alone")
 @pytest.mark.parametrize("gradient", ["unroll", "mixed"])
 def test_the_prediction_is_within_a_quarter_of_what_is_seen(gradient):

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from distmeta.bench.overhead import Scaling
+from distmeta.bench.overhead import Overhead, Scaling
 from distmeta.bench.stepping import SteppedRun
 from distmeta.errors import ConfigError, NonFiniteGradientError
 from distmeta.runtime.backend import LocalBackend
@@ -51,6 +51,18 @@ def test_what_ends_a_loop_is_raised_where_it_is_advanced(backend, tmp_path):
 def test_scaling_needs_a_chunk_for_every_worker():
     with pytest.raises(ConfigError, match=r"--workers 4: a step has 2 chunks .* --set runtime.chunk_size=1"):
         Scaling(sines({"outer.meta_batch_size": 4, "runtime.chunk_size": 2}), workers=(1, 4))
+    with pytest.raises(ConfigError, match="a step has 1 chunk "):
+        Scaling(sines({"outer.meta_batch_size": 1}), workers=(4,))
+
+
+def test_one_is_singular(monkeypatch):
+    """In titles and notes."""
+    one = sines({"outer.meta_batch_size": 1, "runtime.chunk_size": 1, "runtime.threads": 1})
+    assert Scaling(one).title.endswith("on Ray: 1 task in 1 chunk")
+    assert Overhead(one).title.endswith(": 1 task in 1 chunk, one worker, 1 thread")
+    monkeypatch.setattr("distmeta.bench.overhead.cpus", lambda: 1)
+    two = sines({"outer.meta_batch_size": 2, "runtime.chunk_size": 1})
+    assert Scaling(two, workers=(2,)).notes()[-1] == "This machine has 1 core for 2 workers, which take turns."
 
 
 def test_workers_double_up_to_the_cores(monkeypatch):

@@ -134,6 +134,8 @@ def test_only_what_computes_the_same_is_timed(libraries, no_ray, tmp_path):
     assert f"{sys.executable} -m pip install torchopt==" in told
     assert "learn2learn of unknown version (torch" in told
     assert "ray is not installed" in told
+    assert "times best peer is relative to the fastest of learn2learn, higher, torchopt; plain vmap" in told
+    assert "is not counted among the peers" in told
     assert (record.case["omniglot-1.tasks.size"], record.case["threads"]) == (16, 1)
     assert plot(record, tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
 

@@ -22,6 +22,7 @@ def test_every_plain_gradient_is_that_of_the_learner(tmp_path, monkeypatch):
     assert [row.at["learner"] for row in record.rows] == list(found)
     for row in record.rows:
         assert row.figures["at_least"] <= row.median <= row.figures["at_most"]
+    assert record.title.endswith("the plainest PyTorch code, 1 thread")
     plot(record, tmp_path / "a.png")
 
 

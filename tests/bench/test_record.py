@@ -50,13 +50,27 @@ def test_what_is_no_record_is_refused(record, tmp_path):
     path.write_text("[1, 2]")
     with pytest.raises(ConfigError, match="holds a list; expected a JSON object"):
         Record.read(path)
-    write_record(path, {"step": 1})
-    with pytest.raises(ConfigError, match=r"is no record of a benchmark \(KeyError: 'format'\)"):
+    path.write_text("{}")
+    with pytest.raises(ConfigError, match="is no record of a benchmark: it has no keys; expected kind"):
         Record.read(path)
+    for write in (write_record, lambda path, values: path.write_text(json.dumps(values))):
+        write(path, {"step": 1, "title": "a"})
+        with pytest.raises(ConfigError, match="is no record of a benchmark: it has the keys step, title") as error:
+            Record.read(path)
+        assert "damaged" not in str(error.value)
+        assert "expected kind, case, rows and 7 more. Give a file that `distmeta bench" in str(error.value)
     record.write(path)
-    path.write_bytes(path.read_bytes().replace(b"70.0", b"90.0"))
-    with pytest.raises(ConfigError, match="damaged or edited"):
-        Record.read(path)
+    whole = path.read_bytes()
+    for damaged in (
+        whole.replace(b"70.0", b"90.0"),
+        whole.replace(b'"kind"', b'"kinf"'),
+        whole.replace(b'"digest"', b'"digesu"'),
+        whole[:-90],
+        json.dumps(record.to_dict()).encode(),
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(ConfigError, match="damaged or edited"):
+            Record.read(path)
 
 
 @pytest.mark.parametrize(

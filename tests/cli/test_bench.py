@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from rich.console import Console
 
 from distmeta.bench import Record, Row
 from distmeta.bench.statistics import median
@@ -28,10 +29,10 @@ def test_inner_loop_writes_shows_and_compares(run, tmp_path):
     done = run(*INNER, *QUICK, "--out", "a.json", "--png", "a.png")
     assert done.code == 0, done.err
     lines = done.out.splitlines()
-    assert lines[0] == "meta-gradients of MAML, random-images, on cpu"
+    assert lines[0] == "meta-gradients of MAML, random-images, on cpu, tasks.size=8, tasks.ways=2"
     assert lines[1].split()[:4] == ["steps", "threads", "chunk", "tasks/s"]
     assert lines[2].split()[:3] == ["1", "1", "1"]
-    assert any(line.startswith("matmul   ") and "GFLOP/s" in line for line in lines)
+    assert any(line.startswith("matmul   ") and line.endswith(" with 1 thread") for line in lines)
     assert "kept in  a.json" in lines
     assert "picture  a.png" in lines
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
@@ -43,6 +44,9 @@ def test_inner_loop_writes_shows_and_compares(run, tmp_path):
     assert again.json["case"] == dict(record.case)
     assert [change["verdict"] for change in again.json["changes"]] == ["no clear difference"] * 2
     assert [change["then"] for change in again.json["changes"]] == [row.median for row in record.rows]
+
+    again = run(*INNER, *QUICK, "--against", "a.json", "--tolerance", 1000)
+    assert again.out.count("no clear difference (") == 2
 
     other = run(*INNER, *QUICK, "--set", "tasks.shots=2", "--against", "a.json")
     assert other.code == 1
@@ -82,7 +86,10 @@ def test_what_is_clearly_slower_has_exit_code_1(run, tmp_path, factor, word, cod
 
 
 def test_sampling(run):
-    found = run("sampling", "job.py", "--batches", "2,3", *QUICK, "--json", "--png", "a.png").json
+    found = run(
+        *("sampling", "job.py", "--batches", "2,3", *QUICK, "--set", "tasks.shots=4", "--json", "--png", "a.png")
+    ).json
+    assert found["title"].endswith(", tasks.shots=4")
     assert (found["kind"], found["unit"]) == ("sampling", "us")
     assert [row["at"] for row in found["rows"]] == [{"batch": 2}, {"batch": 3}]
 
@@ -91,6 +98,7 @@ def test_memory(run, tmp_path):
     done = run("memory", *TINY, "--steps", "1,2", *QUICK, "--json", "--png", "a.png")
     assert done.code == 0, done.err
     assert [row["at"] for row in done.json["rows"]] == [{"steps": 1}, {"steps": 2}]
+    assert done.json["title"].endswith(", random-images, tasks.size=8, tasks.ways=2")
     assert all(row["median"] > 0 for row in done.json["rows"])
     assert (tmp_path / "a.png").is_file()
 
@@ -112,9 +120,11 @@ def test_overhead_scaling_peers_and_startup_on_ray(run, cluster, tmp_path):
     assert (local["at"], ray["at"]) == ({"backend": "local"}, {"backend": "ray"})
     assert ray["figures"]["added_ms"] == pytest.approx(ray["median"] - local["median"])
     assert done.json["notes"][0].startswith("Ray adds ")
+    assert done.json["title"].endswith(", one worker, 1 thread, outer.meta_batch_size=4, runtime.chunk_size=2")
 
     done = run("scaling", "job.py", *chunks, "--workers", 2, "--seconds", 1, "--out", "b.json", "--png", "b.png")
     assert done.code == 0, done.err
+    assert "4 tasks in 2 chunks, outer.meta_batch_size=4, runtime.chunk_size=2" in done.out.splitlines()[0]
     one, two = Record.read(tmp_path / "b.json").rows
     assert [row.at["workers"] for row in (one, two)] == [1, 2]
     assert one.figures["efficiency"] == 1
@@ -126,6 +136,7 @@ def test_overhead_scaling_peers_and_startup_on_ray(run, cluster, tmp_path):
     one = ("--cases", "omniglot-1", "--peers", "vmap", "--threads", 1)
     done = run("peers", *one, *tiny, "--seconds", 1, "--out", "d.json", "--png", "d.png")
     assert done.code == 0, done.err
+    assert done.out.splitlines()[0].endswith("1 thread, tasks.size=8, tasks.ways=2, outer.meta_batch_size=2")
     systems = [row.at["system"] for row in Record.read(tmp_path / "d.json").rows]
     assert systems == ["vmap", "distmeta, 1 thread", "distmeta train, 1 worker"]
     assert "omniglot-1: distmeta train, 1 worker is " in done.out
@@ -164,7 +175,7 @@ def test_overhead_scaling_peers_and_startup_on_ray(run, cluster, tmp_path):
         (("memory", "--png", "nowhere/a.png"), "--png nowhere/a.png: there is no folder nowhere"),
         (("memory", "--against", "absent.json"), "absent.json cannot be read"),
         (("memory", "--against", "job.py"), "job.py is not JSON"),
-        (("scaling", "job.py", "--workers", "3"), "--workers 3: a step has 1 chunks"),
+        (("scaling", "job.py", "--workers", "3"), "--workers 3: a step has 1 chunk "),
     ],
 )
 def test_what_cannot_be_measured_is_refused_at_once(run, words, message):
@@ -185,5 +196,27 @@ def test_a_record_has_words_for_what_is_better():
     (change,) = compare(now, then)
     assert json.loads(json.dumps(change.to_dict())) == {
         **{"at": {"steps": 1}, "then": 200.0, "now": 100.0, "ratio": 2.0, "interval": [2.0, 2.0]},
-        **{"verdict": "better", "word": "smaller"},
+        **{"verdict": "better", "word": "smaller", "why": ""},
     }
+
+
+def test_the_added_share_has_a_clear_label(capsys, monkeypatch):
+    from distmeta.cli import bench, console
+
+    monkeypatch.setitem(vars(console), "out", Console(width=200))
+    rows = Row({"backend": "local"}, (2.0,)), Row({"backend": "ray"}, (3.0,), {"added_ms": 1.0, "lost_share": 0.5})
+    machine = {"cpu": "one", "cores": 1, "torch": "2", "distmeta": "1", "load_average": None}
+    bench._show(Record("overhead", "", {}, "ms/step", "lower", rows, machine=machine), bench.BenchOptions())
+    out = capsys.readouterr().out
+    assert "added, share of local" in out
+    assert "50.0%" in out
+    assert "lost" not in out
+    assert "one, 1 core, torch 2" in out
+
+
+@pytest.mark.parametrize(
+    "name", ["inner-loop", "peers", "plain", "sampling", "overhead", "scaling", "startup", "memory"]
+)
+def test_the_help_of_seconds_tells_what_they_are_for(run, name):
+    text = " ".join(run(name, "--help").out.split())
+    assert "Seconds for the repetitions; starting and warming up" in text
