@@ -78,7 +78,7 @@ class _Cast(Replacing):
 
     On a CPU, convolutions and attention are computed in float32 from rounded numbers, and the results rounded. In
     bfloat16 (torch 2.13, a CPU with AMX), oneDNN's convolutions returned wrong numbers, others each time, or ended the
-    process for two in a thousand random shapes; and the derivative of attention took twenty times as long.
+    process for two in a hundred random shapes; and the derivative of attention took twenty times as long.
     """
 
     replacements: ClassVar = {
