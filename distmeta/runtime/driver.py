@@ -9,14 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 
 from distmeta.errors import ChunksMissing, DistmetaError, FailureBudgetExceeded, ServerLost, WorkerLost
 from distmeta.experiment.experiment import Experiment
 from distmeta.intervals import EvaluationReport
 from distmeta.learners.base import MetaLearner
 from distmeta.learners.functional import frozen_digest
-from distmeta.learners.memory_plan import largest_chunk, planned
 from distmeta.learners.param_layout import ParamLayout
 from distmeta.learners.probe import probe, require_equal_ways
 from distmeta.runtime import chunks
@@ -29,13 +27,13 @@ from distmeta.runtime.outer_optimizer import require_schedulefree
 from distmeta.runtime.parameter_server import ParameterServer
 from distmeta.runtime.pool import Batch, WorkerPool, describe
 from distmeta.runtime.resuming import as_begun, require_same_run
+from distmeta.runtime.sizing import sized_by_memory
 from distmeta.runtime.step_report import Calls, StepReports
 from distmeta.runtime.step_time import Laps, now
 from distmeta.runtime.timeline import Timeline
 from distmeta.runtime.worker import WorkerInfo, WorkerSetup
-from distmeta.runtime.worker_memory import bytes_per_worker, workers_of
 from distmeta.seeding import rng
-from distmeta.types import Episode, Params, ParamVersion, Split, TaskRef
+from distmeta.types import ParamVersion, Split, TaskRef
 
 _WORK_PER_CALL = 150.0  # a call lasts at least so many times what it costs, unless that leaves workers without work
 _SMALL = 2**20  # bytes of gradients that the server adds up in less time than a call of its own costs
@@ -118,7 +116,10 @@ class Driver:
         self.layout = ParamLayout.of(params)
         frozen = frozen_digest(self.learner.model)
         begun = self._load(frozen) if store.steps() else None
-        self._plan_memory(params, episodes, 0 if begun is None else begun.step)
+        sized = sized_by_memory(self.experiment, self.learner, params, episodes)
+        self.experiment, self.learner = sized.experiment, sized.learner
+        for text in sized.lines:
+            self._say(0 if begun is None else begun.step, text)
         self._record: dict[str, Any] = {
             # Frozen weights, such as those of a pretrained encoder, shape the result as much as the settings do.
             "identity": {**self.experiment.identity(), "frozen": frozen},
@@ -361,29 +362,6 @@ class Driver:
         if checkpoint.record.get("gradient") is not None:  # older versions did not record it, and had no "auto"
             self.learner = self.learner.with_config(gradient=checkpoint.record["gradient"])
         return checkpoint
-
-    def _plan_memory(self, params: Params, episodes: Episode, step: int) -> None:
-        """Choose chunks and how the gradient is computed where that is left open; warn where a chunk will not fit."""
-        runtime, batch = self.experiment.runtime, self.experiment.outer.meta_batch_size
-        episodes = episodes.to(torch.device("cpu"), self.layout.torch_dtype)
-        memory, workers = bytes_per_worker(runtime), workers_of(runtime)
-        most = -(-batch // workers)
-        tasks = min(most if runtime.chunk_size == "auto" else runtime.chunk_size, batch)
-        lines = []
-        if runtime.chunk_size == "auto":
-            # Walked back where even one task at a time leaves no room for the graphs of all steps.
-            least, _ = planned(self.learner, params, episodes, tasks=1, memory=memory)
-            tasks, why = largest_chunk(least, params, episodes, most=most, memory=memory)
-            self.experiment = self.experiment.with_overrides({"runtime.chunk_size": tasks})
-            plural = "s" * (workers > 1)
-            lines.append(
-                f"runtime.chunk_size=auto is {tasks}, for {batch} tasks per step on {workers} worker{plural} (a chunk "
-                f"is {why}). The run keeps it, and has the bits of runtime.chunk_size={tasks}."
-            )
-        self.learner, line = planned(self.learner, params, episodes, tasks=tasks, memory=memory)
-        for text in (*lines, line):
-            if text:
-                self._say(step, text)
 
     def _newest(self) -> Checkpoint:
         found = self._store.newest()

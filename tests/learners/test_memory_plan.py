@@ -11,7 +11,7 @@ from distmeta.errors import CheckpointMismatch, ConfigError
 from distmeta.learners.maml import MAML
 from distmeta.learners.memory_plan import HEAP_FACTOR, _Live, largest_chunk, peak_bytes, planned
 from distmeta.learners.protonet import ProtoNet
-from distmeta.runtime import driver
+from distmeta.runtime import driver, sizing
 from distmeta.runtime.backend import LocalBackend
 from distmeta.runtime.checkpoint import CheckpointStore
 from distmeta.seeding import rng
@@ -180,7 +180,7 @@ def trained(folder, iterations, gradient="auto"):
 def test_a_run_goes_on_with_the_gradient_that_it_began_with_on_a_machine_of_other_memory(tmp_path, monkeypatch):
     assert trained(tmp_path / "roomy", 2)[0] == "unroll"
     with monkeypatch.context() as small:
-        small.setattr(driver, "bytes_per_worker", lambda _: 1000)
+        small.setattr(sizing, "bytes_per_worker", lambda _: 1000)
         gradient, _, told = trained(tmp_path / "small", 2)
         assert gradient == "mixed"
         assert len(told) == 1
@@ -234,7 +234,7 @@ def test_chunks_left_to_the_run_are_chosen_once_and_kept(tmp_path, monkeypatch):
     straight = chunked(tmp_path / "b", 4, 5, 2)[1]
     # Other workers and another machine, whose memory has room for one task at a time.
     with monkeypatch.context() as small:
-        small.setattr(driver, "bytes_per_worker", lambda _: 1000)
+        small.setattr(sizing, "bytes_per_worker", lambda _: 1000)
         assert chunked(tmp_path / "a", 4, "auto", 3) == (5, straight, [])
         assert chunked(tmp_path / "c", 1, "auto", 1, gradient="auto")[0] == 1
     with pytest.raises(CheckpointMismatch, match=r"runtime\.chunk_size=5 and now has 2"):
