@@ -106,6 +106,7 @@ def test_it_trains_here_and_on_ray_to_the_same_bits(cluster, digits_dir, tmp_pat
         "kind": "NearestMean",
         "batch_norm": "batch",
         "vectorise": "auto",
+        "precision": "float32",
         "scale": 1.0,
     }
 
