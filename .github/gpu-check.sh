@@ -93,6 +93,10 @@ fi
 part inner-loop 100 "$python" -m distmeta bench inner-loop --device "$device" "${inner[@]}" --json
 
 for precision in tf32 bfloat16; do
+    if [[ $precision == tf32 && $device == cpu ]]; then
+        skip inner-loop-tf32 "TF32 is of GPUs"
+        continue
+    fi
     part "inner-loop-$precision" 40 "$python" -m distmeta bench inner-loop --device "$device" "${lower[@]}" \
         --set "learner.precision=$precision" --json
 done

@@ -21,6 +21,7 @@ from distmeta.data.picture_workers import cpus
 from distmeta.errors import ConfigError
 from distmeta.learners.base import MetaLearner
 from distmeta.learners.param_layout import ParamLayout
+from distmeta.learners.precision import require_for
 from distmeta.runtime.backend import LocalBackend
 from distmeta.runtime.worker import Worker, WorkerSetup
 from distmeta.seeding import rng
@@ -75,6 +76,7 @@ class InnerLoop(Benchmark):
             )
         if device == "cuda" and not torch.cuda.is_available():
             raise ConfigError("--device cuda: torch finds no CUDA device. Leave --device out, or install its driver.")
+        require_for(experiment.learner.config.precision, gpu=device == "cuda")
         self.device = torch.device(device)
         self._steps: Sequence[int | None] = (None,) if steps is None else tuple(steps)
         self._learners = {step: self._ready(step) for step in self._steps}

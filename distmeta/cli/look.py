@@ -88,7 +88,11 @@ def check(job: JobFile, settings: Set = None, data_dir: Data = None, as_json: Js
     say(f"ok  model: shapes, batch norm policy '{experiment.learner.config.batch_norm}', every parameter used")
     stacks = experiment.learner.model_kind in ("sequence", "set")
     one = "the tasks of a chunk as one batch" if stacks else None
-    say(f"ok  engine: {slower or one or 'vmap over the tasks of a chunk'}")
+    usual = "a plain loop over tasks" if experiment.learner.loops else "vmap over the tasks of a chunk"
+    say(f"ok  engine: {slower or one or usual}")
+    precision = experiment.learner.config.precision
+    if precision != "float32":
+        say(f"--  precision: the checks below are in float32 and float64, training in {precision}")
     adapted = testing.check_adaptation(experiment)
     if adapted is not None:
         before, after = findings["adaptation"] = adapted

@@ -10,11 +10,29 @@ from typing import Any, ClassVar, Literal
 import torch
 import torch.nn.functional as F
 
+from distmeta.errors import ConfigError
 from distmeta.learners.exact_norms import Replacing
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 
 _PRECISION: ContextVar[Precision] = ContextVar("distmeta_precision", default="float32")
+
+
+def require_for(precision: Precision, *, gpu: bool) -> None:
+    """Raise where training in this precision would be in another one without a word.
+
+    Args:
+        precision: see :func:`computing_in`.
+        gpu: whether it will be on GPUs.
+
+    Raises:
+        ConfigError: TF32 on CPUs.
+    """
+    if precision == "tf32" and not gpu:
+        raise ConfigError(
+            "learner.precision=tf32 is of NVIDIA GPUs, and training would be on CPUs; expected float32 or bfloat16. "
+            "Set learner.precision=float32, or train where there is a GPU."
+        )
 
 
 @contextlib.contextmanager

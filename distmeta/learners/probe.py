@@ -81,7 +81,8 @@ def probe(learner: MetaLearner, spec: TaskSpec, episodes: Episode, test: TaskSpe
         _require_loop(loop, params, episodes)
     messages.append(found.message or "")
     if precision != "float32":
-        found = replace(found, learner=_in_precision(found.learner, precision, params, episodes))
+        found, slower = _in_precision(found, precision, params, episodes, asked=learner.config.vectorise)
+        messages.append(slower)
     if learner.model_kind != "sequence" and has_fused_rnn(learner.model):
         messages.append("cuDNN's recurrent kernels have no second derivative: on a GPU torch's own are used, slower.")
     return replace(found, message=" ".join(filter(None, messages)) or None)
@@ -413,23 +414,41 @@ def _require_loop(learner: MetaLearner, params: Params, episodes: Episode) -> No
         ) from error
 
 
-def _in_precision(learner: MetaLearner, precision: Precision, params: Params, episodes: Episode) -> MetaLearner:
-    """The learner in the precision asked for; raises where it cannot compute the meta-gradient in it."""
-    found = learner.with_config(precision=precision)
+def _in_precision(
+    found: Probe, precision: Precision, params: Params, episodes: Episode, *, asked: str
+) -> tuple[Probe, str]:
+    """The learner in the precision asked for, in a loop where it fails vectorised, and a line about that.
+
+    Raises:
+        ModelContractError: it cannot compute the meta-gradient.
+        NonFiniteGradientError: the meta-gradient is NaN or infinite.
+    """
+    learner, slower = found.learner.with_config(precision=precision), ""
     try:
-        gradient = found.meta_gradient(params, episodes).gradient
+        try:
+            gradient = learner.meta_gradient(params, episodes).gradient
+        except Exception as error:
+            if learner.loops or asked != "auto" or learner.model_kind in ("sequence", "set"):
+                raise
+            learner = learner.with_config(vectorise="loop")
+            gradient = learner.meta_gradient(params, episodes).gradient
+            slower = (
+                f"With learner.precision={precision}, torch.func.vmap cannot take this model ({type(error).__name__}: "
+                f"{_short(str(error))}); looping over tasks: slower, same numbers."
+            )
     except Exception as error:
+        loops = "" if learner.loops else "Set learner.vectorise=loop, make"
         raise ModelContractError(
             f"learner.precision={precision} fails where float32 does not: {type(error).__name__}: {_short(str(error))} "
-            f"({line_of(error)}). Expected a model that torch.autocast can take. Make that line take tensors of both "
-            "types, or leave learner.precision out."
+            f"({line_of(error)}). Expected a model that torch.autocast can take. {loops or 'Make'} that line take "
+            "tensors of both types, or leave learner.precision out."
         ) from error
     if bad := [name for name, part in gradient.items() if not bool(torch.isfinite(part).all())]:
         raise NonFiniteGradientError(
             f"With learner.precision={precision} the first meta-gradient of {listed(bad)} is NaN or infinite; expected "
             "finite numbers. Leave learner.precision out, or lower learner.inner_lr."
         )
-    return found
+    return replace(found, learner=learner), slower
 
 
 def _not_differentiable(name: str, error: Exception) -> ModelContractError:

@@ -41,6 +41,7 @@ def inspect_run(run_dir: Path | str) -> dict[str, Any]:
         "best": last.record["best"] if last else None,
         "engine": last.record["engine"] if last else None,
         "gradient": last.record.get("gradient") if last else None,
+        "precision": settings.get("learner", {}).get("precision"),
         "chunk_size": settings.get("runtime", {}).get("chunk_size"),
         "kernel": last.record["kernel"] if last else None,
         "batch_norm": settings.get("learner", {}).get("batch_norm"),

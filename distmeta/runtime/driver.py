@@ -16,6 +16,7 @@ from distmeta.intervals import EvaluationReport
 from distmeta.learners.base import MetaLearner
 from distmeta.learners.functional import frozen_digest
 from distmeta.learners.param_layout import ParamLayout
+from distmeta.learners.precision import require_for
 from distmeta.learners.probe import probe, require_equal_ways
 from distmeta.runtime import chunks
 from distmeta.runtime.backend import SERVER, Backend, Resources
@@ -144,9 +145,13 @@ class Driver:
 
         Raises:
             RuntimeFailure: they do not start, or differ in kind.
+            ConfigError: a precision that the devices do not have.
         """
         e = self.experiment
         self._backend = backend
+        if self.first_step < e.outer.iterations:  # evaluation is in float32
+            on_gpus = backend.gpus() > 0 and e.runtime.gpus_per_worker != 0
+            require_for(self.learner.config.precision, gpu=on_gpus)
         self._begin(f"starting workers and the parameter server on {backend.name}")
         # Before the workers: where a node's memory runs out, Ray ends the actor first that began last.
         self._spawn_server(self._start_checkpoint)

@@ -91,7 +91,7 @@ class WorkerPool:
             as there are others.
 
     Raises:
-        ConfigError: more GPUs asked for than there are, or a precision that only GPUs have.
+        ConfigError: more GPUs asked for than there are.
     """
 
     def __init__(
@@ -105,11 +105,6 @@ class WorkerPool:
             gpus = 1.0 / math.ceil(self.size / backend.gpus()) if backend.gpus() else 0.0
         elif gpus and not backend.gpus():
             raise ConfigError(f"runtime.gpus_per_worker={gpus:g} but there is no GPU; set it to 0.")
-        if setup.learner.config.precision == "tf32" and not gpus:
-            raise ConfigError(
-                "learner.precision=tf32 is of NVIDIA GPUs, and the workers have none; expected float32 or bfloat16. "
-                "Leave learner.precision out, or run where there is a GPU."
-            )
         self._resources = Resources(cpus=runtime.threads, gpus=gpus, timeout=runtime.startup_timeout)
         self.counters = PoolCounters()
         self.kernel: str | None = None

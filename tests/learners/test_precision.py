@@ -161,7 +161,7 @@ def test_a_run_from_before_there_was_a_choice_counts_as_float32():
 
 def test_tf32_without_a_gpu_is_refused_before_any_worker_starts(tmp_path):
     driver = sinusoids(tmp_path, learner={"precision": "tf32"})
-    with pytest.raises(ConfigError, match=r"tf32 is of NVIDIA GPUs.*Leave learner\.precision"):
+    with pytest.raises(ConfigError, match=r"tf32 is of NVIDIA GPUs.*Set learner\.precision"):
         driver.start(LocalBackend())
 
 
@@ -190,6 +190,37 @@ def test_a_model_that_cannot_take_both_types_is_refused_with_its_line():
     probe(learner, SPEC, images())
     with pytest.raises(ModelContractError, match=r"precision=bfloat16 fails where float32 does not.*test_precision"):
         probe(learner.with_config(precision="bfloat16"), SPEC, images())
+
+
+class Attending(nn.Module):
+    """Attention that torch computes inside one of its own Python functions."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.head = nn.Linear(64, 3)
+
+    def forward(self, x):
+        rows = x.flatten(1, 2)
+        return self.head(self.attention(rows, rows, rows, need_weights=False)[0].flatten(1))
+
+
+def test_what_fails_vectorised_is_looped_over_or_told():
+    learner = MAML(Attending()).bind(SPEC, seed=0)
+    assert probe(learner, SPEC, images()).learner.config.vectorise == "vmap"
+    found = probe(learner.with_config(precision="bfloat16"), SPEC, images())
+    assert found.learner.config.vectorise == "loop"
+    assert "With learner.precision=bfloat16, torch.func.vmap cannot take this model" in found.message
+    with pytest.raises(ModelContractError, match=r"Set learner\.vectorise=loop, make that line"):
+        probe(learner.with_config(precision="bfloat16", vectorise="vmap"), SPEC, images())
+
+
+def test_a_run_in_tf32_is_evaluated_where_there_is_no_gpu(tmp_path):
+    trained(sinusoids(tmp_path / "float32"))
+    done = sinusoids(tmp_path / "float32")
+    done.learner = done.learner.with_config(precision="tf32")
+    done.start(LocalBackend())
+    done.close()
 
 
 def test_the_choice_of_the_engine_does_not_depend_on_it():
