@@ -434,13 +434,13 @@ def _in_precision(
             gradient = learner.meta_gradient(params, episodes).gradient
             slower = (
                 f"With learner.precision={precision}, torch.func.vmap cannot take this model ({type(error).__name__}: "
-                f"{_short(str(error))}); looping over tasks: slower, same numbers."
+                f"{_short(str(error))}); looping over tasks: slower."
             )
     except Exception as error:
-        loops = "" if learner.loops else "Set learner.vectorise=loop, make"
+        fix = "Make" if learner.loops else "Set learner.vectorise=loop, make"
         raise ModelContractError(
             f"learner.precision={precision} fails where float32 does not: {type(error).__name__}: {_short(str(error))} "
-            f"({line_of(error)}). Expected a model that torch.autocast can take. {loops or 'Make'} that line take "
+            f"({line_of(error)}). Expected a model that torch.autocast can take. {fix} that line take "
             "tensors of both types, or leave learner.precision out."
         ) from error
     if bad := [name for name, part in gradient.items() if not bool(torch.isfinite(part).all())]:

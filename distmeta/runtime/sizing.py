@@ -16,7 +16,7 @@ from distmeta.types import Episode, Params
 
 @dataclass(frozen=True)
 class Sized:
-    """What a run begins with.
+    """The experiment and the learner that a run begins with.
 
     Args:
         experiment: with a number in place of ``runtime.chunk_size="auto"``.

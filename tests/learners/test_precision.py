@@ -220,7 +220,11 @@ def test_a_run_in_tf32_is_evaluated_where_there_is_no_gpu(tmp_path):
     done = sinusoids(tmp_path / "float32")
     done.learner = done.learner.with_config(precision="tf32")
     done.start(LocalBackend())
+    found = done.train(NullLog())  # the meta-test alone is left
     done.close()
+    assert found.step == 4
+    assert found.test is not None
+    assert np.isfinite(found.test.mean("loss"))
 
 
 def test_the_choice_of_the_engine_does_not_depend_on_it():
